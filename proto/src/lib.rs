@@ -14,5 +14,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod bitfield;
+pub mod geometry;
 pub mod id;
 pub mod time;
