@@ -16,5 +16,7 @@
 
 pub mod bitfield;
 pub mod geometry;
+pub mod bencode;
 pub mod id;
 pub mod time;
+pub mod swarm;
