@@ -1,0 +1,614 @@
+//! Chooses which block to ask of which source, and keeps the state of every piece.
+//!
+//! A piece is absent, partial (some block asked for or received), being verified, or present. Sources call
+//! [`Picker::pick`] whenever their pipeline has room; the answer follows this order: blocks of demanded pieces by
+//! [`Urgency`], then, if the torrent is being filled, the rest of partial pieces, then the rarest absent piece.
+//! A demanded block that another source is late with is asked of a second source too (hedging); so is every missing
+//! block once nothing else is left to ask for (end game).
+//!
+//! Invariants: a block is outstanding at no more than two sources; the pieces that are partial or being verified
+//! never hold more bytes than the budget and one piece more, which only a waiting `read()` may add; a present piece
+//! is never picked.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::wants::{DemandId, Urgency, Wants};
+use crate::bitfield::Bitfield;
+use crate::geometry::{Geometry, PieceIndex};
+use crate::time::Moment;
+
+/// Names one source (a peer connection or a web seed) for as long as it is connected; never reused in a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SourceId(pub u32);
+
+/// One block of one piece, by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlockKey {
+    /// The piece.
+    pub piece: PieceIndex,
+    /// The block's number within the piece; its offset is this times 16 KiB.
+    pub block: u32,
+}
+
+/// One request the picker wants made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pick {
+    /// What to ask for.
+    pub key: BlockKey,
+    /// `None` for background fill.
+    pub urgency: Option<Urgency>,
+}
+
+/// How much one source may be asked for now.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// Blocks a waiting `read()` may add.
+    pub for_reads: usize,
+    /// Blocks everything else may add; not more than `for_reads`.
+    pub for_rest: usize,
+    /// A demanded block that has been outstanding elsewhere for longer than this is hedged.
+    pub hedge_after: Moment,
+}
+
+/// Which pieces a source can give.
+#[derive(Debug, Clone, Copy)]
+pub enum Has<'a> {
+    /// Those set in its bitfield.
+    Some(&'a Bitfield),
+    /// All of them.
+    All,
+    /// Only these: the peer chokes us, but allows these (BEP 6).
+    Only(&'a [u32], &'a Bitfield),
+}
+
+impl Has<'_> {
+    fn get(&self, piece: u32) -> bool {
+        match self {
+            Self::Some(bits) => bits.get(piece),
+            Self::All => true,
+            Self::Only(allowed, bits) => allowed.contains(&piece) && bits.get(piece),
+        }
+    }
+}
+
+/// What became of a block that was handed in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Receipt {
+    /// Keep the bytes. `also_asked` is another source that may be told to cancel the same block.
+    Accepted {
+        /// The loser of a hedge.
+        also_asked: Option<SourceId>,
+        /// It was the last one missing: the piece goes to verification.
+        is_piece_complete: bool,
+    },
+    /// Already there, or nobody asked for it: throw the bytes away.
+    Unwanted,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Block {
+    Missing,
+    Asked(SourceId, Moment),
+    AskedTwice(SourceId, SourceId),
+    Received,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Piece {
+    Absent,
+    Partial,
+    Verifying,
+    Present,
+}
+
+#[derive(Debug)]
+struct Partial {
+    blocks: Vec<Block>,
+    missing: u32,
+    received: u32,
+    last_block_at: Option<Moment>,
+}
+
+/// Pieces looked at per pick before giving up on a source that has none of them.
+const SCAN_LIMIT: usize = 4096;
+
+/// A fill order made while sources came and went is used this long; sorting millions of pieces is not free.
+const FILL_ORDER_AGE: Moment = Moment::from_secs(5);
+
+/// The same, when it has run dry.
+const FILL_ORDER_RETRY: Moment = Moment::from_millis(50);
+
+/// The state of all pieces of one torrent; see the module's documentation.
+#[derive(Debug)]
+pub struct Picker {
+    geometry: Arc<Geometry>,
+    pieces: Vec<Piece>,
+    present: u32,
+    partials: HashMap<u32, Partial>,
+    in_flight_bytes: u64,
+    budget_bytes: u64,
+    availability: Vec<u16>,
+    wants: Wants,
+    is_filling: bool,
+    /// Absent pieces in the order in which fill takes them (last first); rebuilt when it runs dry or grows stale.
+    fill_order: Vec<u32>,
+    is_fill_order_stale: bool,
+    fill_order_at: Option<Moment>,
+}
+
+impl Picker {
+    /// A picker for a torrent of which `present` is there. `budget_bytes` bounds what partial and unverified pieces
+    /// may hold in memory.
+    pub fn new(geometry: Arc<Geometry>, present: &Bitfield, budget_bytes: u64) -> Self {
+        let count = geometry.piece_count();
+        let pieces = (0..count).map(|i| if present.get(i) { Piece::Present } else { Piece::Absent }).collect();
+        Self {
+            pieces,
+            present: present.count_ones(),
+            partials: HashMap::new(),
+            in_flight_bytes: 0,
+            budget_bytes,
+            availability: vec![0; count as usize],
+            wants: Wants::default(),
+            is_filling: false,
+            fill_order: Vec::new(),
+            is_fill_order_stale: true,
+            fill_order_at: None,
+            geometry,
+        }
+    }
+
+    /// Changes the memory budget; what is in flight stays.
+    pub fn set_budget(&mut self, bytes: u64) {
+        self.budget_bytes = bytes;
+    }
+
+    /// Whether pieces nobody demands are fetched too.
+    pub fn set_filling(&mut self, fill: Filling) {
+        self.is_filling = matches!(fill, Filling::Everything);
+    }
+
+    /// Bytes held by partial and unverified pieces.
+    pub fn in_flight_bytes(&self) -> u64 {
+        self.in_flight_bytes
+    }
+
+    /// Pieces verified and stored.
+    pub fn present_count(&self) -> u32 {
+        self.present
+    }
+
+    /// Whether every piece is present.
+    pub fn is_complete(&self) -> bool {
+        self.present == self.geometry.piece_count()
+    }
+
+    /// Whether a piece is verified and stored.
+    pub fn is_present(&self, piece: u32) -> bool {
+        self.pieces.get(piece as usize) == Some(&Piece::Present)
+    }
+
+    /// Whether there is anything left to ask anybody for.
+    pub fn has_work(&self) -> bool {
+        !self.wants.is_empty() || (self.is_filling && !self.is_complete())
+    }
+
+    /// Sources known to have the piece.
+    pub fn availability(&self, piece: PieceIndex) -> u16 {
+        self.availability.get(piece.get() as usize).copied().unwrap_or(0)
+    }
+
+    /// Whether a source with these pieces has one we lack (we are interested in it, BEP 3).
+    pub fn is_interesting(&self, has: &Bitfield) -> bool {
+        if has.is_full() {
+            return !self.is_complete();
+        }
+        has.iter_ones().any(|piece| !self.is_present(piece))
+    }
+
+    /// A source came with these pieces, or one piece more.
+    pub fn add_availability(&mut self, pieces: impl Iterator<Item = u32>) {
+        for piece in pieces {
+            if let Some(n) = self.availability.get_mut(piece as usize) {
+                *n = n.saturating_add(1);
+            }
+        }
+        self.is_fill_order_stale = true;
+    }
+
+    /// A source with these pieces left.
+    pub fn remove_availability(&mut self, pieces: impl Iterator<Item = u32>) {
+        for piece in pieces {
+            if let Some(n) = self.availability.get_mut(piece as usize) {
+                *n = n.saturating_sub(1);
+            }
+        }
+    }
+
+    /// Replaces what a demand wants; pieces that are present are passed over. An empty set withdraws it.
+    pub fn set_demand(&mut self, id: DemandId, urgency: Urgency, ranges: &[Range<u32>]) {
+        let (pieces, partials) = (&self.pieces, &self.partials);
+        let is_absent =
+            |p: u32| pieces.get(p as usize).is_some_and(|s| !matches!(s, Piece::Present));
+        let is_open = |p: u32| is_open(pieces, partials, p);
+        self.wants.set(id, urgency, ranges, is_absent, is_open);
+    }
+
+    /// Withdraws a demand. Blocks already asked for stay asked for.
+    pub fn clear_demand(&mut self, id: DemandId) {
+        self.wants.clear(id);
+    }
+
+    /// The most urgent demand for a piece.
+    pub fn urgency(&self, piece: PieceIndex) -> Option<Urgency> {
+        self.wants.urgency(piece.get())
+    }
+
+    /// When the newest block of a partial piece came.
+    pub fn last_block_at(&self, piece: u32) -> Option<Moment> {
+        self.partials.get(&piece).and_then(|p| p.last_block_at)
+    }
+
+    /// Chooses requests for one source; appends them to `out`.
+    ///
+    /// `random` gives any number; it breaks ties of rarity.
+    pub fn pick(
+        &mut self,
+        source: SourceId,
+        has: Has<'_>,
+        room: Room,
+        now: Moment,
+        random: &mut dyn FnMut() -> u64,
+        out: &mut Vec<Pick>,
+    ) {
+        let start = out.len();
+        self.pick_wanted(source, has, room, now, out);
+        let taken = out.len() - start;
+        if taken < room.for_reads {
+            self.pick_late(source, has, room, now, out, start);
+        }
+        let taken = out.len() - start;
+        if self.is_filling && taken < room.for_rest {
+            self.pick_fill(source, has, room.for_rest - taken, now, random, out);
+        }
+    }
+
+    fn pick_wanted(
+        &mut self,
+        source: SourceId,
+        has: Has<'_>,
+        room: Room,
+        now: Moment,
+        out: &mut Vec<Pick>,
+    ) {
+        let start = out.len();
+        let mut closed = Vec::new();
+        let candidates: Vec<(Urgency, u32)> = {
+            // Looked at lazily, but collected: starting a piece needs `self`. A pick rarely takes more than a few.
+            let most = room.for_reads.max(1);
+            self.wants
+                .open()
+                .take(SCAN_LIMIT)
+                .take_while(|(urgency, _)| *urgency == Urgency::Read || room.for_rest > 0)
+                .filter(|(_, piece)| has.get(*piece))
+                .take(most)
+                .collect()
+        };
+        for (urgency, piece) in candidates {
+            let limit = if urgency == Urgency::Read { room.for_reads } else { room.for_rest };
+            let taken = out.len() - start;
+            if taken >= limit {
+                break;
+            }
+            if !self.start(piece, Some(urgency)) {
+                // Out of budget: a less urgent piece must not overtake this one.
+                break;
+            }
+            self.take_missing(piece, source, Some(urgency), limit - taken, now, out);
+            if self.partials.get(&piece).is_none_or(|p| p.missing == 0) {
+                closed.push(piece);
+            }
+        }
+        for piece in closed {
+            self.wants.set_open(piece, false);
+        }
+    }
+
+    /// Hedges demanded blocks that another source is late with.
+    fn pick_late(
+        &mut self,
+        source: SourceId,
+        has: Has<'_>,
+        room: Room,
+        now: Moment,
+        out: &mut Vec<Pick>,
+        start: usize,
+    ) {
+        let pieces: Vec<u32> =
+            self.wants.of(Urgency::Read).filter(|p| has.get(*p)).take(SCAN_LIMIT).collect();
+        for piece in pieces {
+            let Some(partial) = self.partials.get_mut(&piece) else { continue };
+            let Some(index) = self.geometry.piece(piece) else { continue };
+            for (block, state) in partial.blocks.iter_mut().enumerate() {
+                if out.len() - start >= room.for_reads {
+                    return;
+                }
+                if let Block::Asked(first, at) = *state
+                    && first != source
+                    && now.saturating_sub(at) >= room.hedge_after
+                {
+                    *state = Block::AskedTwice(first, source);
+                    let key = BlockKey { piece: index, block: block as u32 };
+                    out.push(Pick { key, urgency: Some(Urgency::Read) });
+                }
+            }
+        }
+    }
+
+    fn pick_fill(
+        &mut self,
+        source: SourceId,
+        has: Has<'_>,
+        mut room: usize,
+        now: Moment,
+        random: &mut dyn FnMut() -> u64,
+        out: &mut Vec<Pick>,
+    ) {
+        let mut open: Vec<u32> =
+            self.partials.iter().filter(|(p, s)| s.missing > 0 && has.get(**p)).map(|(p, _)| *p).collect();
+        open.sort_unstable();
+        for piece in open {
+            let before = out.len();
+            self.take_missing(piece, source, None, room, now, out);
+            room -= out.len() - before;
+            if room == 0 {
+                return;
+            }
+        }
+        let age = self.fill_order_at.map_or(Moment::MAX, |at| now.saturating_sub(at));
+        let least = if self.fill_order.is_empty() { FILL_ORDER_RETRY } else { FILL_ORDER_AGE };
+        if self.is_fill_order_stale && age >= least {
+            self.rebuild_fill_order(random);
+            self.fill_order_at = Some(now);
+        }
+        let mut skipped = Vec::new();
+        while room > 0 && skipped.len() < SCAN_LIMIT {
+            let Some(piece) = self.fill_order.pop() else { break };
+            if self.pieces[piece as usize] != Piece::Absent {
+                continue;
+            }
+            if !has.get(piece) {
+                skipped.push(piece);
+                continue;
+            }
+            if !self.start(piece, None) {
+                self.fill_order.push(piece);
+                break;
+            }
+            let before = out.len();
+            self.take_missing(piece, source, None, room, now, out);
+            room -= out.len() - before;
+        }
+        self.fill_order.extend(skipped.into_iter().rev());
+        if room > 0 && self.fill_order.is_empty() {
+            self.pick_end_game(source, has, room, out);
+        }
+    }
+
+    /// Nothing is left that nobody was asked for: ask a second source for what is outstanding.
+    fn pick_end_game(&mut self, source: SourceId, has: Has<'_>, room: usize, out: &mut Vec<Pick>) {
+        let mut left = room;
+        for (piece, partial) in self.partials.iter_mut().filter(|(p, _)| has.get(**p)) {
+            let Some(index) = self.geometry.piece(*piece) else { continue };
+            for (block, state) in partial.blocks.iter_mut().enumerate() {
+                if left == 0 {
+                    return;
+                }
+                if let Block::Asked(first, _) = *state
+                    && first != source
+                {
+                    *state = Block::AskedTwice(first, source);
+                    out.push(Pick { key: BlockKey { piece: index, block: block as u32 }, urgency: None });
+                    left -= 1;
+                }
+            }
+        }
+    }
+
+    /// Makes an absent piece partial, if the budget allows it. A waiting `read()` may overshoot it by one piece, so
+    /// that read-ahead that filled the budget cannot hold a reader up.
+    fn start(&mut self, piece: u32, urgency: Option<Urgency>) -> bool {
+        match self.pieces.get(piece as usize) {
+            Some(Piece::Partial) => return true,
+            Some(Piece::Absent) => {}
+            _ => return false,
+        }
+        let Some(index) = self.geometry.piece(piece) else { return false };
+        let bytes = u64::from(self.geometry.piece_len(index));
+        let may_start = match urgency {
+            _ if self.in_flight_bytes == 0 => true,
+            Some(Urgency::Read) => self.in_flight_bytes <= self.budget_bytes,
+            _ => self.in_flight_bytes + bytes <= self.budget_bytes,
+        };
+        if !may_start {
+            return false;
+        }
+        let count = self.geometry.block_count(index);
+        self.partials.insert(
+            piece,
+            Partial {
+                blocks: vec![Block::Missing; count as usize],
+                missing: count,
+                received: 0,
+                last_block_at: None,
+            },
+        );
+        self.pieces[piece as usize] = Piece::Partial;
+        self.in_flight_bytes += bytes;
+        true
+    }
+
+    fn take_missing(
+        &mut self,
+        piece: u32,
+        source: SourceId,
+        urgency: Option<Urgency>,
+        room: usize,
+        now: Moment,
+        out: &mut Vec<Pick>,
+    ) {
+        let Some(index) = self.geometry.piece(piece) else { return };
+        let Some(partial) = self.partials.get_mut(&piece) else { return };
+        let mut left = room;
+        for (block, state) in partial.blocks.iter_mut().enumerate() {
+            if left == 0 || partial.missing == 0 {
+                break;
+            }
+            if *state == Block::Missing {
+                *state = Block::Asked(source, now);
+                partial.missing -= 1;
+                left -= 1;
+                out.push(Pick { key: BlockKey { piece: index, block: block as u32 }, urgency });
+            }
+        }
+    }
+
+    fn rebuild_fill_order(&mut self, random: &mut dyn FnMut() -> u64) {
+        self.is_fill_order_stale = false;
+        let mut order: Vec<(u16, u64, u32)> = self
+            .pieces
+            .iter()
+            .enumerate()
+            .filter(|(i, s)| **s == Piece::Absent && self.availability[*i] > 0)
+            .map(|(i, _)| (self.availability[i], random(), i as u32))
+            .collect();
+        order.sort_unstable_by(|a, b| b.cmp(a));
+        self.fill_order = order.into_iter().map(|(_, _, piece)| piece).collect();
+    }
+
+    /// A block came from a source.
+    pub fn handle_block(&mut self, source: SourceId, key: BlockKey, now: Moment) -> Receipt {
+        let piece = key.piece.get();
+        let Some(partial) = self.partials.get_mut(&piece) else { return Receipt::Unwanted };
+        if self.pieces[piece as usize] != Piece::Partial {
+            return Receipt::Unwanted;
+        }
+        let Some(state) = partial.blocks.get_mut(key.block as usize) else { return Receipt::Unwanted };
+        let also_asked = match *state {
+            Block::Received => return Receipt::Unwanted,
+            // Late after a time-out, but still of use: it need not be asked for again.
+            Block::Missing => {
+                partial.missing -= 1;
+                None
+            }
+            Block::Asked(first, _) => (first != source).then_some(first),
+            Block::AskedTwice(a, b) => Some(if a == source { b } else { a }),
+        };
+        *state = Block::Received;
+        partial.received += 1;
+        partial.last_block_at = Some(now);
+        let is_piece_complete = partial.received as usize == partial.blocks.len();
+        if is_piece_complete {
+            self.pieces[piece as usize] = Piece::Verifying;
+        }
+        if partial.missing == 0 {
+            self.wants.set_open(piece, false);
+        }
+        Receipt::Accepted { also_asked, is_piece_complete }
+    }
+
+    /// A source will not deliver this block (time-out, choke, reject, disconnect): it may be asked for again.
+    pub fn handle_lost(&mut self, source: SourceId, key: BlockKey, now: Moment) {
+        let piece = key.piece.get();
+        let Some(partial) = self.partials.get_mut(&piece) else { return };
+        let Some(state) = partial.blocks.get_mut(key.block as usize) else { return };
+        match *state {
+            Block::Asked(by, _) if by == source => {
+                *state = Block::Missing;
+                partial.missing += 1;
+                self.wants.set_open(piece, true);
+            }
+            Block::AskedTwice(a, b) if a == source => *state = Block::Asked(b, now),
+            Block::AskedTwice(a, b) if b == source => *state = Block::Asked(a, now),
+            _ => {}
+        }
+    }
+
+    /// The piece was verified and stored.
+    pub fn handle_verified(&mut self, piece: PieceIndex) {
+        self.release(piece.get());
+        if self.pieces[piece.get() as usize] != Piece::Present {
+            self.pieces[piece.get() as usize] = Piece::Present;
+            self.present += 1;
+        }
+        self.wants.satisfied(piece.get());
+    }
+
+    /// The piece did not have the right hash, or could not be stored: all of it is missing again.
+    pub fn handle_failed(&mut self, piece: PieceIndex) {
+        self.release(piece.get());
+        self.reopen(piece.get());
+    }
+
+    /// A present piece was evicted, or turned out to be damaged.
+    pub fn handle_removed(&mut self, piece: PieceIndex) {
+        if self.is_present(piece.get()) {
+            self.present -= 1;
+            self.reopen(piece.get());
+        }
+    }
+
+    /// Partial pieces nobody wants any more and that nobody is being asked for: to be dropped, blocks and all, with
+    /// [`Self::handle_failed`]. While filling there are none.
+    pub fn abandoned(&self) -> Vec<PieceIndex> {
+        if self.is_filling {
+            return Vec::new();
+        }
+        self.partials
+            .iter()
+            .filter(|(piece, partial)| {
+                self.pieces[**piece as usize] == Piece::Partial
+                    && self.wants.urgency(**piece).is_none()
+                    && partial.blocks.iter().all(|b| matches!(b, Block::Missing | Block::Received))
+            })
+            .filter_map(|(piece, _)| self.geometry.piece(*piece))
+            .collect()
+    }
+
+    fn reopen(&mut self, piece: u32) {
+        self.pieces[piece as usize] = Piece::Absent;
+        self.is_fill_order_stale = true;
+        self.wants.set_open(piece, true);
+    }
+
+    fn release(&mut self, piece: u32) {
+        if self.partials.remove(&piece).is_some()
+            && let Some(index) = self.geometry.piece(piece)
+        {
+            self.in_flight_bytes -= u64::from(self.geometry.piece_len(index));
+        }
+    }
+}
+
+/// What to do with pieces nobody demands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filling {
+    /// Leave them (a mount).
+    OnDemand,
+    /// Fetch them, rarest first (a download).
+    Everything,
+}
+
+/// A piece of which a block may still be asked for.
+fn is_open(pieces: &[Piece], partials: &HashMap<u32, Partial>, piece: u32) -> bool {
+    match pieces.get(piece as usize) {
+        Some(Piece::Absent) => true,
+        Some(Piece::Partial) => partials.get(&piece).is_some_and(|p| p.missing > 0),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

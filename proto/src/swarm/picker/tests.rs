@@ -1,0 +1,282 @@
+//! The picker against its promises: unit cases, and random histories beside a naive account of what is asked where.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::geometry::{Alignment, BLOCK_BYTES, FileLayout};
+
+fn geometry(pieces: u32, blocks: u32) -> Arc<Geometry> {
+    let piece_bytes = blocks * BLOCK_BYTES;
+    let bytes = u64::from(pieces) * u64::from(piece_bytes) - 100;
+    let files = [FileLayout { bytes, alignment: Alignment::Packed, is_pad: false }];
+    Arc::new(Geometry::new(piece_bytes, &files).expect("a valid geometry"))
+}
+
+fn picker(pieces: u32, blocks: u32) -> Picker {
+    let geometry = geometry(pieces, blocks);
+    Picker::new(geometry, &Bitfield::new(pieces), u64::MAX)
+}
+
+fn room(n: usize) -> Room {
+    Room { for_reads: n, for_rest: n, hedge_after: Moment::MAX }
+}
+
+fn pick(p: &mut Picker, source: u32, room: Room, now: u64) -> Vec<(u32, u32)> {
+    let mut out = Vec::new();
+    let mut n = 0_u64;
+    let mut random = || {
+        n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        n >> 11
+    };
+    p.pick(SourceId(source), Has::All, room, Moment::from_secs(now), &mut random, &mut out);
+    out.iter().map(|p| (p.key.piece.get(), p.key.block)).collect()
+}
+
+fn key(p: &Picker, piece: u32, block: u32) -> BlockKey {
+    BlockKey { piece: p.geometry.piece(piece).expect("in range"), block }
+}
+
+#[test]
+fn nothing_is_asked_for_that_nobody_wants() {
+    let mut p = picker(4, 4);
+    assert!(pick(&mut p, 1, room(100), 0).is_empty());
+    assert!(!p.has_work());
+}
+
+#[test]
+fn a_waiting_read_comes_before_read_ahead() {
+    let mut p = picker(8, 2);
+    p.set_demand(DemandId(1), Urgency::ReadAhead, &[0..3]);
+    p.set_demand(DemandId(2), Urgency::Read, &[6..7]);
+    assert_eq!(pick(&mut p, 1, room(3), 0), [(6, 0), (6, 1), (0, 0)]);
+    assert_eq!(pick(&mut p, 2, room(2), 0), [(0, 1), (1, 0)]);
+}
+
+#[test]
+fn reads_may_use_room_that_read_ahead_may_not() {
+    let mut p = picker(8, 2);
+    p.set_demand(DemandId(1), Urgency::ReadAhead, &[0..3]);
+    let only_reads = Room { for_reads: 4, for_rest: 0, hedge_after: Moment::MAX };
+    assert!(pick(&mut p, 1, only_reads, 0).is_empty());
+    p.set_demand(DemandId(2), Urgency::Read, &[5..6]);
+    assert_eq!(pick(&mut p, 1, only_reads, 0), [(5, 0), (5, 1)]);
+}
+
+#[test]
+fn a_lost_block_is_asked_for_again_and_first() {
+    let mut p = picker(4, 2);
+    p.set_demand(DemandId(1), Urgency::Read, &[0..2]);
+    assert_eq!(pick(&mut p, 1, room(3), 0), [(0, 0), (0, 1), (1, 0)]);
+    let lost = key(&p, 0, 1);
+    p.handle_lost(SourceId(1), lost, Moment::ZERO);
+    assert_eq!(pick(&mut p, 2, room(9), 0), [(0, 1), (1, 1)]);
+}
+
+#[test]
+fn a_late_demanded_block_is_hedged_once_and_the_loser_is_named() {
+    let mut p = picker(2, 1);
+    p.set_demand(DemandId(1), Urgency::Read, &[0..1]);
+    assert_eq!(pick(&mut p, 1, room(9), 0), [(0, 0)]);
+    let hedging = Room { hedge_after: Moment::from_secs(1), ..room(9) };
+    assert!(pick(&mut p, 2, hedging, 0).is_empty());
+    assert_eq!(pick(&mut p, 2, hedging, 2), [(0, 0)]);
+    assert!(pick(&mut p, 3, hedging, 9).is_empty());
+    let k = key(&p, 0, 0);
+    let receipt = p.handle_block(SourceId(2), k, Moment::ZERO);
+    assert_eq!(receipt, Receipt::Accepted { also_asked: Some(SourceId(1)), is_piece_complete: true });
+    assert_eq!(p.handle_block(SourceId(1), k, Moment::ZERO), Receipt::Unwanted);
+}
+
+#[test]
+fn a_failed_piece_is_wanted_again_and_a_verified_one_is_not() {
+    let mut p = picker(2, 1);
+    p.set_demand(DemandId(1), Urgency::Read, &[0..2]);
+    assert_eq!(pick(&mut p, 1, room(9), 0).len(), 2);
+    let (a, b) = (key(&p, 0, 0), key(&p, 1, 0));
+    p.handle_block(SourceId(1), a, Moment::ZERO);
+    p.handle_block(SourceId(1), b, Moment::ZERO);
+    p.handle_failed(a.piece);
+    p.handle_verified(b.piece);
+    assert_eq!(pick(&mut p, 1, room(9), 0), [(0, 0)]);
+    assert_eq!(p.present_count(), 1);
+}
+
+#[test]
+fn the_budget_bounds_pieces_in_flight_but_one_read_always_goes() {
+    let mut p = picker(8, 4);
+    let piece = 4 * u64::from(BLOCK_BYTES);
+    p.set_budget(2 * piece);
+    p.set_demand(DemandId(1), Urgency::ReadAhead, &[0..8]);
+    assert_eq!(pick(&mut p, 1, room(100), 0).len(), 8);
+    p.set_demand(DemandId(2), Urgency::Read, &[6..8]);
+    assert_eq!(pick(&mut p, 1, room(100), 0), [(6, 0), (6, 1), (6, 2), (6, 3)]);
+    assert_eq!(p.in_flight_bytes(), 3 * piece);
+}
+
+#[test]
+fn fill_takes_the_rarest_piece_first_and_ends_with_everything_asked_twice() {
+    let mut p = picker(4, 1);
+    p.set_filling(Filling::Everything);
+    p.add_availability([0, 1, 2, 3, 0, 1, 3].into_iter());
+    assert_eq!(pick(&mut p, 1, room(1), 0), [(2, 0)]);
+    assert_eq!(pick(&mut p, 1, room(9), 1).len(), 3);
+    let mut twice = pick(&mut p, 2, room(9), 2);
+    twice.sort_unstable();
+    assert_eq!(twice, [(0, 0), (1, 0), (2, 0), (3, 0)]);
+    assert!(pick(&mut p, 3, room(9), 3).is_empty());
+}
+
+#[test]
+fn a_partial_piece_nobody_wants_is_given_up() {
+    let mut p = picker(2, 2);
+    p.set_demand(DemandId(1), Urgency::Read, &[0..1]);
+    pick(&mut p, 1, room(9), 0);
+    let (a, b) = (key(&p, 0, 0), key(&p, 0, 1));
+    p.handle_block(SourceId(1), a, Moment::ZERO);
+    p.clear_demand(DemandId(1));
+    assert!(p.abandoned().is_empty(), "a block is still on its way");
+    p.handle_lost(SourceId(1), b, Moment::ZERO);
+    let abandoned = p.abandoned();
+    assert_eq!(abandoned.len(), 1);
+    p.handle_failed(abandoned[0]);
+    assert_eq!(p.in_flight_bytes(), 0);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Demand { id: u64, urgency: u8, first: u32, len: u32 },
+    Clear(u64),
+    Pick { source: u32, room: usize },
+    Deliver(usize),
+    Lose(usize),
+    Verify { good: bool },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0..4_u64, 0..3_u8, 0..12_u32, 0..6_u32)
+            .prop_map(|(id, urgency, first, len)| Step::Demand { id, urgency, first, len }),
+        (0..4_u64).prop_map(Step::Clear),
+        (0..4_u32, 0..12_usize).prop_map(|(source, room)| Step::Pick { source, room }),
+        (0..64_usize).prop_map(Step::Deliver),
+        (0..64_usize).prop_map(Step::Lose),
+        any::<bool>().prop_map(|good| Step::Verify { good }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_block_is_outstanding_at_more_than_two_sources_nor_asked_when_received(
+        steps in prop::collection::vec(step(), 1..200), fill in any::<bool>(),
+    ) {
+        let mut p = picker(12, 3);
+        let budget = 5 * 3 * u64::from(BLOCK_BYTES);
+        p.set_budget(budget);
+        if fill {
+            p.set_filling(Filling::Everything);
+        }
+        p.add_availability(0..12);
+        let mut outstanding: Vec<(u32, BlockKey)> = Vec::new();
+        let mut received: HashMap<BlockKey, ()> = HashMap::new();
+        let mut complete: Vec<PieceIndex> = Vec::new();
+        let mut now = Moment::ZERO;
+        for step in steps {
+            now += Moment::from_millis(40);
+            match step {
+                Step::Demand { id, urgency, first, len } => {
+                    let urgency = [Urgency::Read, Urgency::ReadAhead, Urgency::Prefetch][urgency as usize];
+                    p.set_demand(DemandId(id), urgency, std::slice::from_ref(&(first..(first + len).min(12))));
+                }
+                Step::Clear(id) => p.clear_demand(DemandId(id)),
+                Step::Pick { source, room } => {
+                    let mut out = Vec::new();
+                    let room = Room { for_reads: room, for_rest: room / 2, hedge_after: Moment::from_millis(80) };
+                    p.pick(SourceId(source), Has::All, room, now, &mut || 7, &mut out);
+                    prop_assert!(out.len() <= room.for_reads);
+                    for pick in out {
+                        prop_assert!(!received.contains_key(&pick.key));
+                        prop_assert!(!outstanding.contains(&(source, pick.key)));
+                        outstanding.push((source, pick.key));
+                        let times = outstanding.iter().filter(|(_, k)| *k == pick.key).count();
+                        prop_assert!(times <= 2);
+                    }
+                }
+                Step::Deliver(n) if !outstanding.is_empty() => {
+                    let (source, key) = outstanding.remove(n % outstanding.len());
+                    match p.handle_block(SourceId(source), key, now) {
+                        Receipt::Accepted { is_piece_complete, .. } => {
+                            prop_assert!(received.insert(key, ()).is_none());
+                            if is_piece_complete {
+                                complete.push(key.piece);
+                            }
+                        }
+                        Receipt::Unwanted => {
+                            let is_over = received.contains_key(&key) || p.is_present(key.piece.get());
+                            prop_assert!(is_over || p.last_block_at(key.piece.get()).is_none());
+                        }
+                    }
+                }
+                Step::Lose(n) if !outstanding.is_empty() => {
+                    let (source, key) = outstanding.remove(n % outstanding.len());
+                    p.handle_lost(SourceId(source), key, now);
+                }
+                Step::Verify { good } => {
+                    if let Some(piece) = complete.pop() {
+                        received.retain(|k, ()| k.piece != piece);
+                        outstanding.retain(|(_, k)| k.piece != piece);
+                        if good {
+                            p.handle_verified(piece);
+                            prop_assert!(p.is_present(piece.get()));
+                        } else {
+                            p.handle_failed(piece);
+                        }
+                    }
+                }
+                _ => {}
+            }
+            // One demanded piece may exceed the budget.
+            prop_assert!(p.in_flight_bytes() <= budget + 3 * u64::from(BLOCK_BYTES));
+            p.wants.assert_consistent();
+            for piece in p.abandoned() {
+                received.retain(|k, ()| k.piece != piece);
+                outstanding.retain(|(_, k)| k.piece != piece);
+                p.handle_failed(piece);
+            }
+        }
+    }
+
+    #[test]
+    fn every_wanted_piece_arrives_from_a_source_that_works(seed in any::<u64>(), budget in 1..6_u64) {
+        let mut p = picker(9, 2);
+        p.set_budget(budget * 2 * u64::from(BLOCK_BYTES));
+        p.set_demand(DemandId(1), Urgency::Read, &[1..4, 7..9]);
+        p.set_demand(DemandId(2), Urgency::ReadAhead, &[0..2]);
+        let mut state = seed | 1;
+        let mut asked: Vec<BlockKey> = Vec::new();
+        for n in 0..10_000_u64 {
+            if !p.has_work() {
+                break;
+            }
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let now = Moment::from_millis(n);
+            for (piece, block) in pick(&mut p, 1, room(3), n) {
+                let k = key(&p, piece, block);
+                asked.push(k);
+            }
+            if asked.is_empty() {
+                continue;
+            }
+            let k = asked.swap_remove((state >> 33) as usize % asked.len());
+            if state >> 62 == 0 {
+                p.handle_lost(SourceId(1), k, now);
+            } else if let Receipt::Accepted { is_piece_complete: true, .. } = p.handle_block(SourceId(1), k, now) {
+                p.handle_verified(k.piece);
+            }
+        }
+        prop_assert!(!p.has_work());
+        prop_assert_eq!(p.present_count(), 6);
+        prop_assert_eq!(p.in_flight_bytes(), 0);
+    }
+}

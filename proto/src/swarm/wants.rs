@@ -1,0 +1,223 @@
+//! Which pieces are wanted, by whom and how urgently.
+//!
+//! A *demand* is a set of pieces with one [`Urgency`], named by a [`DemandId`]: one stalled read, the read-ahead
+//! of one open file, a pin. Several demands may want one piece; the most urgent one counts. Within one urgency the
+//! piece that was wanted first comes first, so that parallel readers share the sources evenly and a window that
+//! slides forward keeps its order without being re-ranked.
+//!
+//! Invariant: a piece is in `order` exactly if it is *open* (wanted, and some block of it may still be asked for),
+//! under the key its most urgent want gives it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
+
+use smallvec::SmallVec;
+
+/// Names one demand; chosen by the caller, who never reuses it while it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DemandId(pub u64);
+
+/// How soon a piece is needed. The order of the variants is the order in which blocks are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Urgency {
+    /// A `read()` is waiting.
+    Read,
+    /// A reader is expected to want it soon.
+    ReadAhead,
+    /// Asked for by a person (pin, prefetch).
+    Prefetch,
+}
+
+type Rank = (Urgency, u64);
+
+#[derive(Debug, Default)]
+struct PieceWants {
+    by: SmallVec<[(DemandId, Rank); 2]>,
+    /// The key under which the piece stands in `order`, while it is open.
+    listed: Option<Rank>,
+}
+
+impl PieceWants {
+    fn best(&self) -> Option<Rank> {
+        self.by.iter().map(|(_, rank)| *rank).min()
+    }
+}
+
+/// The table of demands; see the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct Wants {
+    demands: HashMap<DemandId, (Urgency, SmallVec<[Range<u32>; 2]>)>,
+    pieces: HashMap<u32, PieceWants>,
+    order: BTreeSet<(Rank, u32)>,
+    next_rank: u64,
+}
+
+fn contains(ranges: &[Range<u32>], piece: u32) -> bool {
+    ranges.iter().any(|r| r.contains(&piece))
+}
+
+impl Wants {
+    /// Replaces what `id` wants. `is_open` says of a piece newly wanted whether some block of it may be asked for;
+    /// `is_absent` whether it is still missing at all (a present piece is never wanted).
+    pub(super) fn set(
+        &mut self,
+        id: DemandId,
+        urgency: Urgency,
+        ranges: &[Range<u32>],
+        mut is_absent: impl FnMut(u32) -> bool,
+        mut is_open: impl FnMut(u32) -> bool,
+    ) {
+        let old = self.demands.remove(&id);
+        if let Some((old_urgency, old_ranges)) = &old {
+            for piece in old_ranges.iter().cloned().flatten() {
+                if *old_urgency != urgency || !contains(ranges, piece) {
+                    self.unwant(id, piece);
+                }
+            }
+        }
+        for piece in ranges.iter().cloned().flatten() {
+            let is_kept = old.as_ref().is_some_and(|(u, r)| *u == urgency && contains(r, piece));
+            if is_kept || !is_absent(piece) {
+                continue;
+            }
+            let wants = self.pieces.entry(piece).or_default();
+            if wants.by.iter().any(|(by, _)| *by == id) {
+                continue;
+            }
+            wants.by.push((id, (urgency, self.next_rank)));
+            self.next_rank += 1;
+            self.relist(piece, is_open(piece));
+        }
+        if !ranges.is_empty() {
+            self.demands.insert(id, (urgency, ranges.iter().cloned().collect()));
+        }
+    }
+
+    /// Withdraws a demand.
+    pub(super) fn clear(&mut self, id: DemandId) {
+        if let Some((_, ranges)) = self.demands.remove(&id) {
+            for piece in ranges.into_iter().flatten() {
+                self.unwant(id, piece);
+            }
+        }
+    }
+
+    fn unwant(&mut self, id: DemandId, piece: u32) {
+        let Some(wants) = self.pieces.get_mut(&piece) else { return };
+        wants.by.retain(|(by, _)| *by != id);
+        let was_open = wants.listed.is_some();
+        self.relist(piece, was_open);
+    }
+
+    /// Brings `order` in line with the piece's wants; forgets a piece nobody wants.
+    fn relist(&mut self, piece: u32, is_open: bool) {
+        let Some(wants) = self.pieces.get_mut(&piece) else { return };
+        let target = if is_open { wants.best() } else { None };
+        if wants.listed != target {
+            if let Some(rank) = wants.listed {
+                self.order.remove(&(rank, piece));
+            }
+            if let Some(rank) = target {
+                self.order.insert((rank, piece));
+            }
+            wants.listed = target;
+        }
+        if wants.by.is_empty() {
+            self.pieces.remove(&piece);
+        }
+    }
+
+    /// Some block of the piece may be asked for (again), or none may.
+    pub(super) fn set_open(&mut self, piece: u32, is_open: bool) {
+        self.relist(piece, is_open);
+    }
+
+    /// The piece is present: nobody wants it any more.
+    pub(super) fn satisfied(&mut self, piece: u32) {
+        if let Some(wants) = self.pieces.remove(&piece)
+            && let Some(rank) = wants.listed
+        {
+            self.order.remove(&(rank, piece));
+        }
+    }
+
+    /// The most urgent want of a piece.
+    pub(super) fn urgency(&self, piece: u32) -> Option<Urgency> {
+        self.pieces.get(&piece).and_then(PieceWants::best).map(|(urgency, _)| urgency)
+    }
+
+    /// Open pieces, most urgent first.
+    pub(super) fn open(&self) -> impl Iterator<Item = (Urgency, u32)> + '_ {
+        self.order.iter().map(|((urgency, _), piece)| (*urgency, *piece))
+    }
+
+    /// All wanted pieces of one urgency, in no order.
+    pub(super) fn of(&self, urgency: Urgency) -> impl Iterator<Item = u32> + '_ {
+        self.pieces
+            .iter()
+            .filter(move |(_, wants)| wants.best().is_some_and(|(u, _)| u == urgency))
+            .map(|(piece, _)| *piece)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn assert_consistent(&self) {
+        for (piece, wants) in &self.pieces {
+            assert!(!wants.by.is_empty());
+            if let Some(rank) = wants.listed {
+                assert_eq!(Some(rank), wants.best());
+                assert!(self.order.contains(&(rank, *piece)));
+            }
+        }
+        let listed = self.pieces.values().filter(|w| w.listed.is_some()).count();
+        assert_eq!(listed, self.order.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(wants: &Wants) -> Vec<u32> {
+        wants.open().map(|(_, piece)| piece).collect()
+    }
+
+    #[test]
+    fn the_most_urgent_want_of_a_piece_counts() {
+        let mut wants = Wants::default();
+        wants.set(DemandId(1), Urgency::ReadAhead, &[0..4], |_| true, |_| true);
+        wants.set(DemandId(2), Urgency::Read, &[2..3], |_| true, |_| true);
+        assert_eq!(order(&wants), [2, 0, 1, 3]);
+        wants.clear(DemandId(2));
+        assert_eq!(order(&wants), [0, 1, 2, 3]);
+        wants.assert_consistent();
+    }
+
+    #[test]
+    fn a_sliding_window_keeps_the_order_of_what_stays() {
+        let mut wants = Wants::default();
+        wants.set(DemandId(1), Urgency::ReadAhead, &[0..3], |_| true, |_| true);
+        wants.set(DemandId(2), Urgency::ReadAhead, &[10..12], |_| true, |_| true);
+        wants.set(DemandId(1), Urgency::ReadAhead, &[1..5], |_| true, |_| true);
+        assert_eq!(order(&wants), [1, 2, 10, 11, 3, 4]);
+        wants.set(DemandId(1), Urgency::ReadAhead, &[], |_| true, |_| true);
+        assert_eq!(order(&wants), [10, 11]);
+        wants.assert_consistent();
+    }
+
+    #[test]
+    fn a_present_or_satisfied_piece_is_not_wanted() {
+        let mut wants = Wants::default();
+        wants.set(DemandId(1), Urgency::Read, &[0..3], |p| p != 1, |_| true);
+        assert_eq!(order(&wants), [0, 2]);
+        wants.satisfied(0);
+        wants.set_open(2, false);
+        assert!(order(&wants).is_empty());
+        assert_eq!(wants.urgency(2), Some(Urgency::Read));
+        wants.clear(DemandId(1));
+        assert!(wants.is_empty());
+    }
+}
