@@ -20,3 +20,4 @@ pub mod bencode;
 pub mod id;
 pub mod time;
 pub mod swarm;
+pub mod rate;
