@@ -1,1 +1,2 @@
 //! torrent
+pub mod http;
