@@ -21,3 +21,5 @@ pub mod id;
 pub mod time;
 pub mod swarm;
 pub mod rate;
+pub mod wire;
+pub mod peer;

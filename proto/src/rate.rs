@@ -210,7 +210,8 @@ impl Limit {
         let elapsed = now.saturating_sub(self.updated).as_nanos();
         self.updated = self.updated.max(now);
         // A duration has fewer than 2^94 nanoseconds and the limit 2^64: the product may pass 2^127, hence saturating.
-        let gained = i128::try_from(elapsed).unwrap_or(i128::MAX).saturating_mul(i128::from(self.bytes_per_s));
+        let gained =
+            i128::try_from(elapsed).unwrap_or(i128::MAX).saturating_mul(i128::from(self.bytes_per_s));
         self.level = self.level.saturating_add(gained).min(self.full());
     }
 }
