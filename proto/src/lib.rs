@@ -23,3 +23,4 @@ pub mod swarm;
 pub mod rate;
 pub mod wire;
 pub mod peer;
+pub mod choke;
