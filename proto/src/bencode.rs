@@ -14,7 +14,7 @@
 mod decode;
 mod encode;
 
-pub use decode::{DecodeError, Limits, decode, decode_prefix, decode_with};
+pub use decode::{DecodeError, Limits, decode, decode_prefix, decode_prefix_with, decode_with};
 pub use encode::{DictEncoder, Encoder};
 
 /// One bencoded value, borrowing from the input.

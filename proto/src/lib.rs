@@ -15,9 +15,13 @@
 #![deny(missing_docs)]
 
 pub mod bitfield;
+pub mod compact;
 pub mod geometry;
 pub mod bencode;
 pub mod id;
+pub mod merkle;
+pub mod metainfo;
+pub mod path;
 pub mod time;
 pub mod swarm;
 pub mod rate;

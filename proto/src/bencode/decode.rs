@@ -140,8 +140,16 @@ pub fn decode_with(input: &[u8], limits: Limits) -> Result<Value<'_>, DecodeErro
 /// # Errors
 /// As [`decode`], but bytes after the value are the caller's.
 pub fn decode_prefix(input: &[u8]) -> Result<(Value<'_>, usize), DecodeError> {
-    let mut reader = Reader::new(input, Limits::MESSAGE);
-    let value = reader.value(Limits::MESSAGE.depth)?;
+    decode_prefix_with(input, Limits::MESSAGE)
+}
+
+/// As [`decode_prefix`], within `limits`.
+///
+/// # Errors
+/// As [`decode_prefix`].
+pub fn decode_prefix_with(input: &[u8], limits: Limits) -> Result<(Value<'_>, usize), DecodeError> {
+    let mut reader = Reader::new(input, limits);
+    let value = reader.value(limits.depth)?;
     Ok((value, reader.at))
 }
 
