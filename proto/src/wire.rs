@@ -7,5 +7,8 @@
 //! Invariant: decoding never panics, never allocates more than it was given, and on an error leaves its input as it
 //! was.
 
+pub mod extended;
 pub mod handshake;
 pub mod message;
+pub mod metadata;
+pub mod pex;
