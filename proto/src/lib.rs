@@ -22,6 +22,7 @@ pub mod id;
 pub mod merkle;
 pub mod metainfo;
 pub mod path;
+pub mod magnet;
 pub mod time;
 pub mod swarm;
 pub mod rate;
