@@ -26,6 +26,8 @@ pub mod magnet;
 pub mod time;
 pub mod swarm;
 pub mod rate;
+pub mod tracker;
 pub mod wire;
 pub mod peer;
 pub mod choke;
+pub mod readahead;
