@@ -1,0 +1,321 @@
+//! Announces and scrapes as HTTP queries and bencoded bodies (BEP 3, 7, 21, 23, 24, 48), both directions.
+//!
+//! Owns query strings without their `?` and response bodies. Knows no URL beyond the rule of BEP 48, no status codes
+//! and no headers.
+//!
+//! Invariant: reading is tolerant of what trackers and clients in the wild leave out or get wrong beside the point,
+//! and exact about lengths: a hash has 20 bytes, a list of peers whole entries. Writing is the strict common form:
+//! compact peers, percent-encoded bytes.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use super::{AnnounceEvent, AnnounceRequest, MAX_PEERS, ScrapeEntry, TrackerError, shown};
+use crate::bencode::{Dict, Encoder, Value, decode};
+use crate::compact::{self, Family};
+use crate::id::{InfoHash, PeerId};
+
+mod query;
+
+use query::{Pairs, percent_encode};
+
+/// Interval that is taken for a response that names none: half an hour, which trackers commonly ask for.
+pub const DEFAULT_INTERVAL_S: u32 = 1800;
+
+/// Most torrents of one scrape query that are answered.
+pub const MAX_SCRAPE_HASHES: usize = 256;
+
+/// A tracker's answer to an announce.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AnnounceResponse {
+    /// Seconds until the next announce.
+    pub interval_s: u32,
+    /// Seconds before which no announce may come at all.
+    pub min_interval_s: Option<u32>,
+    /// Peers that have everything, as the tracker counts.
+    pub seeders: Option<u32>,
+    /// Peers that lack something, as the tracker counts.
+    pub leechers: Option<u32>,
+    /// Peers of both families, none with port 0.
+    pub peers: Vec<SocketAddr>,
+    /// To be sent back with later announces.
+    pub tracker_id: Option<String>,
+    /// Words for the user; the announce was accepted all the same.
+    pub warning: Option<String>,
+    /// The client's address as the tracker sees it (BEP 24).
+    pub external_ip: Option<IpAddr>,
+}
+
+/// A tracker's answer to a scrape.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ScrapeResponse {
+    /// The numbers of each torrent that the tracker knows.
+    pub entries: BTreeMap<InfoHash, ScrapeEntry>,
+    /// Seconds before which no scrape may come again, if the tracker says so.
+    pub min_interval_s: Option<u32>,
+}
+
+/// The query of an announce, without the leading `?`. Asks for compact peers (BEP 23).
+pub fn announce_query(request: &AnnounceRequest) -> String {
+    let mut query = format!(
+        "info_hash={}&peer_id={}&port={}&uploaded={}&downloaded={}&left={}&compact=1&key={:08X}",
+        percent_encode(request.info_hash.as_bytes()),
+        percent_encode(request.peer_id.as_bytes()),
+        request.port,
+        request.uploaded,
+        request.downloaded,
+        // Trackers read signed numbers.
+        request.left.min(i64::MAX.unsigned_abs()),
+        request.key,
+    );
+    let event = match request.event {
+        AnnounceEvent::None => None,
+        AnnounceEvent::Started => Some("started"),
+        AnnounceEvent::Stopped => Some("stopped"),
+        AnnounceEvent::Completed => Some("completed"),
+    };
+    let num_want = request.num_want.map(|count| count.to_string());
+    let ip = request.ip.map(|ip| percent_encode(ip.to_string().as_bytes()));
+    let tracker_id = request.tracker_id.as_ref().map(|id| percent_encode(id.as_bytes()));
+    for (name, value) in [
+        ("event", event),
+        ("numwant", num_want.as_deref()),
+        ("ip", ip.as_deref()),
+        ("trackerid", tracker_id.as_deref()),
+    ] {
+        if let Some(value) = value {
+            query.push_str(&format!("&{name}={value}"));
+        }
+    }
+    query
+}
+
+/// Reads the query of an announce. Unknown parameters, and the content of all but `info_hash`, `peer_id` and `port`,
+/// are taken as they come: what is missing or no number is as if not said. `left` then reads as unknown
+/// (`u64::MAX`), and the event `paused` (BEP 21) as none.
+///
+/// # Errors
+/// Names the parameter that is missing or wrong.
+pub fn parse_announce_query(query: &str) -> Result<AnnounceRequest, TrackerError> {
+    let pairs = Pairs::new(query);
+    let hash = pairs.bytes("info_hash").and_then(|bytes| bytes.try_into().ok());
+    let peer_id = pairs.bytes("peer_id").and_then(|bytes| bytes.try_into().ok());
+    let missing = |name, expected| TrackerError::Parameter { name, expected };
+    let ip = ["ip", "ipv4", "ipv6"].into_iter().find_map(|name| pairs.text(name)?.parse().ok());
+    Ok(AnnounceRequest {
+        info_hash: InfoHash::new(hash.ok_or(missing("info_hash", TWENTY_BYTES))?),
+        peer_id: PeerId::new(peer_id.ok_or(missing("peer_id", TWENTY_BYTES))?),
+        port: pairs.number("port").ok_or(missing("port", "a number up to 65535"))?,
+        uploaded: pairs.number("uploaded").unwrap_or(0),
+        downloaded: pairs.number("downloaded").unwrap_or(0),
+        left: pairs.number("left").filter(|&left| left < i64::MAX.unsigned_abs()).unwrap_or(u64::MAX),
+        event: match pairs.text("event").as_deref() {
+            Some("started") => AnnounceEvent::Started,
+            Some("stopped") => AnnounceEvent::Stopped,
+            Some("completed") => AnnounceEvent::Completed,
+            _ => AnnounceEvent::None,
+        },
+        num_want: pairs.number("numwant"),
+        key: pairs.text("key").map_or(0, |key| client_key(&key)),
+        ip,
+        tracker_id: pairs.bytes("trackerid").map(|id| shown(&id)).filter(|id| !id.is_empty()),
+    })
+}
+
+const TWENTY_BYTES: &str = "20 bytes, percent-encoded";
+
+/// Clients' keys are hexadecimal by custom only; any other text is folded into a number (FNV-1a), which still stays
+/// the same.
+fn client_key(key: &str) -> u32 {
+    let fold = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    u32::from_str_radix(key, 16).unwrap_or_else(|_| key.bytes().fold(0x811c_9dc5, fold))
+}
+
+/// Reads the body of a response to an announce. Peers may be compact (BEP 23, BEP 7) or dictionaries (BEP 3), of which
+/// those with a host name or without a port are left out; [`MAX_PEERS`] are taken.
+///
+/// # Errors
+/// [`TrackerError::Failure`] when the tracker refuses; others when the body is not a response.
+pub fn decode_announce_response(body: &[u8]) -> Result<AnnounceResponse, TrackerError> {
+    let value = decode(body)?;
+    let dict = accepted(&value)?;
+    let mut peers: Vec<SocketAddr> = Vec::new();
+    match dict.get("peers") {
+        Some(Value::List(entries)) => peers.extend(entries.iter().filter_map(peer_entry)),
+        Some(Value::Bytes(bytes)) => peers.extend(compact_peers(bytes, "peers", Family::V4)?),
+        None => (),
+        Some(_) => {
+            return Err(TrackerError::Missing { key: "peers", expected: "a string or a list" });
+        }
+    }
+    if let Some(bytes) = dict.get_bytes("peers6") {
+        peers.extend(compact_peers(bytes, "peers6", Family::V6)?);
+    }
+    peers.retain(|peer| peer.port() != 0);
+    peers.truncate(MAX_PEERS);
+    Ok(AnnounceResponse {
+        interval_s: count(dict, "interval").unwrap_or(DEFAULT_INTERVAL_S),
+        min_interval_s: count(dict, "min interval"),
+        seeders: count(dict, "complete"),
+        leechers: count(dict, "incomplete"),
+        peers,
+        tracker_id: dict.get_bytes("tracker id").map(shown).filter(|id| !id.is_empty()),
+        warning: dict.get_bytes("warning message").map(shown),
+        external_ip: dict.get_bytes("external ip").and_then(ip_addr),
+    })
+}
+
+/// The body of a response to an announce, with compact peers of both families. Peers past [`MAX_PEERS`] are left out.
+pub fn encode_announce_response(response: &AnnounceResponse) -> Vec<u8> {
+    let mut v4 = Vec::new();
+    let mut v6 = Vec::new();
+    for peer in response.peers.iter().take(MAX_PEERS) {
+        let list = match Family::of(peer.ip()) {
+            Family::V4 => &mut v4,
+            Family::V6 => &mut v6,
+        };
+        compact::encode(*peer, list);
+    }
+    let mut out = Encoder::new();
+    out.dict(|dict| {
+        dict.int("interval", i64::from(response.interval_s));
+        for (key, number) in [
+            ("min interval", response.min_interval_s),
+            ("complete", response.seeders),
+            ("incomplete", response.leechers),
+        ] {
+            if let Some(number) = number {
+                dict.int(key, i64::from(number));
+            }
+        }
+        dict.bytes("peers", v4);
+        if !v6.is_empty() {
+            dict.bytes("peers6", v6);
+        }
+        if let Some(id) = &response.tracker_id {
+            dict.bytes("tracker id", id);
+        }
+        if let Some(warning) = &response.warning {
+            dict.bytes("warning message", warning);
+        }
+        match response.external_ip {
+            Some(IpAddr::V4(ip)) => dict.bytes("external ip", ip.octets()),
+            Some(IpAddr::V6(ip)) => dict.bytes("external ip", ip.octets()),
+            None => (),
+        }
+    });
+    out.finish()
+}
+
+/// The body of a refusal, of an announce or of a scrape. Trackers send it with status 200, so that clients read it.
+pub fn encode_failure(reason: &str) -> Vec<u8> {
+    let mut out = Encoder::new();
+    out.dict(|dict| dict.bytes("failure reason", reason));
+    out.finish()
+}
+
+/// The scrape URL of an announce URL: `announce` right behind the last `/` becomes `scrape` (BEP 48). `None` when
+/// another word stands there, by which the tracker says that it answers no scrapes.
+pub fn scrape_url(announce_url: &str) -> Option<String> {
+    let (before, last) = announce_url.rsplit_once('/')?;
+    let rest = last.strip_prefix("announce")?;
+    Some(format!("{before}/scrape{rest}"))
+}
+
+/// The query of a scrape, without the leading `?`. Without a hash it asks for everything the tracker has.
+pub fn scrape_query(hashes: &[InfoHash]) -> String {
+    let one = |hash: &InfoHash| format!("info_hash={}", percent_encode(hash.as_bytes()));
+    hashes.iter().map(one).collect::<Vec<_>>().join("&")
+}
+
+/// Reads the query of a scrape: the first [`MAX_SCRAPE_HASHES`] hashes, perhaps none.
+///
+/// # Errors
+/// When one of them is not 20 bytes.
+pub fn parse_scrape_query(query: &str) -> Result<Vec<InfoHash>, TrackerError> {
+    let wrong = TrackerError::Parameter { name: "info_hash", expected: TWENTY_BYTES };
+    let hashes = Pairs::new(query).all("info_hash").take(MAX_SCRAPE_HASHES);
+    let read = |bytes: Option<Vec<u8>>| bytes?.try_into().ok().map(InfoHash::new);
+    hashes.map(|bytes| read(bytes).ok_or(wrong.clone())).collect()
+}
+
+/// Reads the body of a response to a scrape. Keys that are no info hash are left out.
+///
+/// # Errors
+/// [`TrackerError::Failure`] when the tracker refuses; others when the body is not a response.
+pub fn decode_scrape_response(body: &[u8]) -> Result<ScrapeResponse, TrackerError> {
+    let value = decode(body)?;
+    let dict = accepted(&value)?;
+    let missing = TrackerError::Missing { key: "files", expected: "a dictionary" };
+    let mut entries = BTreeMap::new();
+    for (key, file) in dict.get_dict("files").ok_or(missing)?.iter() {
+        if let (Ok(hash), Some(file)) = (key.try_into(), file.as_dict()) {
+            let number = |key| count(file, key).unwrap_or(0);
+            entries.entry(InfoHash::new(hash)).or_insert(ScrapeEntry {
+                complete: number("complete"),
+                downloaded: number("downloaded"),
+                incomplete: number("incomplete"),
+            });
+        }
+    }
+    let min_interval_s = dict.get_dict("flags").and_then(|flags| count(flags, "min_request_interval"));
+    Ok(ScrapeResponse { entries, min_interval_s })
+}
+
+/// The body of a response to a scrape.
+pub fn encode_scrape_response(response: &ScrapeResponse) -> Vec<u8> {
+    let mut out = Encoder::new();
+    out.dict(|dict| {
+        dict.dict("files", |files| {
+            for (hash, entry) in &response.entries {
+                files.dict(hash.as_bytes(), |file| {
+                    file.int("complete", i64::from(entry.complete));
+                    file.int("downloaded", i64::from(entry.downloaded));
+                    file.int("incomplete", i64::from(entry.incomplete));
+                });
+            }
+        });
+        if let Some(seconds) = response.min_interval_s {
+            dict.dict("flags", |flags| flags.int("min_request_interval", i64::from(seconds)));
+        }
+    });
+    out.finish()
+}
+
+/// The dictionary of a response that is no refusal.
+fn accepted<'v, 'a>(value: &'v Value<'a>) -> Result<&'v Dict<'a>, TrackerError> {
+    let dict = value.as_dict().ok_or(TrackerError::NotADictionary { found: value.kind() })?;
+    match dict.get("failure reason") {
+        Some(reason) => {
+            Err(TrackerError::Failure { reason: reason.as_bytes().map(shown).unwrap_or_default() })
+        }
+        None => Ok(dict),
+    }
+}
+
+/// A number that counts something: clipped to 32 bits, no less than zero.
+fn count(dict: &Dict<'_>, key: &str) -> Option<u32> {
+    dict.get_int(key).map(|number| u32::try_from(number.max(0)).unwrap_or(u32::MAX))
+}
+
+fn compact_peers<'a>(
+    bytes: &'a [u8],
+    key: &'static str,
+    family: Family,
+) -> Result<impl Iterator<Item = SocketAddr> + 'a, TrackerError> {
+    compact::decode(bytes, family).map_err(|source| TrackerError::Peers { key, source })
+}
+
+fn peer_entry(entry: &Value<'_>) -> Option<SocketAddr> {
+    let dict = entry.as_dict()?;
+    let ip = dict.get_str("ip")?.parse().ok()?;
+    Some(SocketAddr::new(ip, u16::try_from(dict.get_int("port")?).ok()?))
+}
+
+fn ip_addr(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
+    v4.or_else(|| <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from))
+}
+
+#[cfg(test)]
+mod tests;
