@@ -31,3 +31,4 @@ pub mod wire;
 pub mod peer;
 pub mod choke;
 pub mod readahead;
+pub mod blame;
