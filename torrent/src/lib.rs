@@ -1,2 +1,4 @@
 //! torrent
 pub mod http;
+pub mod store;
+pub mod verify;

@@ -1,0 +1,496 @@
+//! The store on disk: one sparse file per file of the torrent, in the natural layout, beside a crash-safe record.
+//!
+//! Owns the order of things on which the promises of [`PieceStore`] rest:
+//!
+//! - **write**: bytes into the files, then the piece into the state in memory (with its files as dirty), then an entry
+//!   into the journal. Whatever is in the state was written; whatever is in the journal was in the state.
+//! - **checkpoint**: take the state and the dirty files at one moment, sync those files, replace the record, then cut
+//!   the journal down to what came since. Dying between any two steps leaves an older record and a longer journal, and
+//!   journal entries are hashed before they count.
+//! - **forget**: out of the state, replace the record, and only then punch the hole, with writers held off.
+//!
+//! Locks, in the order they may be taken: `checkpointing`, `writing`, the journal's own, `state`. Reads take none of
+//! them. Dropping a store makes nothing durable: that is what `checkpoint` is for.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use bytes::Bytes;
+use wtfs_proto::bitfield::Bitfield;
+use wtfs_proto::geometry::{FileIndex, Geometry, PieceIndex};
+use wtfs_proto::metainfo::Metainfo;
+
+use super::journal::Journal;
+use super::layout;
+use super::open_files::{Access, OpenFile, OpenFiles, StoreId};
+use super::record::{Record, RecordFile, RootIdentity};
+use super::recovery::recover;
+use super::root::{DataRoot, Executable};
+use super::spans::{self, TransferError};
+use super::state::{Lock, StateDir};
+use super::{PieceStore, StoreError, TryRead};
+
+mod forget;
+
+/// More dirty files than this are first sent to the disk together: one flush of the file system is quicker than
+/// thousands of waits, and the syncs that follow (which alone report errors) find nothing left to do.
+const SYNC_ONE_BY_ONE: usize = 64;
+
+/// Where a torrent is kept.
+#[derive(Debug, Clone)]
+pub struct FileStoreConfig {
+    /// Holds `<name>` or `<name>/<path>` of the torrent and nothing of the store's own. Made at the first write.
+    pub data_dir: PathBuf,
+    /// Holds the record, the journal, the lock and the saved metainfo. One torrent's own; made when opening.
+    pub state_dir: PathBuf,
+}
+
+/// A torrent's pieces on disk.
+#[derive(Debug)]
+pub struct FileStore {
+    metainfo: Arc<Metainfo>,
+    root: DataRoot,
+    id: StoreId,
+    open_files: Arc<OpenFiles>,
+    record: RecordFile,
+    journal: Journal,
+    state: Mutex<State>,
+    checkpointing: Mutex<()>,
+    /// Held shared while a piece's bytes are written, alone while holes are punched.
+    writing: RwLock<()>,
+    _lock: Lock,
+}
+
+#[derive(Debug)]
+struct State {
+    present: Bitfield,
+    /// Files with bytes of `unsynced` pieces.
+    dirty: HashSet<FileIndex>,
+    /// Present pieces that the record does not have yet.
+    unsynced: Vec<PieceIndex>,
+    /// Whether the record on disk says something else than `present`, or the journal holds what it need not.
+    is_stale: bool,
+    /// Whether the torrent's empty files, which no piece brings along, were made.
+    has_empty_files: bool,
+}
+
+impl FileStore {
+    /// Opens the store and says which pieces are present. Blocks on the disk, for longer when pieces that were written
+    /// shortly before a crash have to be hashed.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when the torrent is open elsewhere. A damaged record or journal is no error: they count
+    /// as empty and are logged.
+    pub fn open(config: FileStoreConfig, metainfo: Arc<Metainfo>) -> Result<(Self, Bitfield), StoreError> {
+        Self::open_with(config, metainfo, OpenFiles::shared())
+    }
+
+    fn open_with(
+        config: FileStoreConfig,
+        metainfo: Arc<Metainfo>,
+        open_files: Arc<OpenFiles>,
+    ) -> Result<(Self, Bitfield), StoreError> {
+        let state_dir = StateDir::new(config.state_dir);
+        state_dir.make()?;
+        let lock = state_dir.lock()?;
+        let info_hash = metainfo.hashes.primary();
+        let root = DataRoot::new(config.data_dir);
+        let record = RecordFile::new(state_dir.record(), info_hash);
+        let journal = Journal::new(state_dir.journal(), info_hash);
+        let recovered = recover(&metainfo, &root, &record, &journal)?;
+        let geometry = &metainfo.info.geometry;
+        let dirty = recovered.unsynced.iter().flat_map(|&piece| files_of(geometry, piece)).collect();
+        let state = State {
+            is_stale: recovered.is_stale,
+            // A complete torrent got them when it was completed; a user may have removed them since.
+            has_empty_files: recovered.present.is_full()
+                && !recovered.present.is_empty()
+                && recovered.unsynced.is_empty(),
+            present: recovered.present,
+            dirty,
+            unsynced: recovered.unsynced,
+        };
+        let store = Self {
+            metainfo,
+            root,
+            id: StoreId::next(),
+            open_files,
+            record,
+            journal,
+            state: Mutex::new(state),
+            checkpointing: Mutex::new(()),
+            writing: RwLock::new(()),
+            _lock: lock,
+        };
+        if recovered.has_losses
+            && let Err(error) = store.checkpoint()
+            && !matches!(error, StoreError::NotDurable { .. })
+        {
+            return Err(error);
+        }
+        let present = store.state().present.clone();
+        Ok((store, present))
+    }
+
+    /// Takes over what a check of the data found, in place of what the record said. Durable after the next checkpoint.
+    pub fn adopt(&self, verified: &Bitfield) {
+        let geometry = self.geometry();
+        let mut state = self.state();
+        let mut present = Bitfield::new(geometry.piece_count());
+        for piece in verified.iter_ones().filter_map(|piece| geometry.piece(piece)) {
+            present.set(piece.get());
+            if !state.present.get(piece.get()) {
+                state.unsynced.push(piece);
+                state.dirty.extend(files_of(geometry, piece));
+            }
+        }
+        state.unsynced.retain(|piece| present.get(piece.get()));
+        state.present = present;
+        state.is_stale = true;
+    }
+
+    /// Makes the torrent's symbolic links (BEP 47). Not done by itself: a cache that is only read through a mount has no
+    /// use for them.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongType`] when something else is in a link's place.
+    pub fn materialise_links(&self) -> Result<(), StoreError> {
+        let info = &self.metainfo.info;
+        for entry in &info.files {
+            if let Some(target) = &entry.symlink {
+                self.root.make_link(&layout::path_of_entry(info, entry), &target.target_from(&entry.path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the torrent's files, and the directories that are empty then. No piece is present afterwards; files that
+    /// are not the torrent's stay.
+    ///
+    /// # Errors
+    /// When the record cannot be replaced or a file cannot be removed; the rest is then still there.
+    pub fn delete_data(&self) -> Result<(), StoreError> {
+        self.adopt(&Bitfield::new(self.geometry().piece_count()));
+        self.checkpoint()?;
+        self.open_files.close_store(self.id);
+        let info = &self.metainfo.info;
+        let mut dirs: HashSet<PathBuf> = HashSet::new();
+        for entry in info.files.iter().filter(|entry| !entry.is_pad) {
+            let path = layout::path_of_entry(info, entry);
+            self.root.remove_file(&path)?;
+            dirs.extend(path.ancestors().skip(1).map(PathBuf::from));
+        }
+        let mut dirs: Vec<PathBuf> = dirs.into_iter().filter(|dir| !dir.as_os_str().is_empty()).collect();
+        dirs.sort_unstable_by_key(|dir| std::cmp::Reverse(dir.components().count()));
+        dirs.iter().try_for_each(|dir| self.root.remove_empty_dir(dir))
+    }
+
+    fn geometry(&self) -> &Geometry {
+        &self.metainfo.info.geometry
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No statement under this lock can panic half way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn display_path(&self, file: FileIndex) -> PathBuf {
+        self.root.display_path(&layout::path_of(&self.metainfo.info, file))
+    }
+
+    fn transfer_error(&self, op: &'static str, file: FileIndex) -> impl FnOnce(TransferError) -> StoreError {
+        let path = self.display_path(file);
+        let expected = self.geometry().file_len(file);
+        move |error| match error {
+            TransferError::Errno(errno) => StoreError::errno(op, &path)(errno),
+            TransferError::Short => {
+                let found = path.symlink_metadata().map_or(0, |found| found.len());
+                StoreError::FileLength { path, expected, found }
+            }
+        }
+    }
+
+    fn to_read(&self, file: FileIndex) -> Result<Arc<OpenFile>, StoreError> {
+        if let Some(open) = self.open_files.find(self.id, file.get(), Access::Read) {
+            return Ok(open);
+        }
+        let path = layout::path_of(&self.metainfo.info, file);
+        let found = self.root.open(&path, Access::Read)?;
+        let found = found.ok_or_else(|| StoreError::Vanished { path: self.root.display_path(&path) })?;
+        let expected = self.geometry().file_len(file);
+        if found.bytes < expected {
+            let path = self.root.display_path(&path);
+            return Err(StoreError::FileLength { path, expected, found: found.bytes });
+        }
+        let open = Arc::new(OpenFile { fd: found.fd, access: Access::Read });
+        self.open_files.keep(self.id, file.get(), &open);
+        Ok(open)
+    }
+
+    /// Opens a file to write; makes it, sparse and of its full length, when no piece of it is present yet. A file that
+    /// should hold pieces and does not is never made anew: its holes would be read as data.
+    fn to_write(&self, file: FileIndex) -> Result<Arc<OpenFile>, StoreError> {
+        if let Some(open) = self.open_files.find(self.id, file.get(), Access::ReadWrite) {
+            return Ok(open);
+        }
+        let info = &self.metainfo.info;
+        let expected = self.geometry().file_len(file);
+        let path = layout::path_of(info, file);
+        let display_path = || self.root.display_path(&path);
+        // Asked before the file is looked for: another thread may make it and complete its first piece in between.
+        let has_pieces = {
+            let state = self.state();
+            self.geometry().pieces_of(file, 0..expected).any(|piece| state.present.get(piece.get()))
+        };
+        let is_executable = layout::entry_of(info, file).is_some_and(|entry| entry.is_executable);
+        let found = match self.root.open(&path, Access::ReadWrite)? {
+            Some(found) => found,
+            None if has_pieces => return Err(StoreError::Vanished { path: display_path() }),
+            None => {
+                let executable = if is_executable { Executable::Yes } else { Executable::No };
+                self.root.open_or_create(&path, executable)?
+            }
+        };
+        if found.bytes > expected || (found.bytes < expected && has_pieces) {
+            return Err(StoreError::FileLength { path: display_path(), expected, found: found.bytes });
+        }
+        if found.bytes < expected {
+            rustix::fs::ftruncate(&found.fd, expected)
+                .map_err(StoreError::errno("extend", &display_path()))?;
+        }
+        if is_executable {
+            self.root.make_executable(&found, &path)?;
+        }
+        let open = Arc::new(OpenFile { fd: found.fd, access: Access::ReadWrite });
+        self.open_files.keep(self.id, file.get(), &open);
+        Ok(open)
+    }
+
+    /// Whether a file has bytes of its own on disk for this range. Pads have none and read as zeros.
+    fn check_range(&self, file: FileIndex, offset: u64, len: usize) -> Result<Stored, StoreError> {
+        let end = self.geometry().file_len(file);
+        let len = len as u64;
+        if offset.checked_add(len).is_none_or(|last| last > end) {
+            return Err(StoreError::Range { offset, len, end });
+        }
+        if len == 0 {
+            return Ok(Stored::Nothing);
+        }
+        match layout::entry_of(&self.metainfo.info, file) {
+            Some(entry) if entry.is_pad => Ok(Stored::Nothing),
+            _ => Ok(Stored::Bytes),
+        }
+    }
+
+    /// Syncs files; returns those whose bytes may be lost, with the error.
+    fn sync(&self, files: &HashSet<FileIndex>) -> Vec<(FileIndex, StoreError)> {
+        if files.len() > SYNC_ONE_BY_ONE
+            && let Ok(Some(dir)) = self.root.open_dir()
+            && let Err(error) = rustix::fs::syncfs(&dir)
+        {
+            tracing::debug!(%error, "the file system could not be flushed at once");
+        }
+        files.iter().filter_map(|&file| self.sync_file(file).err().map(|error| (file, error))).collect()
+    }
+
+    /// A descriptor opened after the write does as well as the one written through: the kernel keeps a failed
+    /// write-back with the inode until some descriptor was told.
+    fn sync_file(&self, file: FileIndex) -> Result<(), StoreError> {
+        let open = self.to_read(file)?;
+        rustix::fs::fdatasync(&open.fd).map_err(StoreError::errno("sync", &self.display_path(file)))
+    }
+
+    /// Makes the empty files; a torrent that is complete then looks as it was shared. Failing here must not fail a
+    /// checkpoint: no byte of the torrent is concerned.
+    fn make_empty_files(&self) {
+        let info = &self.metainfo.info;
+        let empty = |file: &FileIndex| self.geometry().file_len(*file) == 0;
+        for file in self.geometry().files().filter(empty) {
+            let Some(entry) = layout::entry_of(info, file) else { continue };
+            if entry.is_pad || entry.symlink.is_some() {
+                continue;
+            }
+            let executable = if entry.is_executable { Executable::Yes } else { Executable::No };
+            if let Err(error) = self.root.open_or_create(&layout::path_of_entry(info, entry), executable) {
+                tracing::warn!(%error, "an empty file of the torrent cannot be made");
+            }
+        }
+    }
+
+    /// Takes pieces of which bytes may be lost out of the state. Those in the record were synced before and stay.
+    fn drop_lost(
+        &self,
+        settling: &mut Vec<PieceIndex>,
+        failed: Vec<(FileIndex, StoreError)>,
+    ) -> Option<StoreError> {
+        let files: HashSet<FileIndex> = failed.iter().map(|(file, _)| *file).collect();
+        let (_, source) = failed.into_iter().next()?;
+        let geometry = self.geometry();
+        let is_lost = |piece: &PieceIndex| files_of(geometry, *piece).any(|file| files.contains(&file));
+        let mut lost: Vec<PieceIndex> = settling.extract_if(.., |piece| is_lost(piece)).collect();
+        let mut state = self.state();
+        // Pieces that were written while the sync failed may have gone with it.
+        lost.extend(state.unsynced.extract_if(.., |piece| is_lost(piece)));
+        for piece in &lost {
+            state.present.clear(piece.get());
+        }
+        Some(StoreError::NotDurable { pieces: lost, source: Box::new(source) })
+    }
+
+    fn write_record(&self, present: Bitfield) -> Result<(), StoreError> {
+        // With no directory there is no piece either, so any identity will do.
+        let (inode, path) = self.root.identity().unwrap_or_default();
+        self.record.replace(&Record { root: RootIdentity::new(inode, &path), present })
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stored {
+    Bytes,
+    Nothing,
+}
+
+fn files_of(geometry: &Geometry, piece: PieceIndex) -> impl Iterator<Item = FileIndex> + '_ {
+    geometry.spans(piece, 0..u32::MAX).filter(|span| !span.is_pad).map(|span| span.file)
+}
+
+impl PieceStore for FileStore {
+    fn write_piece(&self, piece: PieceIndex, blocks: &[Bytes]) -> Result<(), StoreError> {
+        let geometry = self.geometry();
+        let expected = u64::from(geometry.piece_len(piece));
+        let found = blocks.iter().map(|block| block.len() as u64).sum();
+        if found != expected {
+            return Err(StoreError::PieceLength { piece, expected, found });
+        }
+        let writing = self.writing.read().unwrap_or_else(PoisonError::into_inner);
+        for span in geometry.spans(piece, 0..u32::MAX).filter(|span| !span.is_pad) {
+            let open = self.to_write(span.file)?;
+            let begin = u64::from(span.piece_begin);
+            let slices = spans::slices_of(blocks, begin..begin + u64::from(span.bytes));
+            spans::write_all(&open.fd, slices, span.file_offset)
+                .map_err(self.transfer_error("write", span.file))?;
+        }
+        {
+            let mut state = self.state();
+            state.dirty.extend(files_of(geometry, piece));
+            state.unsynced.push(piece);
+            state.present.set(piece.get());
+            state.is_stale = true;
+        }
+        drop(writing);
+        if let Err(error) = self.journal.append(piece) {
+            // The piece is there; only dying before the next checkpoint would cost to fetch it again.
+            tracing::debug!(%error, %piece, "a piece is not in the journal");
+        }
+        Ok(())
+    }
+
+    fn read_file(&self, file: FileIndex, offset: u64, buf: &mut [u8]) -> Result<(), StoreError> {
+        if self.check_range(file, offset, buf.len())? == Stored::Nothing {
+            buf.fill(0);
+            return Ok(());
+        }
+        let open = self.to_read(file)?;
+        spans::read_exact(&open.fd, buf, offset).map_err(self.transfer_error("read", file))
+    }
+
+    fn try_read_file(&self, file: FileIndex, offset: u64, buf: &mut [u8]) -> Result<TryRead, StoreError> {
+        if self.check_range(file, offset, buf.len())? == Stored::Nothing {
+            buf.fill(0);
+            return Ok(TryRead::Done);
+        }
+        // Opening may have to wait for the disk.
+        let Some(open) = self.open_files.find(self.id, file.get(), Access::Read) else {
+            return Ok(TryRead::WouldBlock);
+        };
+        spans::try_read_exact(&open.fd, buf, offset).map_err(self.transfer_error("read", file))
+    }
+
+    fn read_piece(&self, piece: PieceIndex, range: Range<u32>, buf: &mut [u8]) -> Result<(), StoreError> {
+        let geometry = self.geometry();
+        check_piece_range(geometry, piece, &range, buf.len())?;
+        let mut rest = buf;
+        for span in geometry.spans(piece, range) {
+            let here = usize::try_from(span.bytes).unwrap_or(usize::MAX).min(rest.len());
+            let (now, later) = rest.split_at_mut(here);
+            if span.is_pad {
+                now.fill(0);
+            } else {
+                let open = self.to_read(span.file)?;
+                spans::read_exact(&open.fd, now, span.file_offset)
+                    .map_err(self.transfer_error("read", span.file))?;
+            }
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&self) -> Result<(), StoreError> {
+        let _checkpointing = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut settling, dirty, makes_empty_files) = {
+            let mut state = self.state();
+            let makes_empty_files = state.present.is_full() && !state.has_empty_files;
+            if !state.is_stale && !makes_empty_files {
+                return Ok(());
+            }
+            state.is_stale = false;
+            state.has_empty_files |= makes_empty_files;
+            (std::mem::take(&mut state.unsynced), std::mem::take(&mut state.dirty), makes_empty_files)
+        };
+        if makes_empty_files {
+            self.make_empty_files();
+        }
+        let failed = self.sync(&dirty);
+        let lost = self.drop_lost(&mut settling, failed);
+        let present = {
+            let state = self.state();
+            let mut present = state.present.clone();
+            // Written while the files were synced: present, but not yet durable.
+            for piece in &state.unsynced {
+                present.clear(piece.get());
+            }
+            present
+        };
+        if let Err(error) = self.write_record(present) {
+            let mut state = self.state();
+            state.unsynced.append(&mut settling);
+            state.is_stale = true;
+            // The loss is the graver news; the next checkpoint reports the other if it lasts.
+            return Err(lost.unwrap_or(error));
+        }
+        if let Err(error) = self.journal.rewrite(|| self.state().unsynced.clone()) {
+            tracing::debug!(%error, "the journal keeps entries that it need not");
+        }
+        lost.map_or(Ok(()), Err)
+    }
+
+    fn forget_pieces(&self, pieces: &[PieceIndex]) -> Result<(), StoreError> {
+        self.forget(pieces)
+    }
+}
+
+impl Drop for FileStore {
+    fn drop(&mut self) {
+        self.open_files.close_store(self.id);
+    }
+}
+
+/// Checks a range of a piece against the piece and the buffer.
+pub(super) fn check_piece_range(
+    geometry: &Geometry,
+    piece: PieceIndex,
+    range: &Range<u32>,
+    len: usize,
+) -> Result<(), StoreError> {
+    let end = u64::from(geometry.piece_len(piece));
+    let wanted = u64::from(range.end.saturating_sub(range.start));
+    if wanted != len as u64 || u64::from(range.end) > end || range.start > range.end {
+        return Err(StoreError::Range { offset: u64::from(range.start), len: len as u64, end });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+//! A torrent's state directory: its lock, the saved metainfo, and the names of the record and the journal.
+//!
+//! The directory is the process's own, apart from the data, so that the data directory holds nothing but the torrent's
+//! files. Owns the rule that one store at a time works on a torrent.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use wtfs_proto::id::InfoHash;
+use wtfs_proto::metainfo::Metainfo;
+
+use super::StoreError;
+use super::record::replace_file;
+
+/// Largest saved metainfo that is read back. 4 million pieces make 80 MB; file names and layers come on top.
+const MAX_METAINFO_BYTES: u64 = 512 << 20;
+
+/// The state directory of one torrent. A path and nothing more: it may not exist yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateDir {
+    path: PathBuf,
+}
+
+impl StateDir {
+    /// A given directory.
+    pub fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// The directory of a torrent in a cache: `<cache>/state/<info hash>`.
+    pub fn in_cache(cache_dir: &Path, info_hash: InfoHash) -> Self {
+        Self::new(cache_dir.join(STATES).join(info_hash.to_string()))
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Keeps the metainfo as `metainfo.torrent`; durable when this returns. Makes the directory if need be.
+    ///
+    /// # Errors
+    /// When it cannot be written; an older one is then still in place.
+    pub fn save_metainfo(&self, metainfo: &Metainfo) -> Result<(), StoreError> {
+        self.make()?;
+        replace_file(&self.metainfo(), &metainfo.to_bytes())
+    }
+
+    /// The saved metainfo; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Metainfo`] when it is damaged.
+    pub fn load_metainfo(&self) -> Result<Option<Metainfo>, StoreError> {
+        let path = self.metainfo();
+        let mut bytes = Vec::new();
+        match File::open(&path).and_then(|file| file.take(MAX_METAINFO_BYTES).read_to_end(&mut bytes)) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StoreError::from_io("read", &path, error)),
+        }
+        Metainfo::parse(&bytes).map(Some).map_err(|source| StoreError::Metainfo { path, source })
+    }
+
+    /// Removes the directory with all that is in it. No store may be open on it.
+    ///
+    /// # Errors
+    /// When the system refuses; a missing directory is no error.
+    pub fn remove(&self) -> Result<(), StoreError> {
+        match std::fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(StoreError::from_io("remove", &self.path, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn make(&self) -> Result<(), StoreError> {
+        std::fs::create_dir_all(&self.path).map_err(StoreError::at("create", &self.path))
+    }
+
+    pub(super) fn record(&self) -> PathBuf {
+        self.path.join("record")
+    }
+
+    pub(super) fn journal(&self) -> PathBuf {
+        self.path.join("journal")
+    }
+
+    fn metainfo(&self) -> PathBuf {
+        self.path.join("metainfo.torrent")
+    }
+
+    /// Takes the lock; held until the value is dropped, and freed by the system when the process dies.
+    pub(super) fn lock(&self) -> Result<Lock, StoreError> {
+        let path = self.path.join("lock");
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(StoreError::at("open", &path))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                let mut text = String::new();
+                let pid = file.take(16).read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+                return Err(StoreError::Locked { path, pid });
+            }
+            Err(errno) => return Err(StoreError::errno("lock", &path)(errno)),
+        }
+        // Only for the message that another process shows: a full disk must not keep the torrent from opening.
+        let pid = std::process::id();
+        if let Err(error) = file.set_len(0).and_then(|()| writeln!(file, "{pid}")) {
+            tracing::debug!(path = %path.display(), %error, "the lock does not name its holder");
+        }
+        Ok(Lock { _file: file })
+    }
+}
+
+/// A held lock.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
+
+const STATES: &str = "state";
+
+/// The state directories in a cache that hold a saved metainfo, in the order of their names.
+///
+/// # Errors
+/// When the cache cannot be listed; a cache that does not exist has none.
+pub fn list_states(cache_dir: &Path) -> Result<Vec<StateDir>, StoreError> {
+    let states = cache_dir.join(STATES);
+    let entries = match std::fs::read_dir(&states) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(StoreError::from_io("list", &states, error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(StoreError::at("list", &states))?;
+        let is_hash = entry.file_name().to_str().is_some_and(|name| name.parse::<InfoHash>().is_ok());
+        let state = StateDir::new(entry.path());
+        if is_hash && state.metainfo().is_file() {
+            found.push(state);
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
+}
