@@ -1,1 +1,42 @@
-//! mount
+//! Torrents as a directory: the FUSE side of wtfs.
+//!
+//! ```text
+//!  kernel ── fuse.rs ── fs.rs ──┬── tree.rs     port: names      ◄── torrents.rs + catalog.rs
+//!                │              ├── content.rs  port: bytes      ◄── torrents.rs (wtfs_torrent::FileReader)
+//!                │              └── handles.rs, errno.rs
+//!                └── reads.rs ── interrupt.rs   reads that wait: a task each, and each ends
+//!  session.rs: mounting, threads, unmounting        changes.rs: names the kernel must forget
+//! ```
+//!
+//! What holds:
+//! - A thread that serves the kernel never waits for a disk, the network or a lock held across either. A read that would
+//!   have to becomes a task that owns the reply.
+//! - Every read ends: with its bytes, the content's error, `EINTR` when a signal awaits the caller, or `ENOTCONN` when the
+//!   mount goes away. Dropping it withdraws the demand.
+//! - Never a short answer before the end of a file, never zeros in place of missing bytes, and no hole reported where
+//!   bytes are merely not local yet.
+//! - Names from a torrent cannot leave their directory. Numbers and times are the same after a restart.
+//! - [`errno`](FsError::errno) is the only place where an error becomes a number.
+
+mod catalog;
+mod changes;
+mod content;
+mod errno;
+mod fs;
+mod fuse;
+mod handles;
+mod inode;
+mod interrupt;
+mod mountinfo;
+mod reads;
+mod session;
+mod tree;
+
+pub use catalog::{Catalog, CatalogError, Entry, Executable, Leaf, modified_from};
+pub use changes::Changes;
+pub use content::{BoxFuture, Content, MemoryContent};
+pub use errno::{Cause, FsError};
+pub use inode::{InodeNo, TreeTag};
+pub use mountinfo::{MountedAt, list_mounts};
+pub use session::{Audience, Mount, MountConfig, MountError, UnmountError, Unmounted, unmount_path};
+pub use tree::{Caching, Cookie, Listed, Node, NodeKind, Tree, Volume};

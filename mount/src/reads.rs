@@ -1,0 +1,109 @@
+//! Reads that have to wait: each is a task of its own, and each ends.
+//!
+//! A task ends with the first of: the bytes, an error of the content, a signal for the caller ([`Watch`]), the mount
+//! being taken down. In the last three the content's future is dropped, which withdraws its demand. Memory is bounded in
+//! bytes: a read takes its share of the budget before it starts and gives it back when answered, or when it turns out to
+//! be stalled, because a stalled read holds no bytes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+use crate::errno::{FsError, Loudness};
+use crate::fs::read_waiting;
+use crate::handles::{HandleId, OpenFile};
+use crate::interrupt::Watch;
+
+/// The budget is counted in these units, to fit the semaphore's 32-bit counts.
+const UNIT_BYTES: u64 = 4096;
+
+/// A read that the kernel waits for.
+#[derive(Debug)]
+pub(crate) struct WaitingRead {
+    pub(crate) file: Arc<OpenFile>,
+    pub(crate) handle: HandleId,
+    pub(crate) offset: u64,
+    pub(crate) len: u32,
+    /// The thread that called `read`; 0 when unknown.
+    pub(crate) caller: u32,
+}
+
+/// Starts and ends the tasks of reads that wait.
+#[derive(Debug)]
+pub(crate) struct Reads {
+    runtime: Handle,
+    tasks: TaskTracker,
+    budget: Arc<Semaphore>,
+    budget_units: u32,
+    closing: CancellationToken,
+    watch: Watch,
+}
+
+impl Reads {
+    pub(crate) fn new(runtime: Handle, budget_bytes: u64, closing: CancellationToken, watch: Watch) -> Self {
+        let budget_units = units(budget_bytes);
+        let budget = Arc::new(Semaphore::new(budget_units as usize));
+        Self { runtime, tasks: TaskTracker::new(), budget, budget_units, closing, watch }
+    }
+
+    /// Never waits. `reply` is called exactly once, from a task.
+    pub(crate) fn start(
+        &self,
+        read: WaitingRead,
+        reply: impl FnOnce(Result<Bytes, FsError>) + Send + 'static,
+    ) {
+        let ino = read.file.node.ino;
+        let span = tracing::debug_span!(
+            "read", %ino, fh = read.handle.0, offset = read.offset, len = read.len
+        );
+        // One read larger than the whole budget takes all of it rather than waiting for ever.
+        let share = units(u64::from(read.len)).min(self.budget_units);
+        let budget = Arc::clone(&self.budget);
+        let closing = self.closing.clone();
+        let (watched, interrupted) = self.watch.enter(read.caller);
+        let task = async move {
+            let bytes = async {
+                if let Ok(memory) = budget.acquire_many_owned(share).await {
+                    watched.lend(memory);
+                }
+                read_waiting(&read.file, read.offset, read.len).await
+            };
+            let outcome = tokio::select! {
+                biased;
+                () = closing.cancelled() => Err(FsError::Closing),
+                Ok(()) = interrupted => Err(FsError::Interrupted),
+                outcome = bytes => outcome,
+            };
+            report(&outcome);
+            reply(outcome);
+            drop(watched);
+        };
+        self.tasks.spawn_on(task.instrument(span), &self.runtime);
+    }
+
+    /// Waits until every read has been answered; false when `patience` ran out first.
+    pub(crate) async fn drained(&self, patience: Duration) -> bool {
+        self.tasks.close();
+        tokio::time::timeout(patience, self.tasks.wait()).await.is_ok()
+    }
+}
+
+fn units(bytes: u64) -> u32 {
+    let most = u64::from(u32::MAX).min(Semaphore::MAX_PERMITS as u64);
+    u32::try_from(bytes.div_ceil(UNIT_BYTES).clamp(1, most)).unwrap_or(u32::MAX)
+}
+
+fn report(outcome: &Result<Bytes, FsError>) {
+    if let Err(error) = outcome {
+        match error.loudness() {
+            Loudness::Warn => tracing::warn!(errno = error.errno(), "{error}"),
+            Loudness::Quiet => tracing::debug!(errno = error.errno(), "{error}"),
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Real mounts of a tree in memory: what programs see through the kernel, and that nothing can hang them.
+//!
+//! Readers are child processes under `timeout`, never threads of this process: a reader in this process whose mount went
+//! away would hang the test run itself.
+
+#[path = "mount/content.rs"]
+mod content;
+#[path = "mount/ending.rs"]
+mod ending;
+#[path = "mount/reading.rs"]
+mod reading;
+#[path = "mount/stalling.rs"]
+mod stalling;
+#[path = "mount/support.rs"]
+mod support;

@@ -1,0 +1,156 @@
+//! A mount ends: by its owner, from outside, with reads stuck, in use, and after a crash.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use wtfs_mount::{MountError, UnmountError, Unmounted, list_mounts, unmount_path};
+use wtfs_testkit::scratch::{self, Scratch};
+use wtfs_testkit::wait::eventually;
+
+use crate::content::{Supply, TestTree};
+use crate::support::{Mounted, Reader, has_fuse, run, runtime, start_at};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const BOUND: Duration = Duration::from_secs(2);
+
+fn is_listed(dir: &std::path::Path) -> bool {
+    list_mounts().expect("the mount table").iter().any(|mount| mount.mount_point == dir)
+}
+
+#[test]
+fn an_idle_mount_ends_cleanly_and_can_be_made_again_at_once() {
+    let Some(mut mounted) = Mounted::with(&[("file", Supply::Remote, 4096)]) else { return };
+    for _ in 0..5 {
+        assert!(run(10, ["cat".into(), mounted.path("file")]).status.success());
+        let (how, took) = mounted.unmount();
+        assert_eq!(how, Unmounted::Cleanly);
+        assert!(took < BOUND, "{took:?}");
+        assert!(!is_listed(&mounted.dir()));
+        let again =
+            start_at(&mounted.dir(), TestTree::with(&[("file", Supply::Remote, 4096)]), &mounted.runtime);
+        assert!(is_listed(&mounted.dir()));
+        mounted.adopt(again.expect("mounting again"));
+    }
+}
+
+#[test]
+fn unmounting_with_reads_stuck_ends_them_within_two_seconds() {
+    let Some(mut mounted) = Mounted::with(&[("stuck", Supply::Never, 64 << 20)]) else { return };
+    let mut readers: Vec<Reader> = (0..20).map(|_| Reader::cat(&mounted.path("stuck"))).collect();
+    eventually("the reads arrive", PATIENCE, || (mounted.waiting() > 0).then_some(()));
+    let (_, took) = mounted.unmount();
+    assert!(took < BOUND, "{took:?}");
+    assert!(!is_listed(&mounted.dir()));
+    for reader in &mut readers {
+        reader.ends_within(BOUND);
+    }
+    eprintln!("unmounting with 20 stuck readers took {took:?}");
+}
+
+#[test]
+fn a_mount_in_use_loses_its_name_at_once() {
+    let Some(mut mounted) = Mounted::with(&[("file", Supply::Local, 4096)]) else { return };
+    let mut sitting =
+        Command::new("sleep").arg("30").current_dir(mounted.dir()).spawn().expect("sleep starts");
+    let (how, took) = mounted.unmount();
+    let listed = is_listed(&mounted.dir());
+    let _gone = sitting.kill();
+    let _status = sitting.wait();
+    assert_eq!(how, Unmounted::Lazily);
+    assert!(took < BOUND && !listed, "{took:?}");
+}
+
+#[test]
+fn umount_from_outside_is_noticed() {
+    let Some(mounted) = Mounted::with(&[("file", Supply::Local, 4096)]) else { return };
+    assert!(run(10, ["umount".into(), mounted.dir()]).status.success());
+    let waited =
+        mounted.runtime.block_on(async { tokio::time::timeout(BOUND, mounted.mount().wait()).await });
+    assert!(waited.is_ok());
+}
+
+/// The connection lives on while a stuck reader holds its file; the mount must end nevertheless.
+#[test]
+fn a_lazy_unmount_from_outside_ends_stuck_readers_too() {
+    let Some(mounted) = Mounted::with(&[("stuck", Supply::Never, 64 << 20)]) else { return };
+    let mut cat = Reader::cat(&mounted.path("stuck"));
+    eventually("the read arrives", PATIENCE, || (mounted.waiting() > 0).then_some(()));
+    assert_eq!(unmount_path(&mounted.dir()).expect("unmounting by path"), Unmounted::Lazily);
+    let waited =
+        mounted.runtime.block_on(async { tokio::time::timeout(BOUND, mounted.mount().wait()).await });
+    assert!(waited.is_ok());
+    cat.ends_within(BOUND);
+}
+
+#[test]
+fn dropping_a_mount_unmounts_it() {
+    let Some(mut mounted) = Mounted::with(&[("stuck", Supply::Never, 4096)]) else { return };
+    let mut cat = Reader::cat(&mounted.path("stuck"));
+    eventually("the read arrives", PATIENCE, || (mounted.waiting() > 0).then_some(()));
+    mounted.drop_mount();
+    assert!(!is_listed(&mounted.dir()));
+    cat.ends_within(BOUND);
+}
+
+#[test]
+fn a_second_mount_at_the_same_place_is_refused_and_the_first_lives_on() {
+    let Some(mounted) = Mounted::with(&[("file", Supply::Local, 4096)]) else { return };
+    let second = start_at(&mounted.dir(), TestTree::default(), &mounted.runtime);
+    let error = second.expect_err("mounted twice");
+    assert!(matches!(error, MountError::AlreadyMounted(_)), "{error}");
+    assert!(error.to_string().contains("wtfs unmount"));
+    assert!(run(10, ["cat".into(), mounted.path("file")]).status.success());
+}
+
+#[test]
+fn what_is_not_mounted_cannot_be_unmounted() {
+    let scratch = Scratch::new("none");
+    assert!(matches!(unmount_path(scratch.path()), Err(UnmountError::NotMounted(_))));
+    assert!(unmount_path(&scratch.join("missing")).is_err());
+}
+
+/// Set for the child of the next test: the place it mounts at before it waits to be killed.
+const CRASH_AT: &str = "WTFS_TEST_CRASH_AT";
+
+/// Not a test of its own: does nothing unless the next one starts it in a child.
+#[test]
+fn child_that_mounts_and_waits() {
+    if let Some(dir) = std::env::var_os(CRASH_AT) {
+        let runtime = runtime();
+        let tree = TestTree::with(&[("file", Supply::Local, 4096)]);
+        let mount = start_at(dir.as_ref(), tree, &runtime).expect("mounting in the child");
+        runtime.block_on(mount.wait());
+    }
+}
+
+#[test]
+fn the_mount_of_a_killed_daemon_is_recognised_and_cleared() {
+    if !has_fuse() {
+        return;
+    }
+    let scratch = Scratch::new("stale");
+    let dir = scratch.subdir("mnt");
+    let this = std::env::current_exe().expect("this test binary");
+    let child = Command::new(this)
+        .args(["--exact", "ending::child_that_mounts_and_waits", "--nocapture"])
+        .env(CRASH_AT, &dir)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut child = child.expect("this test binary starts");
+    eventually("the child mounts", PATIENCE, || is_listed(&dir).then_some(()));
+    // Attributes get into the kernel's cache, from where a `stat` would be answered later.
+    assert!(run(10, ["ls".into(), dir.clone()]).status.success());
+    child.kill().expect("killing the child");
+    child.wait().expect("waiting for the child");
+    let runtime = runtime();
+    let started = Instant::now();
+    let error = start_at(&dir, TestTree::default(), &runtime).expect_err("a stale mount was mounted over");
+    assert!(matches!(error, MountError::Stale(_)), "{error}");
+    assert!(error.to_string().contains("fusermount3 -u"), "{error}");
+    assert!(started.elapsed() < BOUND);
+    assert_eq!(unmount_path(&dir).expect("clearing a stale mount"), Unmounted::Cleanly);
+    let again = start_at(&dir, TestTree::default(), &runtime).expect("mounting where a stale mount was");
+    drop(again);
+    scratch::detach(&dir);
+}

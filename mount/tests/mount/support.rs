@@ -1,0 +1,163 @@
+//! One mount per test, always taken down; readers as child processes that cannot outlive it.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+use wtfs_mount::{Mount, MountConfig, MountError, Unmounted};
+use wtfs_testkit::scratch::{self, Scratch};
+
+use crate::content::{Counters, Supply, TestTree};
+
+/// A mounted [`TestTree`].
+pub(crate) struct Mounted {
+    mount: Option<Mount>,
+    pub(crate) runtime: Runtime,
+    pub(crate) counters: Arc<Counters>,
+    scratch: Scratch,
+}
+
+/// True when the kernel offers FUSE. Without it a test says so and passes, unless WTFS_REQUIRE_FUSE=1.
+pub(crate) fn has_fuse() -> bool {
+    let is_there = Path::new("/dev/fuse").exists();
+    let is_required = std::env::var_os("WTFS_REQUIRE_FUSE").is_some_and(|value| value == "1");
+    assert!(is_there || !is_required, "WTFS_REQUIRE_FUSE=1 and no /dev/fuse");
+    if !is_there {
+        eprintln!("skipped: no /dev/fuse here");
+    }
+    is_there
+}
+
+pub(crate) fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
+impl Mounted {
+    /// Mounts, or `None` where there is no FUSE.
+    pub(crate) fn start(tree: TestTree) -> Option<Self> {
+        if !has_fuse() {
+            return None;
+        }
+        let scratch = Scratch::new("mount");
+        let dir = scratch.subdir("mnt");
+        let runtime = runtime();
+        let counters = Arc::clone(&tree.counters);
+        let mount = start_at(&dir, tree, &runtime).expect("mounting");
+        Some(Self { mount: Some(mount), runtime, counters, scratch })
+    }
+
+    pub(crate) fn with(files: &[(&str, Supply, u64)]) -> Option<Self> {
+        Self::start(TestTree::with(files))
+    }
+
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.scratch.join("mnt")
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir().join(name)
+    }
+
+    pub(crate) fn mount(&self) -> &Mount {
+        self.mount.as_ref().expect("mounted until unmounted")
+    }
+
+    /// Unmounts; returns how and how long it took.
+    pub(crate) fn unmount(&mut self) -> (Unmounted, Duration) {
+        let mount = self.mount.take().expect("mounted until unmounted");
+        let started = Instant::now();
+        let how = self.runtime.block_on(mount.unmount()).expect("unmounting");
+        (how, started.elapsed())
+    }
+
+    /// Takes over another mount at the same place.
+    pub(crate) fn adopt(&mut self, mount: Mount) {
+        self.mount = Some(mount);
+    }
+
+    pub(crate) fn drop_mount(&mut self) {
+        drop(self.mount.take());
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.counters.waiting.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // The mount first, then its runtime; the scratch directory detaches whatever is left.
+        drop(self.mount.take());
+        scratch::detach(&self.dir());
+    }
+}
+
+pub(crate) fn start_at(dir: &Path, tree: TestTree, runtime: &Runtime) -> Result<Mount, MountError> {
+    Mount::start(MountConfig::new(dir), Arc::new(tree), runtime.handle().clone())
+}
+
+/// A program under `timeout`, which kills it after `seconds`.
+pub(crate) fn program<S: AsRef<OsStr>>(seconds: u32, words: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new("timeout");
+    command.arg("-k1").arg(seconds.to_string()).args(words);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs to the end.
+pub(crate) fn run<S: AsRef<OsStr>>(seconds: u32, words: impl IntoIterator<Item = S>) -> Output {
+    program(seconds, words).output().expect("the program starts")
+}
+
+/// Runs a shell script in the directory `dir`.
+pub(crate) fn shell(seconds: u32, dir: &Path, script: &str) -> Output {
+    program(seconds, ["bash", "-c", script]).current_dir(dir).output().expect("bash starts")
+}
+
+/// A child that is killed and waited for when its test ends.
+pub(crate) struct Reader(Child);
+
+impl Reader {
+    /// `cat path`, without `timeout` between, so that signals hit it.
+    pub(crate) fn cat(path: &Path) -> Self {
+        let child = Command::new("cat")
+            .arg(path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(child.expect("cat starts"))
+    }
+
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        Self(command.spawn().expect("the program starts"))
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// How long it takes to end, from now.
+    pub(crate) fn ends_within(&mut self, patience: Duration) -> Duration {
+        let started = Instant::now();
+        wtfs_testkit::wait::eventually("the reader ends", patience, || {
+            self.0.try_wait().expect("waiting for a child")
+        });
+        started.elapsed()
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.0.try_wait().expect("waiting for a child").is_none()
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // Killed only; its end is waited for by whoever takes the mount away first.
+        let _already_gone = self.0.kill();
+        let _status = wtfs_testkit::wait::within(Duration::from_secs(3), || self.0.try_wait().ok().flatten());
+    }
+}
