@@ -25,7 +25,7 @@ pub enum Value<'a> {
     /// `<length>:…`
     Bytes(&'a [u8]),
     /// `l…e`
-    List(Vec<Value<'a>>),
+    List(Vec<Self>),
     /// `d…e`
     Dict(Dict<'a>),
 }

@@ -169,7 +169,7 @@ struct Run {
 
 impl Run {
     fn new(tree_height: u32, base: u32, index: u64, count: u64) -> Result<Self, ProofError> {
-        let is_aligned = count.is_power_of_two() && index % count == 0;
+        let is_aligned = count.is_power_of_two() && index.is_multiple_of(count);
         if tree_height > MAX_HEIGHT || base > tree_height || !is_aligned {
             return Err(ProofError::NoSuchRun);
         }

@@ -41,6 +41,10 @@ pub const MAX_PIECE_BYTES: u32 = 512 << 20;
 /// Most bytes of content: numbers stay exact in every language that reads our JSON.
 pub const MAX_TOTAL_BYTES: u64 = 1 << 53;
 
+/// Somewhat less than a whole file may have, so that what peers gave can be written as a `.torrent` and read again.
+const INFO_LIMITS: Limits =
+    Limits { depth: Limits::METAINFO.depth - 1, nodes: Limits::METAINFO.nodes / 4 * 3 };
+
 /// A torrent: `info`, its raw bytes and hashes, and what a `.torrent` says beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metainfo {
@@ -147,7 +151,7 @@ impl Metainfo {
         trackers: Vec<Vec<String>>,
         web_seeds: Vec<String>,
     ) -> Result<Self, MetainfoError> {
-        let root = bencode::decode_with(&info, Limits::METAINFO)?;
+        let root = bencode::decode_with(&info, INFO_LIMITS)?;
         let dict = root.as_dict().ok_or_else(|| MetainfoError::wrong("info", "a dictionary"))?;
         let mut metainfo = Self::from_dict(dict, info.clone())?;
         metainfo.announce = outer::clean_tiers(trackers);

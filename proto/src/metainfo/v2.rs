@@ -100,7 +100,7 @@ pub(super) fn join_hybrid(
         if twin.bytes != file.bytes || twin.symlink != file.symlink {
             return Err(differs("another length or link in the v2 tree"));
         }
-        if file.bytes > 0 && start % u64::from(piece_bytes) != 0 {
+        if file.bytes > 0 && !start.is_multiple_of(u64::from(piece_bytes)) {
             return Err(differs("does not begin on a piece boundary"));
         }
         file.root = twin.root;
