@@ -115,7 +115,8 @@ impl Readahead {
         self.config.max_window = bytes;
     }
 
-    /// A read of `len` bytes at `offset` was asked for. Call it for every read in the order of arrival, whether its data is local or not.
+    /// A read of `len` bytes at `offset` was asked for. Call it for every read in the order of arrival, whether its data is
+    /// local or not.
     ///
     /// Returns the new plan if it changed by enough to act on; `None` leaves the last one standing. Windows move in
     /// steps of an eighth, so that a reader of small pages does not make a plan for each page.

@@ -23,7 +23,7 @@ const MAX_HOLES: usize = 16;
 /// Jumps in a row, none filled in, after which a sequence is no sequence.
 const MAX_JUMPS: u8 = 4;
 
-/// Reads in a row at the back of a stream after which it turns round.
+/// Reads in a row at or behind the back of a stream after which it turns round.
 const MAX_CONTRARY: u8 = 4;
 
 /// A window doubles for a quarter of itself read, at most for this many bytes: from 512 KiB to 32 MiB in 1.4 MiB, eleven
@@ -81,7 +81,7 @@ pub(super) struct Stream {
     /// Parts within the jitter that were skipped so far, oldest first.
     holes: SmallVec<[Range<u64>; MAX_HOLES]>,
     jumps: u8,
-    /// Reads in a row that extended the stream at its back.
+    /// Reads in a row, from the first that extended the stream at its back, that did not take it forward.
     contrary: u8,
     /// Where the plan was last made from.
     planned_from: u64,
@@ -281,9 +281,9 @@ impl Stream {
         } else if front || filled > 0 {
             self.jumps = 0;
         }
-        if front || filled > 0 {
+        if front {
             self.contrary = 0;
-        } else if back {
+        } else if back || self.contrary > 0 {
             // Requests that arrived in reverse order made a stream that seems to go the wrong way.
             self.contrary += 1;
             if self.contrary >= MAX_CONTRARY {

@@ -223,7 +223,7 @@ proptest! {
                 unplanned += u32::from(!handle.read(offset, REQUEST));
             }
         }
-        prop_assert!(unplanned < 40, "{} of 400 reads were not planned for", unplanned);
+        prop_assert!(unplanned < 24, "{} of 400 reads were not planned for", unplanned);
         prop_assert_eq!(handle.pattern, Pattern::Forward);
         prop_assert_eq!(handle.readahead.active_streams(), 1);
     }
