@@ -50,23 +50,32 @@ pub struct PartialAddress {
 /// When the bytes are not a multiple of the family's size.
 pub fn decode(bytes: &[u8], family: Family) -> Result<impl Iterator<Item = SocketAddr> + '_, PartialAddress> {
     let unit = family.addr_bytes();
-    if bytes.len() % unit != 0 {
+    if !bytes.len().is_multiple_of(unit) {
         return Err(PartialAddress { unit, found: bytes.len() });
     }
     Ok(bytes.chunks_exact(unit).filter_map(|one| {
         let (ip, port) = one.split_last_chunk()?;
-        let v4 = <[u8; 4]>::try_from(ip).map(IpAddr::from);
-        let ip = v4.or_else(|_| <[u8; 16]>::try_from(ip).map(IpAddr::from)).ok()?;
-        Some(SocketAddr::new(ip, u16::from_be_bytes(*port)))
+        Some(SocketAddr::new(decode_ip(ip)?, u16::from_be_bytes(*port)))
     }))
+}
+
+/// Reads an address without a port; `None` when it has neither 4 nor 16 bytes.
+pub fn decode_ip(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
+    v4.or_else(|| <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from))
+}
+
+/// Appends an address without a port, in its own family.
+pub fn encode_ip(ip: IpAddr, out: &mut Vec<u8>) {
+    match ip {
+        IpAddr::V4(ip) => out.extend_from_slice(&ip.octets()),
+        IpAddr::V6(ip) => out.extend_from_slice(&ip.octets()),
+    }
 }
 
 /// Appends an address, in the form of [`Family::of`] it.
 pub fn encode(addr: SocketAddr, out: &mut Vec<u8>) {
-    match addr.ip().to_canonical() {
-        IpAddr::V4(ip) => out.extend_from_slice(&ip.octets()),
-        IpAddr::V6(ip) => out.extend_from_slice(&ip.octets()),
-    }
+    encode_ip(addr.ip().to_canonical(), out);
     out.extend_from_slice(&addr.port().to_be_bytes());
 }
 

@@ -388,7 +388,7 @@ impl Geometry {
     pub fn check_block(&self, piece: u32, begin: u32, len: u32) -> Option<(PieceIndex, u32)> {
         let index = self.piece(piece)?;
         let block = begin / BLOCK_BYTES;
-        let is_block = begin % BLOCK_BYTES == 0 && len > 0 && len == self.block_len(index, block);
+        let is_block = begin.is_multiple_of(BLOCK_BYTES) && len > 0 && len == self.block_len(index, block);
         is_block.then_some((index, block))
     }
 

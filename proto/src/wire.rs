@@ -7,6 +7,7 @@
 //! Invariant: decoding never panics, never allocates more than it was given, and on an error leaves its input as it
 //! was.
 
+pub mod allowed_fast;
 pub mod extended;
 pub mod handshake;
 pub mod message;

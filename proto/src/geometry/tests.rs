@@ -17,7 +17,7 @@ fn owners(piece_bytes: u32, files: &[FileLayout]) -> Vec<Option<(u32, u64)>> {
     for (file, layout) in (0..).zip(files) {
         while layout.bytes > 0
             && layout.alignment == Alignment::PieceStart
-            && bytes.len() % piece_bytes as usize != 0
+            && !bytes.len().is_multiple_of(piece_bytes as usize)
         {
             bytes.push(None);
         }

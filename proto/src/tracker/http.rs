@@ -161,7 +161,7 @@ pub fn decode_announce_response(body: &[u8]) -> Result<AnnounceResponse, Tracker
         peers,
         tracker_id: dict.get_bytes("tracker id").map(shown).filter(|id| !id.is_empty()),
         warning: dict.get_bytes("warning message").map(shown),
-        external_ip: dict.get_bytes("external ip").and_then(ip_addr),
+        external_ip: dict.get_bytes("external ip").and_then(compact::decode_ip),
     })
 }
 
@@ -198,10 +198,10 @@ pub fn encode_announce_response(response: &AnnounceResponse) -> Vec<u8> {
         if let Some(warning) = &response.warning {
             dict.bytes("warning message", warning);
         }
-        match response.external_ip {
-            Some(IpAddr::V4(ip)) => dict.bytes("external ip", ip.octets()),
-            Some(IpAddr::V6(ip)) => dict.bytes("external ip", ip.octets()),
-            None => (),
+        if let Some(ip) = response.external_ip {
+            let mut bytes = Vec::new();
+            compact::encode_ip(ip, &mut bytes);
+            dict.bytes("external ip", bytes);
         }
     });
     out.finish()
@@ -310,11 +310,6 @@ fn peer_entry(entry: &Value<'_>) -> Option<SocketAddr> {
     let dict = entry.as_dict()?;
     let ip = dict.get_str("ip")?.parse().ok()?;
     Some(SocketAddr::new(ip, u16::try_from(dict.get_int("port")?).ok()?))
-}
-
-fn ip_addr(bytes: &[u8]) -> Option<IpAddr> {
-    let v4 = <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
-    v4.or_else(|| <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from))
 }
 
 #[cfg(test)]

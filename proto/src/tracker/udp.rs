@@ -305,7 +305,7 @@ impl Response {
                 Ok(Self::Announce { transaction_id, interval_s, leechers, seeders, peers })
             }
             action::SCRAPE => {
-                if reader.0.len() % SCRAPE_ENTRY_BYTES != 0 {
+                if !reader.0.len().is_multiple_of(SCRAPE_ENTRY_BYTES) {
                     return Err(length("a scrape response", "8 and 12 for each torrent", datagram));
                 }
                 let entry = || {

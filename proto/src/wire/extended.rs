@@ -14,6 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use bytes::Bytes;
 
 use crate::bencode::{DecodeError, Dict, Encoder, Value, decode_prefix};
+use crate::compact;
 
 /// Id of the extension handshake inside `extended` messages.
 pub const HANDSHAKE_ID: u8 = 0;
@@ -102,10 +103,10 @@ impl ExtendedHandshake {
             if let Some(port) = self.port {
                 dict.int("p", i64::from(port));
             }
-            match self.your_ip {
-                Some(IpAddr::V4(ip)) => dict.bytes("yourip", ip.octets()),
-                Some(IpAddr::V6(ip)) => dict.bytes("yourip", ip.octets()),
-                None => (),
+            if let Some(ip) = self.your_ip {
+                let mut bytes = Vec::new();
+                compact::encode_ip(ip, &mut bytes);
+                dict.bytes("yourip", bytes);
             }
             if let Some(ip) = self.ipv4 {
                 dict.bytes("ipv4", ip.octets());
@@ -136,7 +137,7 @@ impl ExtendedHandshake {
             request_queue: positive("reqq").map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
             client: dict.get_bytes("v").map(client_name),
             port: positive("p").and_then(|n| u16::try_from(n).ok()),
-            your_ip: dict.get_bytes("yourip").and_then(ip_addr),
+            your_ip: dict.get_bytes("yourip").and_then(compact::decode_ip),
             ipv4: array(dict, "ipv4").map(Ipv4Addr::from),
             ipv6: array::<16>(dict, "ipv6").map(Ipv6Addr::from),
             upload_only: dict.get_int("upload_only").map(|n| n != 0),
@@ -161,11 +162,6 @@ fn message_ids(m: &Dict<'_>) -> BTreeMap<String, u8> {
 fn client_name(bytes: &[u8]) -> String {
     let clipped = bytes.get(..MAX_CLIENT_BYTES).unwrap_or(bytes);
     String::from_utf8_lossy(clipped).replace(char::is_control, "\u{fffd}")
-}
-
-fn ip_addr(bytes: &[u8]) -> Option<IpAddr> {
-    let v4 = <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
-    v4.or_else(|| <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from))
 }
 
 fn array<const N: usize>(dict: &Dict<'_>, key: &str) -> Option<[u8; N]> {

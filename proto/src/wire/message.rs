@@ -245,7 +245,7 @@ impl Decoder {
             }
             id::HASHES => {
                 let (fields, hashes) = prefix("hashes", payload)?;
-                if hashes.len() % 32 != 0 {
+                if !hashes.len().is_multiple_of(32) {
                     return Err(MessageError::PartialHash { found: hashes.len() });
                 }
                 let request = HashRequest::from_fields(&fields);

@@ -262,7 +262,7 @@ mod tests {
         fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = PexMessage::decode(&bytes);
             let framed = [format!("d5:added{}:", bytes.len()).as_bytes(), &bytes, b"e"].concat();
-            prop_assert_eq!(PexMessage::decode(&framed).is_ok(), bytes.len() % 6 == 0);
+            prop_assert_eq!(PexMessage::decode(&framed).is_ok(), bytes.len().is_multiple_of(6));
         }
     }
 }

@@ -77,7 +77,7 @@ fn a_wrong_parameter_is_named() {
 #[test]
 fn compact_peers_of_both_families_are_read() {
     let body = b"d8:completei5e11:external ip4:\x09\x08\x07\x0610:incompletei7e8:intervali900e12:min intervali60e\
-        5:peers12:\x01\x02\x03\x04\x1a\xe1\x01\x02\x03\x05\0\06:peers618:\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\0\x50\
+        5:peers12:\x01\x02\x03\x04\x1a\xe1\x01\x02\x03\x05\0\x006:peers618:\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\0\x50\
         10:tracker id2:id15:warning message4:slowe";
     assert_eq!(
         decode_announce_response(body),
@@ -229,6 +229,6 @@ proptest! {
         let _ = decode_announce_response(&bytes);
         let _ = decode_scrape_response(&bytes);
         let framed = [format!("d5:peers{}:", bytes.len()).as_bytes(), &bytes, b"e"].concat();
-        prop_assert_eq!(decode_announce_response(&framed).is_ok(), bytes.len() % 6 == 0);
+        prop_assert_eq!(decode_announce_response(&framed).is_ok(), bytes.len().is_multiple_of(6));
     }
 }
