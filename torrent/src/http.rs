@@ -301,11 +301,16 @@ impl Fetched {
         if self.status.is_success() {
             return Ok(self);
         }
-        Err(HttpError::Status {
+        Err(self.status_error(host))
+    }
+
+    /// [`HttpError::Status`] with the status of this answer, in the name of `host`.
+    pub fn status_error(&self, host: &str) -> HttpError {
+        HttpError::Status {
             host: host.to_owned(),
             status: self.status.to_string(),
             retry_after: self.retry_after,
-        })
+        }
     }
 }
 
