@@ -160,8 +160,8 @@ mod tests {
     enum Tree {
         Int(i64),
         Bytes(Vec<u8>),
-        List(Vec<Tree>),
-        Dict(BTreeMap<Vec<u8>, Tree>),
+        List(Vec<Self>),
+        Dict(BTreeMap<Vec<u8>, Self>),
     }
 
     impl Tree {

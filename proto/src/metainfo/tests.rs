@@ -8,6 +8,7 @@ use crate::path::TorrentPath;
 
 mod hybrid;
 mod round_trip;
+mod vectors;
 
 const PIECE: u32 = 16 * 1024;
 

@@ -65,7 +65,7 @@ proptest! {
         if let Ok(metainfo) = Metainfo::parse(&bytes) {
             let info = &metainfo.info;
             prop_assert_eq!(info.pieces.len(), 20 * info.geometry.piece_count() as usize);
-            prop_assert_eq!(info.geometry.file_count() as usize, info.files.len());
+            prop_assert_eq!(info.geometry.file_count(), info.files.len());
             prop_assert_eq!(Metainfo::parse(&metainfo.to_bytes()).map(|again| again.hashes), Ok(metainfo.hashes));
         }
         let _ = Metainfo::parse(&bytes[..cut.index(bytes.len())]);
