@@ -24,6 +24,7 @@ pub mod metainfo;
 pub mod path;
 pub mod magnet;
 pub mod time;
+pub mod announce;
 pub mod swarm;
 pub mod rate;
 pub mod tracker;

@@ -130,6 +130,8 @@ pub struct Picker {
     in_flight_bytes: u64,
     budget_bytes: u64,
     availability: Vec<u16>,
+    /// Pieces that failed with several contributors, and the one source that may give each now.
+    contested: HashMap<u32, Option<SourceId>>,
     wants: Wants,
     is_filling: bool,
     /// Absent pieces in the order in which fill takes them (last first); rebuilt when it runs dry or grows stale.
@@ -151,6 +153,7 @@ impl Picker {
             in_flight_bytes: 0,
             budget_bytes,
             availability: vec![0; count as usize],
+            contested: HashMap::new(),
             wants: Wants::default(),
             is_filling: false,
             fill_order: Vec::new(),
@@ -251,6 +254,20 @@ impl Picker {
         self.partials.get(&piece).and_then(|p| p.last_block_at)
     }
 
+    /// Whether a piece is asked of one source alone, so that its hash convicts or clears that one: it failed before
+    /// with several contributors.
+    pub fn is_contested(&self, piece: u32) -> bool {
+        self.contested.contains_key(&piece)
+    }
+
+    /// Sets whether a piece is contested.
+    pub fn set_contested(&mut self, piece: PieceIndex, contested: Contested) {
+        match contested {
+            Contested::Yes => self.contested.insert(piece.get(), None),
+            Contested::No => self.contested.remove(&piece.get()),
+        };
+    }
+
     /// Chooses requests for one source; appends them to `out`.
     ///
     /// `random` gives any number; it breaks ties of rarity.
@@ -329,6 +346,9 @@ impl Picker {
         let pieces: Vec<u32> =
             self.wants.of(Urgency::Read).filter(|p| has.get(*p)).take(SCAN_LIMIT).collect();
         for piece in pieces {
+            if self.contested.contains_key(&piece) {
+                continue;
+            }
             let Some(partial) = self.partials.get_mut(&piece) else { continue };
             let Some(index) = self.geometry.piece(piece) else { continue };
             for (block, state) in partial.blocks.iter_mut().enumerate() {
@@ -400,7 +420,9 @@ impl Picker {
     /// Nothing is left that nobody was asked for: ask a second source for what is outstanding.
     fn pick_end_game(&mut self, source: SourceId, has: Has<'_>, room: usize, out: &mut Vec<Pick>) {
         let mut left = room;
-        for (piece, partial) in self.partials.iter_mut().filter(|(p, _)| has.get(**p)) {
+        let contested = &self.contested;
+        let shared = |p: &u32| has.get(*p) && !contested.contains_key(p);
+        for (piece, partial) in self.partials.iter_mut().filter(|(p, _)| shared(p)) {
             let Some(index) = self.geometry.piece(*piece) else { continue };
             for (block, state) in partial.blocks.iter_mut().enumerate() {
                 if left == 0 {
@@ -461,6 +483,11 @@ impl Picker {
     ) {
         let Some(index) = self.geometry.piece(piece) else { return };
         let Some(partial) = self.partials.get_mut(&piece) else { return };
+        if let Some(owner) = self.contested.get_mut(&piece)
+            && *owner.get_or_insert(source) != source
+        {
+            return;
+        }
         let mut left = room;
         for (block, state) in partial.blocks.iter_mut().enumerate() {
             if left == 0 || partial.missing == 0 {
@@ -524,6 +551,12 @@ impl Picker {
         let piece = key.piece.get();
         let Some(partial) = self.partials.get_mut(&piece) else { return };
         let Some(state) = partial.blocks.get_mut(key.block as usize) else { return };
+        if let Some(owner) = self.contested.get_mut(&piece)
+            && *owner == Some(source)
+        {
+            // It did not deliver: somebody else may.
+            *owner = None;
+        }
         match *state {
             Block::Asked(by, _) if by == source => {
                 *state = Block::Missing;
@@ -539,6 +572,7 @@ impl Picker {
     /// The piece was verified and stored.
     pub fn handle_verified(&mut self, piece: PieceIndex) {
         self.release(piece.get());
+        self.contested.remove(&piece.get());
         if self.pieces[piece.get() as usize] != Piece::Present {
             self.pieces[piece.get() as usize] = Piece::Present;
             self.present += 1;
@@ -590,6 +624,15 @@ impl Picker {
             self.in_flight_bytes -= u64::from(self.geometry.piece_len(index));
         }
     }
+}
+
+/// Whether a piece is asked of one source alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contested {
+    /// It failed with several contributors.
+    Yes,
+    /// It may come from anybody.
+    No,
 }
 
 /// What to do with pieces nobody demands.

@@ -144,6 +144,20 @@ fn a_partial_piece_nobody_wants_is_given_up() {
     assert_eq!(p.in_flight_bytes(), 0);
 }
 
+#[test]
+fn a_contested_piece_comes_from_one_source_until_that_one_fails() {
+    let mut p = picker(2, 2);
+    let piece = key(&p, 0, 0).piece;
+    p.set_contested(piece, Contested::Yes);
+    p.set_demand(DemandId(1), Urgency::Read, &[0..1]);
+    assert_eq!(pick(&mut p, 1, room(1), 0), [(0, 0)]);
+    let hedging = Room { hedge_after: Moment::ZERO, ..room(9) };
+    assert!(pick(&mut p, 2, hedging, 5).is_empty());
+    let k = key(&p, 0, 0);
+    p.handle_lost(SourceId(1), k, Moment::ZERO);
+    assert_eq!(pick(&mut p, 2, room(9), 6), [(0, 0), (0, 1)]);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Demand { id: u64, urgency: u8, first: u32, len: u32 },

@@ -1,0 +1,98 @@
+//! How a session is set up. Plain values with defaults; reading files, flags and the environment is the command's
+//! business, never this crate's.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything a [`Session`](crate::Session) can be told at its start.
+#[derive(Debug, Clone)]
+pub struct SessionConfig {
+    /// Where torrents, their data and the record of what is present are kept.
+    pub cache_dir: PathBuf,
+    /// Where peers may connect to.
+    pub listen: ListenConfig,
+    /// Connections over all torrents, both directions. Each costs a file descriptor and about 40 KiB when idle.
+    pub max_peers: usize,
+    /// Connections of one torrent.
+    pub max_peers_per_torrent: usize,
+    /// Outgoing connections not yet established, over all torrents. High values upset home routers.
+    pub max_half_open: usize,
+    /// Payload bytes a second to all peers together; `None` is unlimited.
+    pub upload_limit: Option<u64>,
+    /// Payload bytes a second from all peers together; `None` is unlimited.
+    pub download_limit: Option<u64>,
+    /// Bytes that pieces in flight may hold, over all torrents. One piece a torrent is always allowed: below the
+    /// largest piece size a single read still works, but nothing is read ahead.
+    pub memory_bytes: u64,
+    /// How long a read may go without any progress before it fails.
+    pub read_timeout: Duration,
+    /// Whether what is present is served to peers.
+    pub upload: UploadPolicy,
+    /// Peers unchoked at once in one torrent, besides the optimistic one (BEP 3).
+    pub upload_slots: usize,
+    /// The longest read-ahead window of one open file, in bytes.
+    pub max_readahead_bytes: u64,
+    /// Sent to trackers and web servers, and to peers in the extension handshake.
+    pub user_agent: String,
+}
+
+/// Addresses and port to listen on.
+#[derive(Debug, Clone)]
+pub struct ListenConfig {
+    /// 0 takes any free port.
+    pub port: u16,
+    /// What to do when the port is taken.
+    pub port_policy: PortPolicy,
+    /// Local addresses; outgoing connections use them as well, if they are not the unspecified ones.
+    pub addrs: Vec<IpAddr>,
+}
+
+/// What to do when the configured port is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortPolicy {
+    /// Fail.
+    Exact,
+    /// Take any free one instead.
+    Preferred,
+}
+
+/// Whether a session gives as well as takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UploadPolicy {
+    /// Present pieces are served.
+    On,
+    /// Every peer stays choked.
+    Off,
+}
+
+impl Default for ListenConfig {
+    fn default() -> Self {
+        Self {
+            port: 6881,
+            port_policy: PortPolicy::Preferred,
+            addrs: vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+        }
+    }
+}
+
+impl SessionConfig {
+    /// The defaults, with data under `cache_dir`.
+    pub fn new(cache_dir: PathBuf) -> Self {
+        Self {
+            cache_dir,
+            listen: ListenConfig::default(),
+            max_peers: 500,
+            max_peers_per_torrent: 60,
+            max_half_open: 32,
+            upload_limit: None,
+            download_limit: None,
+            memory_bytes: 96 << 20,
+            read_timeout: Duration::from_secs(60),
+            upload: UploadPolicy::On,
+            upload_slots: 8,
+            max_readahead_bytes: 32 << 20,
+            user_agent: concat!("wtfs/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}

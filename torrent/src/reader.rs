@@ -1,0 +1,210 @@
+//! The one read path: bytes of a file by range, from the store if they are there, else demanded from the swarm.
+//!
+//! A [`FileReader`] belongs to one open file handle. Reads of one handle run in parallel and share nothing but the
+//! read-ahead policy, which is locked only to note a read and to plan. A read that is dropped withdraws its demand.
+//! Only verified pieces are ever read, because only those are marked present.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::oneshot;
+use wtfs_proto::geometry::FileIndex;
+use wtfs_proto::readahead::{Readahead, ReadaheadConfig};
+use wtfs_proto::swarm::DemandId;
+
+use crate::clock::Clock;
+use crate::error::{OpenError, ReadError};
+use crate::session::Engine;
+use crate::store::TryRead;
+use crate::torrent::{Command, Content, Shared};
+
+/// Demand ids are unique in the process, so that a late withdrawal never hits somebody else's demand.
+static NEXT_DEMAND: AtomicU64 = AtomicU64::new(1);
+
+fn next_demand() -> DemandId {
+    DemandId(NEXT_DEMAND.fetch_add(1, Ordering::Relaxed))
+}
+
+/// An open file. Clones share the handle's read-ahead; dropping the last one ends it.
+#[derive(Debug, Clone)]
+pub struct FileReader {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    engine: Arc<Engine>,
+    shared: Arc<Shared>,
+    content: Arc<Content>,
+    file: FileIndex,
+    len: u64,
+    clock: Clock,
+    ahead_id: DemandId,
+    ahead: Mutex<Ahead>,
+}
+
+#[derive(Debug)]
+struct Ahead {
+    policy: Readahead,
+    /// The pieces the torrent's task was last told of.
+    sent: Vec<Range<u32>>,
+}
+
+impl FileReader {
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        shared: Arc<Shared>,
+        content: Arc<Content>,
+        file: FileIndex,
+    ) -> Result<Self, OpenError> {
+        let entry = content.metainfo.info.files.get(file.get() as usize).ok_or(OpenError::NoSuchFile)?;
+        if entry.is_pad || entry.symlink.is_some() {
+            return Err(OpenError::NoSuchFile);
+        }
+        let len = entry.bytes;
+        let config = ReadaheadConfig {
+            max_window: engine.config.max_readahead_bytes,
+            granule_bytes: u64::from(content.geometry().piece_bytes()),
+            ..ReadaheadConfig::default()
+        };
+        let policy = Readahead::new(len, config);
+        let ahead = Mutex::new(Ahead { policy, sent: Vec::new() });
+        let clock = Clock::start();
+        let inner = Inner { engine, shared, content, file, len, clock, ahead_id: next_demand(), ahead };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Length of the file in bytes.
+    pub fn len(&self) -> u64 {
+        self.inner.len
+    }
+
+    /// Whether the file has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes, if every piece is present and the page cache can give them without waiting for the disk. Never waits.
+    /// Counts as a read for read-ahead only if it succeeds.
+    pub fn try_read_at(&self, offset: u64, len: u32) -> Option<Bytes> {
+        let inner = &self.inner;
+        let range = inner.clamp(offset, len);
+        if range.is_empty() {
+            return Some(Bytes::new());
+        }
+        if !inner.content.present.has_all(inner.pieces(&range)) {
+            return None;
+        }
+        let mut buffer = BytesMut::zeroed(usize::try_from(range.end - range.start).ok()?);
+        match inner.content.store.try_read_file(inner.file, range.start, &mut buffer) {
+            Ok(TryRead::Done) => {
+                inner.advise(&range);
+                Some(buffer.freeze())
+            }
+            Ok(TryRead::WouldBlock) | Err(_) => None,
+        }
+    }
+
+    /// Bytes from `offset` on: `len` of them, fewer only at the end of the file, none past it.
+    ///
+    /// Waits until the pieces are present; any number of calls may run at once.
+    ///
+    /// # Errors
+    /// [`ReadError::Timeout`] when nothing moved for the session's read time-out; see [`ReadError`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: the demand is withdrawn.
+    pub async fn read_at(&self, offset: u64, len: u32) -> Result<Bytes, ReadError> {
+        let inner = &self.inner;
+        let range = inner.clamp(offset, len);
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        inner.advise(&range);
+        let pieces = inner.pieces(&range);
+        if !inner.content.present.has_all(pieces.clone()) {
+            inner.demand(pieces).await?;
+        }
+        let (content, file) = (inner.content.clone(), inner.file);
+        let size = usize::try_from(range.end - range.start).map_err(|_| ReadError::Closed)?;
+        let read = inner.engine.disk.run(move || {
+            let mut buffer = BytesMut::zeroed(size);
+            content.store.read_file(file, range.start, &mut buffer).map(|()| buffer.freeze())
+        });
+        let bytes = read.await.map_err(|_| ReadError::Closed)??;
+        Ok(bytes)
+    }
+}
+
+impl Inner {
+    fn clamp(&self, offset: u64, len: u32) -> Range<u64> {
+        let start = offset.min(self.len);
+        start..start.saturating_add(u64::from(len)).min(self.len)
+    }
+
+    fn pieces(&self, range: &Range<u64>) -> Range<u32> {
+        let pieces = self.content.geometry().pieces_of(self.file, range.clone());
+        match (pieces.first(), pieces.last_piece()) {
+            (Some(first), Some(last)) => first.get()..last.get() + 1,
+            _ => 0..0,
+        }
+    }
+
+    /// Notes a read and, if the pieces worth reading ahead changed, tells the torrent's task.
+    fn advise(&self, range: &Range<u64>) {
+        if self.content.present.is_full() {
+            return;
+        }
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let len = u32::try_from(range.end - range.start).unwrap_or(u32::MAX);
+        let Some(plan) = ahead.policy.handle_read(self.clock.now(), range.start, len) else { return };
+        let mut ranges: Vec<Range<u32>> =
+            plan.ranges.iter().map(|range| self.pieces(range)).filter(|range| !range.is_empty()).collect();
+        ranges.dedup();
+        ranges.retain(|range| !self.content.present.has_all(range.clone()));
+        if ranges != ahead.sent {
+            let command = Command::ReadAhead { id: self.ahead_id, ranges: ranges.clone() };
+            // A task too busy to take a hint gets the next one.
+            if self.shared.commands.try_send(command).is_ok() {
+                ahead.sent = ranges;
+            }
+        }
+    }
+
+    async fn demand(&self, pieces: Range<u32>) -> Result<(), ReadError> {
+        let id = next_demand();
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Demand { id, pieces, reply };
+        self.shared.commands.send(command).await.map_err(|_| ReadError::Closed)?;
+        let withdraw = Withdraw { shared: &self.shared, id };
+        let answer = answer.await.map_err(|_| ReadError::Closed)?;
+        std::mem::forget(withdraw);
+        answer
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let ahead = self.ahead.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if !ahead.sent.is_empty() {
+            drop(Withdraw { shared: &self.shared, id: self.ahead_id });
+        }
+    }
+}
+
+/// Withdraws a demand when dropped. If the task is too busy to take the message, it finds out by itself that nobody
+/// waits for the answer any more.
+struct Withdraw<'a> {
+    shared: &'a Shared,
+    id: DemandId,
+}
+
+impl Drop for Withdraw<'_> {
+    fn drop(&mut self) {
+        if self.shared.commands.try_send(Command::Withdraw(self.id)).is_err() {
+            tracing::debug!(id = self.id.0, "a withdrawal was left to the next tick");
+        }
+    }
+}

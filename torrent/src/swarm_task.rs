@@ -1,0 +1,420 @@
+//! The task of one torrent: it owns the swarm's state and makes every decision, by asking proto's pure types.
+//!
+//! Everything that happens comes in as a message: commands of readers, events of peers, outcomes of jobs, addresses
+//! from trackers, and a tick. Handlers never await; what takes long is spawned and comes back as an [`Event`]. After
+//! each round of messages the task asks peers for what is wanted now and hands complete pieces to the disk pool.
+//!
+//! The parts: `candidates` (whom to connect to), `peers` (who is connected), `download` (pieces), `demands` (reads that
+//! wait), `messages` (what peers say), `connect`, `opening` (metadata and store), `upkeep` (ticks), `report` (status).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use wtfs_proto::choke::Choker;
+use wtfs_proto::swarm::picker::{Pick, SourceId};
+use wtfs_proto::wire::handshake::Handshake;
+use wtfs_proto::wire::message::{BlockRequest, Message};
+
+use self::candidates::{Candidates, Origin};
+use self::download::{Download, Gathered, Outcome};
+use self::opening::Opening;
+use self::peers::Peers;
+use self::suspects::Suspects;
+use crate::clock::Clock;
+use crate::error::{AddError, ReadError};
+use crate::peer_task::{CloseReason, PeerCommand, PeerEvent};
+use crate::resolve::Source;
+use crate::session::{AddOptions, Engine, Fill};
+use crate::store::StoreError;
+use crate::torrent::{Command, Content, Shared, Torrent};
+use crate::tracker::announcer::AnnouncerHandle;
+use crate::transport::Connection;
+
+mod candidates;
+mod connect;
+mod demands;
+mod download;
+mod messages;
+mod opening;
+mod peers;
+mod report;
+mod requests;
+mod suspects;
+mod upkeep;
+
+/// Peer events waiting; peers stop reading their sockets when it is full. Each holds at most one read buffer.
+const PEER_EVENTS: usize = 256;
+/// Outcomes waiting; jobs wait when it is full.
+const EVENTS: usize = 256;
+/// Lists of addresses waiting.
+const ADDRESS_LISTS: usize = 16;
+/// Messages handled between two rounds of requests.
+const BATCH: usize = 64;
+
+/// What comes back from work the task gave away.
+#[derive(Debug)]
+enum Event {
+    /// An outgoing connection shook hands.
+    Connected(Box<(Connection, Handshake)>),
+    /// An outgoing connection came to nothing; `is_useless` if it must not be tried again.
+    ConnectFailed { addr: SocketAddr, is_useless: bool },
+    /// Pieces were verified, or were not.
+    Pieces(Vec<(Gathered, Outcome)>),
+    /// The metadata came by HTTP.
+    Metainfo(Box<wtfs_proto::metainfo::Metainfo>),
+    /// The store is open, or cannot be opened.
+    Opened(Result<Arc<Content>, StoreError>),
+    /// The record was written.
+    Checkpoint(Result<(), StoreError>),
+    /// Names in the magnet were looked up.
+    Addresses(Vec<SocketAddr>),
+}
+
+/// The state of the task. Each field is a part with a file of its own.
+#[derive(Debug)]
+struct SwarmTask {
+    shared: Arc<Shared>,
+    engine: Arc<Engine>,
+    clock: Clock,
+    opening: Opening,
+    peers: Peers,
+    candidates: Candidates,
+    download: Option<Download>,
+    suspects: Suspects,
+    announcer: AnnouncerHandle,
+    choker: Choker<SourceId>,
+    channels: Channels,
+    upkeep: upkeep::Upkeep,
+}
+
+/// Ways back into the task, handed to what it spawns.
+#[derive(Debug)]
+struct Channels {
+    events: mpsc::Sender<Event>,
+    peer_events: mpsc::Sender<(SourceId, PeerEvent)>,
+    cancel: CancellationToken,
+}
+
+/// Opens what can be opened at once and spawns the task.
+pub(crate) async fn start(
+    torrent: &Torrent,
+    source: Source,
+    options: AddOptions,
+    commands: mpsc::Receiver<Command>,
+) -> Result<(), AddError> {
+    let (shared, engine) = (torrent.shared.clone(), torrent.engine.clone());
+    let fill = options.fill;
+    let (peers, trackers) = (options.peers.clone(), options.trackers.clone());
+    let opening = Opening::begin(&shared, &engine, source, options).await?;
+    let (events, event_inbox) = mpsc::channel(EVENTS);
+    let (peer_events, peer_inbox) = mpsc::channel(PEER_EVENTS);
+    let (found, found_inbox) = mpsc::channel(ADDRESS_LISTS);
+    let cancel = engine.cancel.child_token();
+    let announcer = connect::announce(&shared, &engine, &opening, &trackers, found);
+    let mut candidates = Candidates::default();
+    for addr in peers.into_iter().chain(opening.peers()) {
+        candidates.add(addr, Origin::Given);
+    }
+    let mut task = SwarmTask {
+        choker: Choker::new(engine.config.upload_slots),
+        clock: Clock::start(),
+        peers: Peers::new(),
+        candidates,
+        download: None,
+        suspects: Suspects::default(),
+        announcer,
+        channels: Channels { events, peer_events, cancel },
+        upkeep: upkeep::Upkeep::new(fill == Fill::Everything),
+        opening,
+        shared,
+        engine: engine.clone(),
+    };
+    task.begin();
+    let span = tracing::info_span!("torrent", ih = %short(&task.shared));
+    let inboxes = Inboxes { commands, events: event_inbox, peers: peer_inbox, addresses: found_inbox };
+    engine.tasks.spawn(tracing::Instrument::instrument(task.run(inboxes), span));
+    Ok(())
+}
+
+fn short(shared: &Shared) -> String {
+    shared.info_hash().to_string().chars().take(8).collect()
+}
+
+/// Everything that comes in.
+struct Inboxes {
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Receiver<Event>,
+    peers: mpsc::Receiver<(SourceId, PeerEvent)>,
+    addresses: mpsc::Receiver<Vec<SocketAddr>>,
+}
+
+/// Whether the task goes on after a message.
+enum Flow {
+    Continue,
+    Stop(tokio::sync::oneshot::Sender<()>),
+}
+
+impl SwarmTask {
+    /// Takes up what `start` prepared.
+    fn begin(&mut self) {
+        if let Some(content) = self.shared.content().cloned() {
+            self.handle_content(content);
+        } else {
+            self.opening.spawn_jobs(&self.shared, &self.engine, &self.channels.events);
+        }
+        self.opening.look_up_peers(&self.engine, &self.channels.events);
+    }
+
+    async fn run(mut self, mut inboxes: Inboxes) {
+        let cancel = self.channels.cancel.clone();
+        let mut commands = Vec::with_capacity(BATCH);
+        let mut peer_events = Vec::with_capacity(BATCH);
+        let mut next_tick = tokio::time::Instant::now();
+        let stopped = loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => break None,
+                received = inboxes.commands.recv_many(&mut commands, BATCH) => if received == 0 { break None },
+                received = inboxes.peers.recv_many(&mut peer_events, BATCH) => if received == 0 { break None },
+                Some(event) = inboxes.events.recv() => self.handle_event(event),
+                Some(addrs) = inboxes.addresses.recv() => {
+                    for addr in addrs {
+                        self.candidates.add(addr, Origin::Tracker);
+                    }
+                    self.connect_more();
+                }
+                () = tokio::time::sleep_until(next_tick) => {
+                    next_tick = tokio::time::Instant::now() + self.handle_tick();
+                }
+            }
+            let mut stop = None;
+            for command in commands.drain(..) {
+                if let Flow::Stop(done) = self.handle_command(command) {
+                    stop = Some(done);
+                }
+            }
+            if stop.is_some() {
+                break stop;
+            }
+            for (source, event) in peer_events.drain(..) {
+                self.handle_peer_event(source, event);
+            }
+            self.settle();
+            next_tick = next_tick.min(tokio::time::Instant::now() + self.tick_interval());
+        };
+        self.finish(stopped).await;
+    }
+
+    /// After each round: asks for what is wanted and starts the jobs that are due.
+    fn settle(&mut self) {
+        self.request_blocks();
+        let Some(download) = &mut self.download else { return };
+        for job in download.take_jobs() {
+            let content = download.content.clone();
+            let (disk, events) = (self.engine.disk.clone(), self.channels.events.clone());
+            self.engine.tasks.spawn(async move {
+                if let Ok(outcomes) = disk.run(move || download::store_pieces(&content, job)).await {
+                    // Fails only when the torrent is gone.
+                    let _gone = events.send(Event::Pieces(outcomes)).await;
+                }
+            });
+        }
+    }
+
+    fn handle_command(&mut self, command: Command) -> Flow {
+        match command {
+            Command::Stop(done) => return Flow::Stop(done),
+            Command::Demand { id, pieces, reply } => self.handle_demand(id, pieces, reply),
+            Command::Withdraw(id) => {
+                if let Some(download) = &mut self.download {
+                    download.demands.withdraw(id);
+                    download.picker.clear_demand(id);
+                }
+            }
+            Command::ReadAhead { id, ranges } => {
+                if let Some(download) = &mut self.download {
+                    let urgency = wtfs_proto::swarm::Urgency::ReadAhead;
+                    download.picker.set_demand(id, urgency, &ranges);
+                    self.upkeep.needs_requests();
+                }
+            }
+            Command::AddPeers(addrs) => {
+                for addr in addrs {
+                    self.candidates.add(addr, Origin::Given);
+                }
+                self.connect_more();
+            }
+            Command::AddTrackers(urls) => self.announcer.add_trackers(urls),
+            Command::FillAll => {
+                self.upkeep.is_filling = true;
+                if let Some(download) = &mut self.download {
+                    download.picker.set_filling(wtfs_proto::swarm::picker::Filling::Everything);
+                }
+                self.upkeep.needs_requests();
+            }
+            Command::Incoming(connected) => self.handle_connected(*connected),
+        }
+        Flow::Continue
+    }
+
+    fn handle_demand(
+        &mut self,
+        id: wtfs_proto::swarm::DemandId,
+        pieces: std::ops::Range<u32>,
+        reply: tokio::sync::oneshot::Sender<Result<(), ReadError>>,
+    ) {
+        let now = self.clock.now();
+        let Some(download) = &mut self.download else {
+            demands::answer(reply, Err(ReadError::Closed));
+            return;
+        };
+        let present = |piece| download.content.present.get(piece);
+        if download.demands.add(id, pieces.clone(), reply, now, present) {
+            download.picker.set_demand(id, wtfs_proto::swarm::Urgency::Read, &[pieces]);
+            self.upkeep.needs_requests();
+            self.upkeep.wake_soon();
+        }
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Connected(connected) => self.handle_connected(*connected),
+            Event::ConnectFailed { addr, is_useless } => {
+                self.upkeep.connecting -= 1;
+                if is_useless {
+                    self.candidates.forget(addr);
+                } else {
+                    self.candidates.handle_closed(addr, self.clock.now());
+                }
+                self.connect_more();
+            }
+            Event::Pieces(outcomes) => {
+                for (gathered, outcome) in outcomes {
+                    self.handle_outcome(gathered, outcome);
+                }
+            }
+            Event::Metainfo(metainfo) => {
+                self.opening.handle_metainfo(*metainfo, &self.shared, &self.engine, &self.channels.events);
+            }
+            Event::Opened(Ok(content)) => {
+                self.shared.set_content(content.clone());
+                self.handle_content(content);
+            }
+            Event::Opened(Err(error)) => {
+                tracing::error!(%error, "the torrent's data cannot be opened");
+                self.shared.phase.send_replace(crate::status::Phase::Failed { message: error.to_string() });
+            }
+            Event::Checkpoint(result) => self.handle_checkpoint(result),
+            Event::Addresses(addrs) => {
+                for addr in addrs {
+                    self.candidates.add(addr, Origin::Given);
+                }
+                self.connect_more();
+            }
+        }
+    }
+
+    fn handle_outcome(&mut self, gathered: Gathered, outcome: Outcome) {
+        let now = self.clock.now();
+        let Some(download) = &mut self.download else { return };
+        let piece = gathered.piece;
+        match outcome {
+            Outcome::Stored => {
+                download.picker.handle_verified(piece);
+                download.is_dirty = true;
+                for id in download.demands.handle_stored(piece.get(), now) {
+                    download.picker.clear_demand(id);
+                }
+                let liars = self.suspects.handle_good(&gathered);
+                self.announce_piece(piece.get());
+                self.ban_liars(liars);
+                self.check_complete();
+            }
+            Outcome::BadHash => {
+                let bytes = download.content.geometry().piece_len(piece);
+                self.shared.counters.failed_pieces.add(1);
+                self.shared.counters.wasted.add(u64::from(bytes));
+                download.picker.handle_failed(piece);
+                let liars = self.suspects.handle_bad(&gathered);
+                download.picker.set_contested(piece, self.suspects.contested(piece));
+                tracing::warn!(piece = piece.get(), liars = liars.len(), "a piece has a wrong hash");
+                self.ban_liars(liars);
+            }
+            Outcome::NotStored(error) => {
+                tracing::error!(piece = piece.get(), %error, "a piece could not be stored");
+                download.picker.handle_failed(piece);
+                let error = ReadError::from(error);
+                for id in download.demands.handle_failed(piece.get(), &error) {
+                    download.picker.clear_demand(id);
+                    self.shared.counters.failed_reads.add(1);
+                }
+                download.pause(now);
+            }
+        }
+        self.upkeep.needs_requests();
+    }
+
+    /// Everything is there: tells the trackers and whoever waits, and leaves the other seeds.
+    fn check_complete(&mut self) {
+        let Some(download) = &mut self.download else { return };
+        if !download.picker.is_complete() || download.was_complete {
+            return;
+        }
+        download.was_complete = true;
+        tracing::info!("complete");
+        self.announcer.completed();
+        self.shared.phase.send_replace(crate::status::Phase::Ready);
+        let seeds: Vec<SourceId> = self.peers.values().filter(|p| p.is_seed()).map(|p| p.id).collect();
+        for id in seeds {
+            self.close_peer(id, &CloseReason::BothSeeds);
+        }
+        self.upkeep.needs_interest_check();
+    }
+
+    /// The last words: readers get their errors, trackers their `stopped`, the disk its record.
+    async fn finish(mut self, stopped: Option<tokio::sync::oneshot::Sender<()>>) {
+        if let Some(download) = &mut self.download {
+            download.demands.fail_all(&ReadError::Closed);
+        }
+        self.peers.clear();
+        self.channels.cancel.cancel();
+        let content = self.shared.content().cloned();
+        let disk = self.engine.disk.clone();
+        let checkpoint = async {
+            if let Some(content) = content
+                && let Ok(Err(error)) = disk.run(move || content.store.checkpoint()).await
+            {
+                tracing::error!(%error, "the record could not be written; what is new will be hashed again");
+            }
+        };
+        tokio::join!(self.announcer.stop(), checkpoint);
+        let held = self.upkeep.in_flight_reported;
+        self.engine.in_flight_bytes.fetch_sub(held, Ordering::Relaxed);
+        if let Some(done) = stopped {
+            // Whoever stopped us may have stopped waiting.
+            let _gone = done.send(());
+        }
+    }
+}
+
+/// A request for a whole block, as the wire wants it.
+fn request_of(geometry: &wtfs_proto::geometry::Geometry, pick: &Pick) -> BlockRequest {
+    let (piece, block) = (pick.key.piece, pick.key.block);
+    BlockRequest {
+        piece: piece.get(),
+        begin: block * wtfs_proto::geometry::BLOCK_BYTES,
+        length: geometry.block_len(piece, block),
+    }
+}
+
+/// One message, to be queued.
+fn one(message: Message) -> PeerCommand {
+    PeerCommand::Messages(vec![message])
+}
+
+/// How long until the next tick while something is under way.
+const BUSY_TICK: Duration = Duration::from_millis(100);

@@ -1,0 +1,293 @@
+//! Peers coming and going: connecting, the first words, leaving, banning; and the trackers that name them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use wtfs_proto::bitfield::Bitfield;
+use wtfs_proto::swarm::picker::SourceId;
+use wtfs_proto::wire::allowed_fast::allowed_fast;
+use wtfs_proto::wire::extended::{ExtendedHandshake, HANDSHAKE_ID, UT_PEX};
+use wtfs_proto::wire::handshake::Handshake;
+use wtfs_proto::wire::message::Message;
+
+use super::opening::Opening;
+use super::peers::{About, Peer, Pieces, RawPieces};
+use super::{Event, SwarmTask};
+use crate::config::UploadPolicy;
+use crate::peer_task::{self, CloseReason, HasFast, PeerCommand, PeerContext, handshake};
+use crate::session::Engine;
+use crate::torrent::Shared;
+use crate::tracker::announcer::{Announcer, AnnouncerConfig, AnnouncerHandle, TransferStats};
+use crate::transport::{Connection, Direction, tcp};
+
+/// How long a TCP connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pieces a new peer may ask for while it is choked, so that it soon has something to trade (BEP 6's own number).
+const ALLOWED_FAST_PIECES: usize = 10;
+
+/// Banned peers shown in the status.
+pub(super) const MAX_BANNED_SHOWN: usize = 50;
+
+/// What we tell trackers we lack while the metadata is missing: something, so that they name seeds.
+const UNKNOWN_LEFT: u64 = 16 * 1024;
+
+/// Starts announcing to the torrent's trackers and the user's.
+pub(super) fn announce(
+    shared: &Arc<Shared>,
+    engine: &Arc<Engine>,
+    opening: &Opening,
+    extra: &[String],
+    found: mpsc::Sender<Vec<SocketAddr>>,
+) -> AnnouncerHandle {
+    let mut tiers = opening.trackers();
+    tiers.extend(extra.iter().map(|url| vec![url.clone()]));
+    let stats = {
+        let shared = shared.clone();
+        move || TransferStats {
+            uploaded: shared.counters.uploaded.total(),
+            downloaded: shared.counters.downloaded.total(),
+            left: left(&shared),
+        }
+    };
+    let config = AnnouncerConfig::new(shared.info_hash(), engine.peer_id, engine.port());
+    Announcer::spawn(config, engine.trackers.clone(), &tiers, stats, found, &engine.cancel)
+}
+
+/// Bytes still missing, to within a piece.
+fn left(shared: &Shared) -> u64 {
+    let Some(content) = shared.content() else { return UNKNOWN_LEFT };
+    let geometry = content.geometry();
+    let present = u64::from(content.present.count()) * u64::from(geometry.piece_bytes());
+    if content.present.is_full() { 0 } else { geometry.total_bytes().saturating_sub(present).max(1) }
+}
+
+impl SwarmTask {
+    pub(super) fn is_private(&self) -> bool {
+        self.shared.content().is_some_and(|content| content.metainfo.info.is_private)
+    }
+
+    /// Connects to more peers, if more are of use and allowed.
+    pub(super) fn connect_more(&mut self) {
+        let is_complete = self.download.as_ref().is_some_and(|d| d.picker.is_complete());
+        if is_complete || self.channels.cancel.is_cancelled() {
+            return;
+        }
+        let config = &self.engine.config;
+        let ours = self.peers.len() + self.upkeep.connecting;
+        let everybody = self.engine.connected.load(Ordering::Relaxed) + self.upkeep.connecting;
+        let room = config
+            .max_peers_per_torrent
+            .saturating_sub(ours)
+            .min(config.max_peers.saturating_sub(everybody))
+            .min(config.max_half_open.saturating_sub(self.upkeep.connecting));
+        if room == 0 {
+            return;
+        }
+        let is_needed = self.download.as_ref().is_none_or(|d| !d.demands.is_empty());
+        for addr in self.candidates.take(self.clock.now(), room, is_needed) {
+            if self.engine.is_ourselves(addr) || self.peers.values().any(|p| p.reachable_at() == Some(addr)) {
+                self.candidates.handle_connected(addr);
+                continue;
+            }
+            self.upkeep.connecting += 1;
+            self.spawn_connect(addr);
+        }
+    }
+
+    fn spawn_connect(&self, addr: SocketAddr) {
+        let (engine, hashes) = (self.engine.clone(), self.shared.hashes);
+        let (events, cancel) = (self.channels.events.clone(), self.channels.cancel.clone());
+        self.engine.tasks.spawn(async move {
+            let attempt = async {
+                // Never closed; an error cannot happen.
+                let _permit = engine.half_open.acquire().await;
+                let local = engine.local_addr_for(addr);
+                let mut connection = tcp::connect(addr, local, CONNECT_TIMEOUT).await?;
+                let theirs = handshake::initiate(&mut connection, &hashes, engine.peer_id).await?;
+                Ok::<_, handshake::OpenError>((connection, theirs))
+            };
+            let result = tokio::select! {
+                () = cancel.cancelled() => return,
+                result = attempt => result,
+            };
+            let event = match result {
+                Ok(connected) => Event::Connected(Box::new(connected)),
+                Err(error) => {
+                    tracing::debug!(%addr, %error, "no connection");
+                    let is_useless = matches!(error, handshake::OpenError::Ourselves);
+                    Event::ConnectFailed { addr, is_useless }
+                }
+            };
+            // Fails only when the torrent is gone.
+            let _gone = events.send(event).await;
+        });
+    }
+
+    /// A peer shook hands, whoever began.
+    pub(super) fn handle_connected(&mut self, (connection, theirs): (Connection, Handshake)) {
+        let addr = connection.addr;
+        if connection.direction == Direction::Outgoing {
+            self.upkeep.connecting -= 1;
+        }
+        let is_full = self.peers.len() >= self.engine.config.max_peers_per_torrent
+            || self.engine.connected.load(Ordering::Relaxed) >= self.engine.config.max_peers;
+        let is_known = self.peers.values().any(|p| p.about.peer_id == theirs.peer_id);
+        if is_full || is_known || self.candidates.is_banned(addr.ip()) {
+            tracing::debug!(%addr, is_full, is_known, "a connection was not kept");
+            self.candidates.handle_closed(addr, self.clock.now());
+            return;
+        }
+        self.candidates.handle_connected(addr);
+        let id = SourceId(self.upkeep.next_source);
+        self.upkeep.next_source += 1;
+        let has_fast = if theirs.reserved.fast() { HasFast::Yes } else { HasFast::No };
+        let about = About {
+            addr,
+            kind: connection.kind,
+            direction: connection.direction,
+            peer_id: theirs.peer_id,
+            client: theirs.peer_id.client(),
+            connected_at: self.clock.now(),
+            has_fast,
+            has_extensions: theirs.reserved.extension_protocol(),
+            listen_port: None,
+        };
+        let context = PeerContext {
+            source: id,
+            engine: self.engine.clone(),
+            shared: self.shared.clone(),
+            events: self.channels.peer_events.clone(),
+            has_fast,
+        };
+        let link = peer_task::spawn(connection, context);
+        let pieces = match &self.download {
+            Some(download) => Pieces::Known(Bitfield::new(download.content.geometry().piece_count())),
+            None => Pieces::Raw(RawPieces::default()),
+        };
+        tracing::debug!(%addr, client = about.client, "connected");
+        let peer = Peer::new(id, link, about, pieces);
+        let greeting = self.greeting(&peer);
+        let sent = peer.link.send(PeerCommand::Messages(greeting));
+        self.engine.connected.fetch_add(1, Ordering::Relaxed);
+        self.peers.insert(id, peer);
+        if let Err(reason) = sent {
+            self.close_peer(id, &reason);
+        }
+    }
+
+    /// The first words: what we have (which must come first), and the extension handshake.
+    fn greeting(&self, peer: &Peer) -> Vec<Message> {
+        let mut messages = Vec::new();
+        let present = self.download.as_ref().map(|download| &download.content.present);
+        match (present, peer.about.has_fast) {
+            (Some(present), HasFast::Yes) if present.is_full() => messages.push(Message::HaveAll),
+            (Some(present), _) if present.count() > 0 => {
+                messages.push(Message::Bitfield(present.to_bitfield().to_wire().into()));
+            }
+            (_, HasFast::Yes) => messages.push(Message::HaveNone),
+            (_, HasFast::No) => {}
+        }
+        if let (Some(present), HasFast::Yes, IpAddr::V4(ip)) = (present, peer.about.has_fast, peer.about.addr.ip())
+            && self.engine.config.upload == UploadPolicy::On
+            && let Some(download) = &self.download
+        {
+            let count = download.content.geometry().piece_count();
+            let pieces = allowed_fast(ip, self.shared.info_hash(), count, ALLOWED_FAST_PIECES);
+            let there = pieces.into_iter().filter(|piece| present.get(*piece));
+            messages.extend(there.map(Message::AllowedFast));
+        }
+        if peer.about.has_extensions {
+            messages.push(self.extended_handshake(peer.about.addr.ip()));
+        }
+        messages
+    }
+
+    fn extended_handshake(&self, your_ip: IpAddr) -> Message {
+        let mut ours = ExtendedHandshake {
+            messages: self.engine.registry.messages(),
+            request_queue: Some(peer_task::UPLOAD_QUEUE),
+            client: Some(self.engine.config.user_agent.clone()),
+            port: Some(self.engine.port()).filter(|port| *port != 0),
+            your_ip: Some(your_ip),
+            ..ExtendedHandshake::default()
+        };
+        if self.is_private() {
+            ours.messages.remove(UT_PEX);
+        }
+        if let Some(content) = self.shared.content() {
+            ours.metadata_size = Some(content.metainfo.info_bytes.len() as u64);
+            ours.upload_only = Some(content.present.is_full());
+        }
+        Message::Extended { id: HANDSHAKE_ID, payload: ours.encode() }
+    }
+
+    /// Tells every peer anew what the extension handshake says: the metadata has become known.
+    pub(super) fn repeat_extended_handshake(&mut self) {
+        let mut failed = Vec::new();
+        for peer in self.peers.values().filter(|peer| peer.about.has_extensions) {
+            let handshake = self.extended_handshake(peer.about.addr.ip());
+            if let Err(reason) = peer.link.send(super::one(handshake)) {
+                failed.push((peer.id, reason));
+            }
+        }
+        for (id, reason) in failed {
+            self.close_peer(id, &reason);
+        }
+    }
+
+    /// A connection is over, or is ended here. Misbehaviour is remembered.
+    pub(super) fn close_peer(&mut self, id: SourceId, reason: &CloseReason) {
+        let Some(mut peer) = self.peers.remove(&id) else { return };
+        let addr = peer.about.addr;
+        tracing::debug!(%addr, %reason, "disconnected");
+        self.engine.connected.fetch_sub(1, Ordering::Relaxed);
+        let lost = peer.withdraw_all();
+        self.give_back(id, &lost);
+        let now = self.clock.now();
+        if let (Some(download), Some(bits)) = (&mut self.download, peer.bits()) {
+            download.picker.remove_availability(bits.iter_ones());
+        }
+        self.choker.handle_disconnected(now, id);
+        self.opening.remove_metadata_source(id);
+        for handler in self.engine.extensions.iter() {
+            if peer.extensions.id(handler.name()).is_some() {
+                handler.handle_disconnected(addr, self.shared.info_hash());
+            }
+        }
+        match reason {
+            // It stays of no use until one of us loses data.
+            CloseReason::BothSeeds => self.candidates.forget(addr),
+            reason if reason.is_misbehaviour() => self.ban(addr, reason.to_string()),
+            _ => self.candidates.handle_closed(addr, now),
+        }
+        self.upkeep.wake_soon();
+    }
+
+    fn ban(&mut self, addr: SocketAddr, reason: String) {
+        tracing::warn!(%addr, reason, "banned");
+        self.candidates.ban(addr.ip());
+        self.suspects.forget(addr.ip());
+        self.upkeep.banned.push(crate::status::BannedPeer { addr, reason });
+        if self.upkeep.banned.len() > MAX_BANNED_SHOWN {
+            self.upkeep.banned.remove(0);
+        }
+    }
+
+    /// Bans those who sent wrong bytes, and closes their connections.
+    pub(super) fn ban_liars(&mut self, liars: Vec<IpAddr>) {
+        for ip in liars {
+            let ids: Vec<SourceId> =
+                self.peers.values().filter(|peer| peer.about.addr.ip() == ip).map(|peer| peer.id).collect();
+            if ids.is_empty() && !self.candidates.is_banned(ip) {
+                self.ban(SocketAddr::new(ip, 0), CloseReason::BadData.to_string());
+            }
+            for id in ids {
+                self.close_peer(id, &CloseReason::BadData);
+            }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The reads that wait for pieces.
+//!
+//! Invariant: a waiter is listed under each piece it still lacks, and answered exactly once, when it lacks none, when
+//! nothing moved for too long, or when the torrent ends.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use tokio::sync::oneshot;
+use wtfs_proto::swarm::DemandId;
+use wtfs_proto::time::Moment;
+
+use crate::error::ReadError;
+
+/// A read that makes some progress is still given up after this many read time-outs: a source that drips a block a
+/// minute must not hold a reader for hours.
+const LONGEST_WAIT: u32 = 20;
+
+#[derive(Debug)]
+struct Waiter {
+    lacking: u32,
+    pieces: Range<u32>,
+    reply: oneshot::Sender<Result<(), ReadError>>,
+    since: Moment,
+    progress_at: Moment,
+}
+
+/// A waiter whose time ran out.
+#[derive(Debug)]
+pub(super) struct Expired {
+    pub(super) id: DemandId,
+    /// The first piece it lacks.
+    pub(super) piece: u32,
+    pub(super) waited: Moment,
+    pub(super) reply: oneshot::Sender<Result<(), ReadError>>,
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct Demands {
+    waiting: HashMap<DemandId, Waiter>,
+    by_piece: HashMap<u32, Vec<DemandId>>,
+}
+
+impl Demands {
+    /// Adds a waiter for the pieces that are not `present`; answers it at once if there are none, and returns whether
+    /// it waits.
+    pub(super) fn add(
+        &mut self,
+        id: DemandId,
+        pieces: Range<u32>,
+        reply: oneshot::Sender<Result<(), ReadError>>,
+        now: Moment,
+        present: impl Fn(u32) -> bool,
+    ) -> bool {
+        let mut lacking = 0;
+        for piece in pieces.clone().filter(|piece| !present(*piece)) {
+            self.by_piece.entry(piece).or_default().push(id);
+            lacking += 1;
+        }
+        if lacking == 0 {
+            answer(reply, Ok(()));
+            return false;
+        }
+        self.waiting.insert(id, Waiter { lacking, pieces, reply, since: now, progress_at: now });
+        true
+    }
+
+    /// A piece is there: answers those who lack nothing else and returns their ids.
+    pub(super) fn handle_stored(&mut self, piece: u32, now: Moment) -> Vec<DemandId> {
+        let mut done = Vec::new();
+        for id in self.by_piece.remove(&piece).unwrap_or_default() {
+            let Some(waiter) = self.waiting.get_mut(&id) else { continue };
+            waiter.lacking -= 1;
+            waiter.progress_at = now;
+            if waiter.lacking == 0
+                && let Some(waiter) = self.waiting.remove(&id)
+            {
+                answer(waiter.reply, Ok(()));
+                done.push(id);
+            }
+        }
+        done
+    }
+
+    /// A piece cannot be had: whoever lacks it gets the error.
+    pub(super) fn handle_failed(&mut self, piece: u32, error: &ReadError) -> Vec<DemandId> {
+        let ids = self.by_piece.get(&piece).cloned().unwrap_or_default();
+        for id in &ids {
+            if let Some(waiter) = self.remove(*id) {
+                answer(waiter.reply, Err(error.clone()));
+            }
+        }
+        ids
+    }
+
+    /// Forgets a waiter that was withdrawn.
+    pub(super) fn withdraw(&mut self, id: DemandId) {
+        drop(self.remove(id));
+    }
+
+    fn remove(&mut self, id: DemandId) -> Option<Waiter> {
+        let waiter = self.waiting.remove(&id)?;
+        for piece in waiter.pieces.clone() {
+            if let Some(ids) = self.by_piece.get_mut(&piece) {
+                ids.retain(|other| *other != id);
+                if ids.is_empty() {
+                    self.by_piece.remove(&piece);
+                }
+            }
+        }
+        Some(waiter)
+    }
+
+    /// Those whose reader is gone without a word.
+    pub(super) fn abandoned(&mut self) -> Vec<DemandId> {
+        let ids: Vec<DemandId> =
+            self.waiting.iter().filter(|(_, w)| w.reply.is_closed()).map(|(id, _)| *id).collect();
+        for id in &ids {
+            self.withdraw(*id);
+        }
+        ids
+    }
+
+    /// Takes out those for whom nothing moved for `timeout`. `last_block_at` says when a block of a piece last came.
+    pub(super) fn expire(
+        &mut self,
+        now: Moment,
+        timeout: Moment,
+        last_block_at: impl Fn(u32) -> Option<Moment>,
+    ) -> Vec<Expired> {
+        let mut ids = Vec::new();
+        for (id, waiter) in &mut self.waiting {
+            if now.saturating_sub(waiter.progress_at) < timeout {
+                continue;
+            }
+            let newest = waiter.pieces.clone().filter_map(&last_block_at).max();
+            waiter.progress_at = waiter.progress_at.max(newest.unwrap_or_default());
+            let is_stuck = now.saturating_sub(waiter.progress_at) >= timeout;
+            if is_stuck || now.saturating_sub(waiter.since) >= timeout * LONGEST_WAIT {
+                ids.push(*id);
+            }
+        }
+        let mut expired = Vec::new();
+        for id in ids {
+            let first = self.waiting.get(&id).and_then(|waiter| {
+                let lacks = |piece: &u32| self.by_piece.get(piece).is_some_and(|ids| ids.contains(&id));
+                waiter.pieces.clone().find(lacks)
+            });
+            if let (Some(piece), Some(waiter)) = (first, self.remove(id)) {
+                let waited = now.saturating_sub(waiter.since);
+                expired.push(Expired { id, piece, waited, reply: waiter.reply });
+            }
+        }
+        expired
+    }
+
+    /// Everybody gets the error.
+    pub(super) fn fail_all(&mut self, error: &ReadError) {
+        self.by_piece.clear();
+        for (_, waiter) in self.waiting.drain() {
+            answer(waiter.reply, Err(error.clone()));
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+/// Answers a reader. If it has gone meanwhile, nobody needs the answer.
+pub(super) fn answer(reply: oneshot::Sender<Result<(), ReadError>>, result: Result<(), ReadError>) {
+    if reply.send(result).is_err() {
+        tracing::trace!("a reader left before its answer");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Moment = Moment::from_secs(10);
+
+    fn add(d: &mut Demands, id: u64, pieces: Range<u32>) -> oneshot::Receiver<Result<(), ReadError>> {
+        let (reply, answer) = oneshot::channel();
+        d.add(DemandId(id), pieces, reply, Moment::ZERO, |piece| piece == 0);
+        answer
+    }
+
+    #[test]
+    fn a_waiter_is_answered_when_its_last_piece_is_there() {
+        let mut d = Demands::default();
+        let mut none = add(&mut d, 1, 0..1);
+        assert!(none.try_recv().expect("answered at once").is_ok());
+        let mut two = add(&mut d, 2, 0..3);
+        assert!(d.handle_stored(1, Moment::ZERO).is_empty());
+        assert!(two.try_recv().is_err());
+        assert_eq!(d.handle_stored(2, Moment::ZERO), [DemandId(2)]);
+        assert!(two.try_recv().expect("answered").is_ok());
+        assert!(d.is_empty() && d.by_piece.is_empty());
+    }
+
+    #[test]
+    fn time_runs_out_without_progress_and_not_with_it() {
+        let mut d = Demands::default();
+        let _stuck = add(&mut d, 1, 1..3);
+        let _moving = add(&mut d, 2, 5..6);
+        let last_block = |piece| (piece == 5).then_some(Moment::from_secs(9));
+        let expired = d.expire(Moment::from_secs(10), TIMEOUT, last_block);
+        assert_eq!(expired.len(), 1);
+        assert_eq!((expired[0].id, expired[0].piece), (DemandId(1), 1));
+        assert_eq!(d.expire(Moment::from_secs(18), TIMEOUT, last_block).len(), 0);
+        assert_eq!(d.expire(Moment::from_secs(19), TIMEOUT, last_block).len(), 1);
+        assert!(d.by_piece.is_empty());
+    }
+
+    #[test]
+    fn dripping_progress_does_not_hold_a_reader_for_ever() {
+        let mut d = Demands::default();
+        let _answer = add(&mut d, 1, 1..2);
+        let now = TIMEOUT * LONGEST_WAIT;
+        assert_eq!(d.expire(now, TIMEOUT, |_| Some(now)).len(), 1);
+    }
+
+    #[test]
+    fn a_reader_that_left_is_noticed() {
+        let mut d = Demands::default();
+        drop(add(&mut d, 1, 1..4));
+        let _kept = add(&mut d, 2, 1..2);
+        assert_eq!(d.abandoned(), [DemandId(1)]);
+        assert_eq!(d.len(), 1);
+        let mut failed = add(&mut d, 3, 1..2);
+        assert_eq!(d.handle_failed(1, &ReadError::NoSpace).len(), 2);
+        assert!(matches!(failed.try_recv(), Ok(Err(ReadError::NoSpace))));
+        assert!(d.is_empty() && d.by_piece.is_empty());
+    }
+}

@@ -1,0 +1,54 @@
+//! The status a torrent publishes.
+
+use wtfs_proto::bitfield::Bitfield;
+use wtfs_proto::time::Moment;
+
+use super::SwarmTask;
+use super::peers::Peer;
+use crate::status::{PeerStatus, TorrentStatus};
+use crate::tracker::announcer::TrackerStateName;
+
+impl SwarmTask {
+    /// Publishes what [`crate::Torrent::status`] shows.
+    pub(super) fn report(&mut self, now: Moment) {
+        let status = TorrentStatus {
+            download_rate: self.upkeep.down.rate(now),
+            upload_rate: self.upkeep.up.rate(now),
+            waiting_reads: self.download.as_ref().map_or(0, |d| d.demands.len()),
+            in_flight_bytes: self.download.as_ref().map_or(0, |d| d.picker.in_flight_bytes()),
+            known_peers: self.candidates.idle_count(),
+            peers: self.peers.values().map(|peer| peer_status(peer, now)).collect(),
+            banned: self.upkeep.banned.clone(),
+            trackers: self.announcer.status(),
+            ..self.shared.blank_status()
+        };
+        self.shared.publish(status);
+    }
+
+    /// A few words on the trackers, for the log line of a read that failed.
+    pub(super) fn tracker_summary(&self) -> String {
+        let trackers = self.announcer.status();
+        let working = trackers.iter().filter(|t| t.state == TrackerStateName::Working).count();
+        format!("{working} of {} working", trackers.len())
+    }
+}
+
+fn peer_status(peer: &Peer, now: Moment) -> PeerStatus {
+    PeerStatus {
+        addr: peer.about.addr,
+        client: peer.about.client.clone(),
+        transport: peer.about.kind,
+        direction: peer.about.direction,
+        pieces: peer.bits().map_or(0, Bitfield::count_ones),
+        is_unchoking_us: !peer.stance.is_choking_us,
+        is_unchoked: !peer.stance.are_we_choking,
+        are_we_interested: peer.stance.are_we_interested,
+        is_interested: peer.stance.is_interested,
+        is_snubbed: peer.pipeline.is_snubbed(),
+        downloaded_bytes: peer.traffic.down_bytes,
+        uploaded_bytes: peer.traffic.up_bytes,
+        download_rate: peer.traffic.down.rate(now),
+        upload_rate: peer.traffic.up.rate(now),
+        outstanding: peer.outstanding(),
+    }
+}

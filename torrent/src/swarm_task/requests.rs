@@ -1,0 +1,164 @@
+//! Asking peers for blocks, and taking what they send.
+
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+
+use wtfs_proto::geometry::BLOCK_BYTES;
+use wtfs_proto::swarm::picker::{BlockKey, Pick, Receipt, Room, SourceId};
+use wtfs_proto::time::Moment;
+use wtfs_proto::wire::message::{BlockRequest, Message};
+
+use super::peers::Answer;
+use super::{SwarmTask, one, request_of};
+use crate::peer_task::{Block, CloseReason, PeerCommand};
+
+impl SwarmTask {
+    /// Asks each peer that has room for what is wanted most. Peers that answer soonest are asked first.
+    pub(super) fn request_blocks(&mut self) {
+        let targets = self.upkeep.take_request_targets();
+        let Some(download) = &mut self.download else { return };
+        if targets.is_empty() || !download.picker.has_work() {
+            self.report_in_flight();
+            return;
+        }
+        let now = self.clock.now();
+        let is_paused = now < download.paused_until;
+        self.set_budget();
+        let mut order: Vec<(Moment, SourceId)> = match targets {
+            super::upkeep::Targets::All => {
+                self.peers.values().map(|p| (p.pipeline.expected_latency(), p.id)).collect()
+            }
+            super::upkeep::Targets::Some(ids) => {
+                ids.into_iter().filter(|id| self.peers.contains_key(id)).map(|id| (Moment::ZERO, id)).collect()
+            }
+        };
+        order.sort_unstable();
+        let mut too_slow = Vec::new();
+        for (_, id) in order {
+            if self.request_from(id, now, is_paused).is_err() {
+                too_slow.push(id);
+            }
+        }
+        for id in too_slow {
+            self.close_peer(id, &CloseReason::TooSlow);
+        }
+        self.report_in_flight();
+    }
+
+    fn request_from(&mut self, id: SourceId, now: Moment, is_paused: bool) -> Result<(), CloseReason> {
+        let (Some(download), Some(peer)) = (&mut self.download, self.peers.get_mut(&id)) else { return Ok(()) };
+        let Some((has, room)) = peer.offer(now) else { return Ok(()) };
+        let room = if is_paused { Room { for_rest: 0, ..room } } else { room };
+        let mut picks: Vec<Pick> = Vec::new();
+        download.picker.pick(id, has, room, now, &mut || fastrand::u64(..), &mut picks);
+        if picks.is_empty() {
+            return Ok(());
+        }
+        let geometry = download.content.geometry();
+        let requests = picks.iter().map(|pick| Message::Request(request_of(geometry, pick))).collect();
+        let sent = peer.link.send(PeerCommand::Messages(requests));
+        // Noted even if it could not be queued: closing the peer gives the blocks back.
+        peer.handle_asked(picks.iter().map(|pick| pick.key), now);
+        sent
+    }
+
+    /// Pieces in flight of all torrents share one budget.
+    fn set_budget(&mut self) {
+        let Some(download) = &mut self.download else { return };
+        let all = self.engine.in_flight_bytes.load(Ordering::Relaxed);
+        let others = all.saturating_sub(self.upkeep.in_flight_reported);
+        download.picker.set_budget(self.engine.config.memory_bytes.saturating_sub(others));
+    }
+
+    fn report_in_flight(&mut self) {
+        let Some(download) = &self.download else { return };
+        let (old, new) = (self.upkeep.in_flight_reported, download.picker.in_flight_bytes());
+        if new >= old {
+            self.engine.in_flight_bytes.fetch_add(new - old, Ordering::Relaxed);
+        } else {
+            self.engine.in_flight_bytes.fetch_sub(old - new, Ordering::Relaxed);
+        }
+        self.upkeep.in_flight_reported = new;
+    }
+
+    /// Blocks came from a peer.
+    pub(super) fn handle_blocks(&mut self, id: SourceId, blocks: Vec<Block>) -> Result<(), CloseReason> {
+        let now = self.clock.now();
+        for block in blocks {
+            self.handle_block(id, block, now)?;
+        }
+        self.upkeep.needs_requests_of(id);
+        Ok(())
+    }
+
+    fn handle_block(&mut self, id: SourceId, block: Block, now: Moment) -> Result<(), CloseReason> {
+        let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
+        let bytes = block.data.len() as u64;
+        self.shared.counters.downloaded.add(bytes);
+        self.upkeep.down.handle_bytes(now, bytes);
+        let Some(download) = &mut self.download else {
+            return Err(CloseReason::Violation("sent a block before anybody could ask for it"));
+        };
+        // What we ask for are whole blocks; anything else was not asked for, whatever it is.
+        let length = u32::try_from(block.data.len()).unwrap_or(u32::MAX);
+        let Some((piece, number)) = download.content.geometry().check_block(block.piece, block.begin, length)
+        else {
+            self.shared.counters.wasted.add(bytes);
+            return match peer.handle_unasked() {
+                Answer::Abuse => Err(CloseReason::Violation("keeps sending blocks of wrong lengths")),
+                _ => Ok(()),
+            };
+        };
+        let key = BlockKey { piece, block: number };
+        match peer.handle_block(key, length, now) {
+            Answer::Asked | Answer::Late => {}
+            Answer::Unasked => {
+                self.shared.counters.wasted.add(bytes);
+                return Ok(());
+            }
+            Answer::Abuse => {
+                self.shared.counters.wasted.add(bytes);
+                return Err(CloseReason::Violation("keeps sending blocks nobody asked for"));
+            }
+        }
+        let from: IpAddr = peer.about.addr.ip();
+        match download.handle_block(id, from, key, block.data, now) {
+            Receipt::Unwanted => self.shared.counters.wasted.add(bytes),
+            Receipt::Accepted { also_asked: Some(other), .. } => self.cancel_at(other, key),
+            Receipt::Accepted { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Another peer was asked for the same block and lost the race.
+    fn cancel_at(&mut self, id: SourceId, key: BlockKey) {
+        let (Some(download), Some(peer)) = (&self.download, self.peers.get_mut(&id)) else { return };
+        if peer.withdraw(key) {
+            let geometry = download.content.geometry();
+            let request = BlockRequest {
+                piece: key.piece.get(),
+                begin: key.block * BLOCK_BYTES,
+                length: geometry.block_len(key.piece, key.block),
+            };
+            if let Err(reason) = peer.link.send(one(Message::Cancel(request))) {
+                self.close_peer(id, &reason);
+            } else {
+                self.upkeep.needs_requests_of(id);
+            }
+        }
+    }
+
+    /// A peer gives none of what was asked of it: others may.
+    pub(super) fn give_back(&mut self, id: SourceId, keys: &[BlockKey]) {
+        if keys.is_empty() {
+            return;
+        }
+        let now = self.clock.now();
+        if let Some(download) = &mut self.download {
+            for key in keys {
+                download.picker.handle_lost(id, *key, now);
+            }
+        }
+        self.upkeep.needs_requests();
+    }
+}

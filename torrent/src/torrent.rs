@@ -1,0 +1,319 @@
+//! A torrent of a session: the handle users hold, and what its task, its peers and its readers share.
+//!
+//! The task (`swarm_task`) owns everything that changes by decision; shared here is only what must be read without
+//! asking it: the metainfo and the store once they are known, which pieces are present, counters, the last status.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use wtfs_proto::geometry::{FileIndex, Geometry};
+use wtfs_proto::id::{InfoHash, InfoHashes};
+use wtfs_proto::metainfo::Metainfo;
+use wtfs_proto::swarm::DemandId;
+use wtfs_proto::wire::handshake::Handshake;
+
+use crate::error::{OpenError, ReadError};
+use crate::present::PresentMap;
+use crate::reader::FileReader;
+use crate::session::Engine;
+use crate::status::{Counters, Phase, TorrentStatus};
+use crate::store::PieceStore;
+use crate::transport::Connection;
+
+/// Commands a torrent's task can be behind with; readers wait when it is full.
+pub(crate) const COMMAND_QUEUE: usize = 1024;
+
+/// What a torrent has once its metainfo is known and its store is open.
+#[derive(Debug)]
+pub(crate) struct Content {
+    pub(crate) metainfo: Arc<Metainfo>,
+    pub(crate) store: Arc<dyn PieceStore>,
+    pub(crate) present: PresentMap,
+}
+
+impl Content {
+    pub(crate) fn geometry(&self) -> &Geometry {
+        &self.metainfo.info.geometry
+    }
+}
+
+/// What a torrent's task is asked to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A read waits for these pieces.
+    Demand { id: DemandId, pieces: Range<u32>, reply: oneshot::Sender<Result<(), ReadError>> },
+    /// A demand or read-ahead is no longer wanted.
+    Withdraw(DemandId),
+    /// Replaces what an open file reads ahead.
+    ReadAhead { id: DemandId, ranges: Vec<Range<u32>> },
+    /// Addresses given by the user.
+    AddPeers(Vec<std::net::SocketAddr>),
+    /// Trackers given by the user.
+    AddTrackers(Vec<String>),
+    /// Fetch everything, rarest first.
+    FillAll,
+    /// A peer connected to us and shook hands.
+    Incoming(Box<(Connection, Handshake)>),
+    /// Stop: tell trackers, close peers, write the record. Answered when done.
+    Stop(oneshot::Sender<()>),
+}
+
+/// What all holders of a torrent share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) hashes: InfoHashes,
+    pub(crate) magnet_name: Option<String>,
+    content: OnceLock<Arc<Content>>,
+    pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) counters: Counters,
+    pub(crate) commands: mpsc::Sender<Command>,
+    status: Mutex<Option<Arc<TorrentStatus>>>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        hashes: InfoHashes,
+        magnet_name: Option<String>,
+        commands: mpsc::Sender<Command>,
+    ) -> Self {
+        Self {
+            hashes,
+            magnet_name,
+            content: OnceLock::new(),
+            phase: watch::Sender::new(Phase::Metadata),
+            counters: Counters::default(),
+            commands,
+            status: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn content(&self) -> Option<&Arc<Content>> {
+        self.content.get()
+    }
+
+    /// Publishes the content; only the first call counts.
+    pub(crate) fn set_content(&self, content: Arc<Content>) {
+        if self.content.set(content).is_err() {
+            tracing::error!("a torrent's content was set twice");
+        }
+    }
+
+    pub(crate) fn info_hash(&self) -> InfoHash {
+        self.hashes.primary()
+    }
+
+    pub(crate) fn name(&self) -> String {
+        match (self.content(), &self.magnet_name) {
+            (Some(content), _) => content.metainfo.info.name.clone(),
+            (None, Some(name)) => name.clone(),
+            (None, None) => self.info_hash().to_string(),
+        }
+    }
+
+    pub(crate) fn publish(&self, status: TorrentStatus) {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(status));
+    }
+
+    /// The last published status with the counters of this moment.
+    pub(crate) fn status(&self) -> TorrentStatus {
+        let published = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut status = published.map_or_else(|| self.blank_status(), |s| TorrentStatus::clone(&s));
+        status.name = self.name();
+        status.phase = self.phase.borrow().clone();
+        if let Some(content) = self.content() {
+            status.total_bytes = content.metainfo.info.display_total();
+            status.piece_bytes = content.geometry().piece_bytes();
+            status.pieces = content.geometry().piece_count();
+            status.pieces_present = content.present.count();
+        }
+        status.downloaded_bytes = self.counters.downloaded.total();
+        status.uploaded_bytes = self.counters.uploaded.total();
+        status.wasted_bytes = self.counters.wasted.total();
+        status.failed_pieces = self.counters.failed_pieces.total();
+        status.failed_reads = self.counters.failed_reads.total();
+        status
+    }
+
+    pub(crate) fn blank_status(&self) -> TorrentStatus {
+        TorrentStatus {
+            info_hash: self.info_hash().to_string(),
+            name: self.name(),
+            phase: Phase::Metadata,
+            total_bytes: 0,
+            piece_bytes: 0,
+            pieces: 0,
+            pieces_present: 0,
+            downloaded_bytes: 0,
+            uploaded_bytes: 0,
+            wasted_bytes: 0,
+            failed_pieces: 0,
+            download_rate: 0,
+            upload_rate: 0,
+            waiting_reads: 0,
+            failed_reads: 0,
+            in_flight_bytes: 0,
+            known_peers: 0,
+            peers: Vec::new(),
+            banned: Vec::new(),
+            trackers: Vec::new(),
+        }
+    }
+}
+
+/// A torrent of a session. Clones are the same torrent; dropping them all does not remove it.
+#[derive(Debug, Clone)]
+pub struct Torrent {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) engine: Arc<Engine>,
+}
+
+impl Torrent {
+    /// What names its swarm: the v1 info hash, or the truncated v2 one.
+    pub fn info_hash(&self) -> InfoHash {
+        self.shared.info_hash()
+    }
+
+    /// All its info hashes.
+    pub fn hashes(&self) -> InfoHashes {
+        self.shared.hashes
+    }
+
+    /// Its name; while the metadata is missing the magnet's display name or the info hash.
+    pub fn name(&self) -> String {
+        self.shared.name()
+    }
+
+    /// The metainfo, once it is known and files can be opened. Never waits.
+    pub fn metainfo(&self) -> Option<Arc<Metainfo>> {
+        self.shared.content().map(|content| content.metainfo.clone())
+    }
+
+    /// Where it stands. Never waits.
+    pub fn phase(&self) -> Phase {
+        self.shared.phase.borrow().clone()
+    }
+
+    /// Tells each change of [`Self::phase`].
+    pub fn watch_phase(&self) -> watch::Receiver<Phase> {
+        self.shared.phase.subscribe()
+    }
+
+    /// Waits until files can be opened.
+    ///
+    /// # Errors
+    /// When the torrent failed or was removed.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn wait_metainfo(&self) -> Result<Arc<Metainfo>, OpenError> {
+        let mut phase = self.shared.phase.subscribe();
+        loop {
+            if let Some(metainfo) = self.metainfo() {
+                return Ok(metainfo);
+            }
+            if let Phase::Failed { message } = &*phase.borrow_and_update() {
+                return Err(OpenError::Failed(message.clone()));
+            }
+            tokio::select! {
+                changed = phase.changed() => changed.map_err(|_| OpenError::Closed)?,
+                () = self.engine.cancel.cancelled() => return Err(OpenError::Closed),
+            }
+        }
+    }
+
+    /// Waits until every piece is present.
+    ///
+    /// # Errors
+    /// When the torrent failed or was removed.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn wait_complete(&self) -> Result<(), OpenError> {
+        self.wait_metainfo().await?;
+        let mut complete = self.shared.phase.subscribe();
+        loop {
+            if self.is_complete() {
+                return Ok(());
+            }
+            if let Phase::Failed { message } = &*complete.borrow_and_update() {
+                return Err(OpenError::Failed(message.clone()));
+            }
+            // The phase is announced again when the last piece is stored.
+            tokio::select! {
+                changed = complete.changed() => changed.map_err(|_| OpenError::Closed)?,
+                () = self.engine.cancel.cancelled() => return Err(OpenError::Closed),
+            }
+        }
+    }
+
+    /// Whether every piece is present. Never waits.
+    pub fn is_complete(&self) -> bool {
+        self.shared.content().is_some_and(|content| content.present.is_full())
+    }
+
+    /// Opens a file for reading. Never waits.
+    ///
+    /// # Errors
+    /// [`OpenError::NotReady`] while the metadata is missing, [`OpenError::NoSuchFile`].
+    pub fn open(&self, file: FileIndex) -> Result<FileReader, OpenError> {
+        let content = self.shared.content().ok_or(OpenError::NotReady)?;
+        FileReader::new(self.engine.clone(), self.shared.clone(), content.clone(), file)
+    }
+
+    /// What it is doing. Never waits; rates and peers are at most a second old.
+    pub fn status(&self) -> TorrentStatus {
+        self.shared.status()
+    }
+
+    /// Bytes of a file whose pieces are present. Never waits.
+    pub fn file_local_bytes(&self, file: FileIndex) -> u64 {
+        let Some(content) = self.shared.content() else { return 0 };
+        let geometry = content.geometry();
+        let len = geometry.file_len(file);
+        let pieces = geometry.pieces_of(file, 0..len);
+        if content.present.is_full() {
+            return len;
+        }
+        pieces
+            .filter(|piece| content.present.get(piece.get()))
+            .map(|piece| {
+                geometry
+                    .spans(piece, 0..geometry.piece_len(piece))
+                    .filter(|span| span.file == file)
+                    .map(|span| u64::from(span.bytes))
+                    .sum::<u64>()
+            })
+            .sum()
+    }
+
+    /// Fetches everything from now on, rarest pieces first.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: either the torrent was told or it was not.
+    pub async fn fill(&self) {
+        self.command(Command::FillAll).await;
+    }
+
+    /// Tells it of peers.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: either the torrent was told or it was not.
+    pub async fn add_peers(&self, peers: Vec<std::net::SocketAddr>) {
+        self.command(Command::AddPeers(peers)).await;
+    }
+
+    /// Tells it of trackers; those it has already are passed over.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: either the torrent was told or it was not.
+    pub async fn add_trackers(&self, trackers: Vec<String>) {
+        self.command(Command::AddTrackers(trackers)).await;
+    }
+
+    async fn command(&self, command: Command) {
+        if self.shared.commands.send(command).await.is_err() {
+            tracing::debug!(torrent = %self.info_hash(), "a command came after the torrent was closed");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What carries the peer wire protocol: byte streams in both directions, whatever is below.
+//!
+//! A transport makes a [`Connection`]; nothing above this module knows which one it was, except to show it. Dropping
+//! both halves closes the connection.
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+pub(crate) mod memory;
+pub(crate) mod tcp;
+
+/// The kinds of transport.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum TransportKind {
+    /// TCP.
+    Tcp,
+    /// Within the process; for tests and for embedding.
+    Memory,
+}
+
+/// Who opened a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// They did.
+    Incoming,
+    /// We did.
+    Outgoing,
+}
+
+/// The half that is read.
+pub(crate) type Reader = Box<dyn AsyncRead + Send + Unpin>;
+/// The half that is written.
+pub(crate) type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// An open byte stream to a peer, before or after the handshake.
+pub(crate) struct Connection {
+    pub(crate) reader: Reader,
+    pub(crate) writer: Writer,
+    pub(crate) addr: SocketAddr,
+    pub(crate) kind: TransportKind,
+    pub(crate) direction: Direction,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("addr", &self.addr)
+            .field("kind", &self.kind)
+            .field("direction", &self.direction)
+            .finish_non_exhaustive()
+    }
+}
