@@ -25,7 +25,11 @@ mod fixture;
 mod journal;
 mod layout;
 mod memory;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod model_tests;
 mod open_files;
+mod piece_hash;
 mod record;
 mod recovery;
 mod root;
@@ -35,6 +39,7 @@ mod state;
 pub use check::{CheckReport, check_data};
 pub use file::{FileStore, FileStoreConfig};
 pub use memory::MemoryStore;
+pub use piece_hash::{PieceHasher, verify_piece};
 pub use state::{StateDir, list_states};
 
 /// What [`PieceStore::try_read_file`] came to.

@@ -17,9 +17,9 @@ use wtfs_proto::metainfo::Metainfo;
 use super::StoreError;
 use super::layout;
 use super::open_files::Access;
+use super::piece_hash::PieceHasher;
 use super::root::{DataRoot, Found};
 use super::spans;
-use crate::verify::PieceHasher;
 
 /// One read. Large enough that the system call does not count, small enough to stay in the cache for the hash.
 const READ_BYTES: u32 = 1 << 20;
