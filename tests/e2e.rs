@@ -1,1 +1,37 @@
-fn main() {}
+//! The one end-to-end test binary: the real `wtfs`, real mounts, other people's clients.
+//!
+//! Each file under `e2e/` opens with the sentence it proves. Tests run side by side: each has a world of its own
+//! (`support/stage.rs`) and loopback addresses of its own. What a machine lacks makes a test say so and end, or
+//! fail where `WTFS_REQUIRE_FUSE=1` or `WTFS_REQUIRE_INTEROP=1` is set.
+//!
+//! `WTFS_TEST_LOG` is the `RUST_LOG` of the binary under test; `WTFS_TEST_KEEP=1` keeps the scratch directories.
+
+#[path = "support/parts.rs"]
+mod support;
+
+#[path = "e2e/cli.rs"]
+mod cli;
+#[path = "e2e/crash.rs"]
+mod crash;
+#[path = "e2e/fidelity.rs"]
+mod fidelity;
+#[path = "e2e/hostile_names.rs"]
+mod hostile_names;
+#[path = "e2e/hostile_peers.rs"]
+mod hostile_peers;
+#[path = "e2e/hostile_swarm.rs"]
+mod hostile_swarm;
+#[path = "e2e/interop_seeding.rs"]
+mod interop_seeding;
+#[path = "e2e/mount_life.rs"]
+mod mount_life;
+#[path = "e2e/no_peers.rs"]
+mod no_peers;
+#[path = "e2e/seeding.rs"]
+mod seeding;
+#[path = "e2e/semantics.rs"]
+mod semantics;
+#[path = "e2e/sparse.rs"]
+mod sparse;
+#[path = "e2e/trackers.rs"]
+mod trackers;

@@ -55,6 +55,15 @@ impl MountGuard {
         self.process.as_mut().expect("taken only at drop")
     }
 
+    /// The id of the daemon.
+    ///
+    /// # Panics
+    /// Never: it is taken only at drop.
+    #[must_use]
+    pub fn daemon_id(&self) -> u32 {
+        self.process.as_ref().expect("taken only at drop").id()
+    }
+
     /// Waits until the kernel lists the mount.
     ///
     /// # Panics

@@ -1,0 +1,151 @@
+//! A daemon killed in the middle costs nothing but what was on its way: the next mount reads every byte right, and
+//! fetches no piece that was complete.
+
+use std::{fs, path::Path, time::Duration};
+
+use wtfs_testkit::{ramp::Ramp, wait::eventually};
+
+use crate::support::{
+    libtorrent::{self, Libtorrent, MadeTorrent},
+    mount::Mount,
+    need::{Need, missing},
+    reading::cat,
+    stage::{PATIENCE, Stage, text},
+};
+
+const BYTES: u64 = 64 << 20;
+const NEEDS: &[Need] = &[Need::Fuse, Need::Libtorrent];
+
+fn prepare(stage: &Stage) -> (Ramp, MadeTorrent, Libtorrent) {
+    let ramp = Ramp::new(4);
+    let data = stage.subdir("seeded");
+    ramp.write_file(&data.join("file.bin"), BYTES).expect("the scratch directory can be written");
+    let torrent = libtorrent::create(stage, &data.join("file.bin"), 256 << 10, &[]);
+    let seeder = Libtorrent::seeder(stage, &torrent.path, &data);
+    (ramp, torrent, seeder)
+}
+
+fn present(mount: &Mount<'_>) -> u64 {
+    mount.torrent_status()["pieces_present"].as_u64().expect("a count")
+}
+
+/// Mounts, reads until so many pieces are there, and kills the daemon. Gives the pieces that were complete.
+fn read_and_crash(stage: &Stage, torrent: &MadeTorrent, seeder: &Libtorrent, pieces: u64) -> u64 {
+    let mount = stage.mount(&[&text(&torrent.path)], &["--peer", &seeder.addr().to_string()]);
+    let reader = cat(&mount.join("file.bin"), &stage.log("cat"));
+    let complete = eventually("some pieces are complete", PATIENCE, || {
+        Some(present(&mount)).filter(|&complete| complete >= pieces)
+    });
+    mount.crash();
+    drop(reader);
+    complete
+}
+
+#[test]
+fn after_kill_9_every_byte_is_right_and_complete_pieces_are_not_fetched_again() {
+    if missing(NEEDS) {
+        return;
+    }
+    let stage = Stage::new("crash");
+    let (ramp, torrent, mut seeder) = prepare(&stage);
+    // Slow enough that the crash falls into the middle, three times.
+    seeder.limit_upload(12 << 20);
+    let mut complete = 0;
+    for round in 1..=3 {
+        complete = read_and_crash(&stage, &torrent, &seeder, torrent.pieces * round / 5);
+    }
+    assert!(complete < torrent.pieces, "the crash came too late to show anything");
+
+    seeder.limit_upload(0);
+    let sent_before = seeder.stats().uploaded;
+    let mount = stage.mount(&[&text(&torrent.path)], &["--peer", &seeder.addr().to_string()]);
+    let kept = present(&mount);
+    assert!(kept >= complete, "{complete} pieces were complete, {kept} are left");
+    ramp.check_file(&mount.join("file.bin"), BYTES).expect("every byte is right");
+    let sent = seeder.stats().uploaded - sent_before;
+    // A block asked of one peer twice, because its answer was late, is no piece fetched again.
+    let limit = (torrent.pieces - kept) * torrent.piece_bytes + (1 << 20);
+    assert!(sent <= limit, "{sent} bytes were sent for what {limit} bytes are enough");
+}
+
+#[test]
+fn what_was_complete_is_read_after_a_crash_with_no_peer_in_sight() {
+    if missing(NEEDS) {
+        return;
+    }
+    let stage = Stage::new("crash-alone");
+    let (ramp, torrent, seeder) = prepare(&stage);
+    let mount = stage.mount(&[&text(&torrent.path)], &["--peer", &seeder.addr().to_string()]);
+    ramp.check_file(&mount.join("file.bin"), BYTES).expect("every byte is right");
+    mount.crash();
+    drop(seeder);
+
+    let mount = stage.mount(&[&text(&torrent.path)], &["--read-timeout", "5s"]);
+    ramp.check_file(&mount.join("file.bin"), BYTES).expect("every byte is there and right");
+    assert_eq!(mount.torrent_status()["downloaded_bytes"], 0);
+}
+
+#[test]
+fn a_cache_damaged_behind_our_back_is_never_read_as_if_it_were_right() {
+    if missing(NEEDS) {
+        return;
+    }
+    let stage = Stage::new("crash-torn");
+    let (ramp, torrent, seeder) = prepare(&stage);
+    let _complete = read_and_crash(&stage, &torrent, &seeder, torrent.pieces / 3);
+    // Torn writes: every record of what is present loses its tail, as in a power cut.
+    let mut cut = 0;
+    for file in records(&stage.join("cache")) {
+        let len = fs::metadata(&file).expect("it is there").len();
+        if len > 0 {
+            let tail = (len / 3).max(1);
+            let open = fs::OpenOptions::new().write(true).open(&file).expect("our own file");
+            open.set_len(len - tail).expect("it can be cut");
+            cut += 1;
+        }
+    }
+    assert!(cut > 0, "no record of what is present was found");
+
+    let mount = stage.mount(&[&text(&torrent.path)], &["--peer", &seeder.addr().to_string()]);
+    let read = ramp.check_file(&mount.join("file.bin"), BYTES);
+    read.expect("every byte is right, fetched again if need be");
+}
+
+/// The journals and records below a cache directory: all small files that are no data of the torrent.
+fn records(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).expect("the cache can be listed") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if path.is_dir() {
+            found.extend(records(&path));
+        } else if name == "record" || name == "journal" {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn a_clean_end_in_the_middle_keeps_what_was_complete_too() {
+    if missing(NEEDS) {
+        return;
+    }
+    let stage = Stage::new("clean-end");
+    let (ramp, torrent, mut seeder) = prepare(&stage);
+    seeder.limit_upload(12 << 20);
+    let mut mount = stage.mount(&[&text(&torrent.path)], &["--peer", &seeder.addr().to_string()]);
+    let reader = cat(&mount.join("file.bin"), &stage.log("cat"));
+    let complete = eventually("some pieces are complete", PATIENCE, || {
+        Some(present(&mount)).filter(|&complete| complete >= torrent.pieces / 4)
+    });
+    mount.process().signal(rustix::process::Signal::TERM);
+    let status = mount.process().wait(Duration::from_secs(20));
+    assert!(status.success(), "{status}");
+    drop((mount, reader));
+
+    seeder.limit_upload(0);
+    let mount = stage.mount(&[&text(&torrent.path)], &["--peer", &seeder.addr().to_string()]);
+    assert!(present(&mount) >= complete);
+    ramp.check_file(&mount.join("file.bin"), BYTES).expect("every byte is right");
+}

@@ -1,0 +1,99 @@
+//! A running `wtfs mount` of the test, with what a test wants to know of it.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde_json::Value;
+use wtfs_testkit::{mount_guard::MountGuard, process::Process, wait};
+
+use super::stage::{PATIENCE, Stage, text};
+
+/// No mount of a test lives longer: its daemon is killed then, so that no reader hangs for ever.
+const MAX_AGE: Duration = Duration::from_secs(570);
+
+/// A mount and its daemon.
+#[derive(Debug)]
+pub(crate) struct Mount<'a> {
+    stage: &'a Stage,
+    guard: MountGuard,
+    listen: SocketAddr,
+}
+
+impl<'a> Mount<'a> {
+    #[track_caller]
+    pub(crate) fn start(
+        stage: &'a Stage,
+        sources: &[&str],
+        flags: &[&str],
+        dir: &Path,
+        listen: SocketAddr,
+    ) -> Self {
+        let (listen_text, dir_text) = (listen.to_string(), text(dir));
+        let args = [&["mount", "--listen", &listen_text][..], flags, sources, &[&dir_text]].concat();
+        let process = stage.spawn("mount", &args);
+        let mut guard = MountGuard::new(dir, process, MAX_AGE);
+        let process = guard.process();
+        process.wait_for_line("the mount is usable", PATIENCE, 0, |line| {
+            line.starts_with("mounted ").then_some(())
+        });
+        guard.wait_mounted(PATIENCE);
+        Self { stage, guard, listen }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.guard.dir()
+    }
+
+    /// A path below the mount point.
+    pub(crate) fn join(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.dir().join(path)
+    }
+
+    /// Where peers can connect to it.
+    pub(crate) fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    pub(crate) fn process(&mut self) -> &mut Process {
+        self.guard.process()
+    }
+
+    /// The status of the only torrent of this mount.
+    #[track_caller]
+    pub(crate) fn torrent_status(&self) -> Value {
+        let pid = self.guard.daemon_id();
+        let status = self.stage.status();
+        let ours = status.as_array().into_iter().flatten().find(|process| process["pid"] == pid);
+        let torrents = ours.and_then(|process| process["torrents"].as_array());
+        match torrents.map(Vec::as_slice) {
+            Some([one]) => one.clone(),
+            _ => panic!("not one torrent of process {pid} in the status: {status}"),
+        }
+    }
+
+    /// Waits until the metadata of a magnet has come: the entry is then the torrent itself.
+    #[track_caller]
+    pub(crate) fn wait_for_entry(&self, name: &str) -> PathBuf {
+        let path = self.join(name);
+        wait::eventually(&format!("{name} is shown"), PATIENCE, || fs::symlink_metadata(&path).ok());
+        path
+    }
+
+    /// Kills the daemon with SIGKILL and clears the mount point.
+    pub(crate) fn crash(self) {
+        self.guard.crash();
+    }
+
+    /// Unmounts with `wtfs unmount` and waits for the daemon.
+    #[track_caller]
+    pub(crate) fn unmount(mut self) {
+        let dir = text(self.dir());
+        let _said = self.stage.run(&["unmount", &dir]).expect_success("wtfs unmount");
+        let status = self.process().wait(PATIENCE);
+        assert!(status.success(), "the daemon ended with {status} after an unmount");
+    }
+}

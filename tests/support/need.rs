@@ -1,0 +1,76 @@
+//! What a test needs of the machine. Where it is missing the test says so and shows nothing; where
+//! `WTFS_REQUIRE_FUSE=1` or `WTFS_REQUIRE_INTEROP=1` is set, as in CI, it fails instead.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+/// Something that a machine may lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// `/dev/fuse`, and the right to mount.
+    Fuse,
+    /// A Python that can import libtorrent.
+    Libtorrent,
+    /// This program on the PATH.
+    Program(&'static str),
+}
+
+impl Need {
+    fn is_met(self) -> bool {
+        match self {
+            Self::Fuse => Path::new("/dev/fuse").exists(),
+            Self::Libtorrent => has_libtorrent(),
+            Self::Program(name) => find_program(name).is_some(),
+        }
+    }
+
+    fn is_required(self) -> bool {
+        let variable = match self {
+            Self::Fuse => "WTFS_REQUIRE_FUSE",
+            Self::Libtorrent | Self::Program(_) => "WTFS_REQUIRE_INTEROP",
+        };
+        env::var_os(variable).is_some_and(|value| value == "1")
+    }
+}
+
+/// True when something is missing and the test should end without a result.
+///
+/// # Panics
+/// When what is missing is required.
+#[track_caller]
+pub(crate) fn missing(needs: &[Need]) -> bool {
+    let Some(lacking) = needs.iter().find(|need| !need.is_met()) else { return false };
+    assert!(!lacking.is_required(), "this machine lacks {lacking:?}, which is required");
+    eprintln!("skipped: this machine lacks {lacking:?}");
+    true
+}
+
+/// The Python of the tests: `WTFS_PYTHON` if set, else the one `scripts/setup test` makes, else `python3`.
+pub(crate) fn python() -> PathBuf {
+    if let Some(python) = env::var_os("WTFS_PYTHON") {
+        return python.into();
+    }
+    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")));
+    let made = cache.map(|cache| cache.join("wtfs-test/python/bin/python3"));
+    made.filter(|python| python.exists()).unwrap_or_else(|| "python3".into())
+}
+
+/// Where a program is: the PATH, and the directories of administrators' programs.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path).chain(more).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+fn has_libtorrent() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let import = Command::new(python()).args(["-c", "import libtorrent"]).output();
+        import.is_ok_and(|out| out.status.success())
+    })
+}

@@ -1,0 +1,10 @@
+//! What the end-to-end tests share: a world for each test, drivers of the binary under test and of other people's
+//! clients, and ways of reading. Nothing here judges the product; that is for the tests.
+
+pub(crate) mod clients;
+pub(crate) mod content;
+pub(crate) mod libtorrent;
+pub(crate) mod mount;
+pub(crate) mod need;
+pub(crate) mod reading;
+pub(crate) mod stage;
