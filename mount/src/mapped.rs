@@ -28,7 +28,8 @@ impl MappedFile {
         let file = File::open(path)?;
         let bytes = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
         // SAFETY: a null hint lets the kernel choose the place, so no existing mapping is replaced.
-        let start = unsafe { mmap(std::ptr::null_mut(), bytes, ProtFlags::READ, MapFlags::SHARED, &file, 0)? };
+        let start =
+            unsafe { mmap(std::ptr::null_mut(), bytes, ProtFlags::READ, MapFlags::SHARED, &file, 0)? };
         Ok(Self { start, bytes })
     }
 

@@ -1,17 +1,18 @@
 //! A tree in memory whose files are known byte for byte, stall for ever, or fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use wtfs_mount::{
     BoxFuture, Caching, Content, Cookie, FsError, InodeNo, Listed, Node, NodeKind, Tree, Volume,
 };
+use wtfs_mount::Changes;
 use wtfs_testkit::ramp::Ramp;
 
 /// How a file's bytes come.
@@ -96,6 +97,8 @@ impl Content for File {
 pub(crate) struct TestTree {
     files: BTreeMap<u64, (String, Supply, u64)>,
     many: u64,
+    removed: Mutex<HashSet<String>>,
+    changes: OnceLock<Changes>,
     pub(crate) counters: Arc<Counters>,
 }
 
@@ -116,6 +119,18 @@ impl TestTree {
     pub(crate) fn and_many(mut self, many: u64) -> Self {
         self.many = many;
         self
+    }
+
+    /// Takes a file out while mounted.
+    pub(crate) fn remove(&self, name: &str) {
+        self.removed.lock().expect("no test panics with it").insert(name.to_owned());
+        if let Some(changes) = self.changes.get() {
+            changes.entry_changed(InodeNo::ROOT, OsStr::new(name));
+        }
+    }
+
+    fn is_removed(&self, name: &str) -> bool {
+        self.removed.lock().expect("no test panics with it").contains(name)
     }
 
     /// The bytes of the file `name`.
@@ -161,6 +176,7 @@ impl Tree for TestTree {
         let name = name.to_str().ok_or(FsError::NotFound)?;
         let found = match parent.get() {
             1 if name == "many" => Some(MANY),
+            1 if self.is_removed(name) => None,
             1 => self.files.iter().find(|(_, (entry, _, _))| entry == name).map(|(ino, _)| *ino),
             MANY => name.strip_prefix('f').and_then(|n| n.parse::<u64>().ok()).map(|n| FIRST_OF_MANY + n),
             _ => return Err(FsError::NotADirectory),
@@ -181,6 +197,7 @@ impl Tree for TestTree {
         if dir == InodeNo::ROOT {
             let many = (self.many > 0).then(|| (MANY, "many".to_owned()));
             let files = self.files.iter().map(|(ino, (name, _, _))| (*ino, name.clone()));
+            let files = files.filter(|(_, name)| !self.is_removed(name));
             for (ino, name) in many.into_iter().chain(files).filter(|(ino, _)| *ino > after.0) {
                 if show(ino, &name, ino).is_break() {
                     break;
@@ -222,6 +239,10 @@ impl Tree for TestTree {
 
     fn attribute(&self, _ino: InodeNo, name: &OsStr) -> Option<Vec<u8>> {
         (name == "user.wtfs.infohash").then(|| b"0123456789abcdef".to_vec())
+    }
+
+    fn attach(&self, changes: Changes) {
+        self.changes.set(changes).expect("a test tree is mounted once");
     }
 
     fn volume(&self) -> Volume {

@@ -8,7 +8,7 @@ use wtfs_testkit::scratch::{self, Scratch};
 use wtfs_testkit::wait::eventually;
 
 use crate::content::{Supply, TestTree};
-use crate::support::{Mounted, Reader, has_fuse, run, runtime, start_at};
+use crate::support::{Mounted, Reader, has_fuse, program, run, runtime, start_at};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const BOUND: Duration = Duration::from_secs(2);
@@ -153,4 +153,33 @@ fn the_mount_of_a_killed_daemon_is_recognised_and_cleared() {
     let again = start_at(&dir, TestTree::default(), &runtime).expect("mounting where a stale mount was");
     drop(again);
     scratch::detach(&dir);
+}
+
+/// Not root: the set-user-id helper opens the device and mounts.
+#[test]
+fn an_ordinary_user_mounts_and_reads_and_the_daemon_notices_its_end() {
+    const NOBODY: u32 = 65534;
+    let is_root = rustix::process::geteuid().is_root();
+    let has_helper = run(10, ["fusermount3", "-V"]).status.success();
+    if !has_fuse() || !is_root || !has_helper {
+        eprintln!("skipped: needs root, to become another user, and fusermount3");
+        return;
+    }
+    let scratch = Scratch::new("user");
+    let dir = scratch.subdir("mnt");
+    for path in [scratch.path(), dir.as_path()] {
+        std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).expect("giving the directory away");
+    }
+    let as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let this = std::env::current_exe().expect("this test binary").display().to_string();
+    let child = ["--exact", "ending::child_that_mounts_and_waits", "--nocapture"];
+    let mut daemon = program(60, as_nobody.iter().copied().chain([this.as_str()]).chain(child));
+    let mut daemon = Reader::spawn(daemon.env(CRASH_AT, &dir).stdout(Stdio::null()).stderr(Stdio::inherit()));
+    eventually("the user's daemon mounts", PATIENCE, || is_listed(&dir).then_some(()));
+    let file = dir.join("file").display().to_string();
+    let read = run(10, as_nobody.iter().copied().chain(["cat", file.as_str()]));
+    assert_eq!(TestTree::ramp("file").check(0, &read.stdout), Ok(()));
+    assert_eq!(read.stdout.len(), 4096, "{read:?}");
+    assert_eq!(unmount_path(&dir).expect("unmounting by path"), Unmounted::Cleanly);
+    daemon.ends_within(PATIENCE);
 }

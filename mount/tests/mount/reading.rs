@@ -1,8 +1,12 @@
 //! Programs read exactly the bytes that the content holds, however they read, and can change nothing.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::Stdio;
+use std::time::Duration;
 
 use wtfs_testkit::ramp::Ramp;
+use wtfs_testkit::wait::eventually;
 
 use crate::content::{Supply, TestTree};
 use crate::support::{Mounted, has_fuse, run, shell};
@@ -176,4 +180,28 @@ fn pages_are_kept_over_opens() {
         assert_eq!(String::from_utf8_lossy(&cached.stdout).trim(), (8 * MIB).to_string());
     }
     assert!(has_fuse());
+}
+
+/// The kernel may keep a name for a day; it has to be told when one goes.
+#[test]
+fn a_removed_name_is_gone_at_once_and_open_files_are_read_on() {
+    let files = [("goes", Supply::Remote, 4 * MIB), ("stays", Supply::Remote, MIB)];
+    let Some(mounted) = Mounted::with(&files) else { return };
+    let script = "exec 3<goes; cat goes | wc -c; echo ready; read; tail -c 1000 <&3 | wc -c; ls";
+    let mut command = crate::support::program(30, ["bash", "-c", script]);
+    let mut child = command.current_dir(mounted.dir()).stdin(Stdio::piped()).spawn().expect("bash starts");
+    let mut says = BufReader::new(child.stdout.take().expect("piped"));
+    let mut text = String::new();
+    while !text.ends_with("ready\n") {
+        assert_ne!(says.read_line(&mut text).expect("reading what bash says"), 0, "{text}");
+    }
+    mounted.tree.remove("goes");
+    eventually("the name goes", Duration::from_secs(10), || {
+        let listed = run(5, ["stat".into(), mounted.path("goes")]);
+        (!listed.status.success()).then_some(())
+    });
+    child.stdin.take().expect("piped").write_all(b"\n").expect("telling bash to go on");
+    says.read_to_string(&mut text).expect("reading what bash says");
+    assert!(child.wait().expect("waiting for bash").success());
+    assert_eq!(text, format!("{}\nready\n1000\nstays\n", 4 * MIB));
 }

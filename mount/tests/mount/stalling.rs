@@ -35,7 +35,7 @@ fn a_caught_signal_reaches_its_handler() {
     let script = "import sys\ntry:\n open(sys.argv[1],'rb').read()\nexcept KeyboardInterrupt:\n sys.exit(42)";
     let mut command = std::process::Command::new("python3");
     command.args(["-c", script]).arg(mounted.path("stuck"));
-    let mut python = Reader::spawn(command);
+    let mut python = Reader::spawn(&mut command);
     eventually("the read arrives", PATIENCE, || (mounted.waiting() > 0).then_some(()));
     signal(&python, Signal::INT);
     let took = python.ends_within(PATIENCE);
@@ -70,7 +70,7 @@ fn a_thousand_stalled_reads_leave_names_and_local_bytes_quick() {
         [threading.Thread(target=os.pread,args=(fd,4096,n<<23)).start() for n in range(1000)]";
     let mut command = std::process::Command::new("python3");
     command.args(["-c", script]).arg(mounted.path("stuck"));
-    let mut readers = Reader::spawn(command);
+    let mut readers = Reader::spawn(&mut command);
     eventually("all reads wait", Duration::from_secs(60), || (mounted.waiting() >= 1000).then_some(()));
 
     let started = Instant::now();

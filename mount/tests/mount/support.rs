@@ -17,6 +17,7 @@ pub(crate) struct Mounted {
     mount: Option<Mount>,
     pub(crate) runtime: Runtime,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) tree: Arc<TestTree>,
     scratch: Scratch,
 }
 
@@ -45,8 +46,11 @@ impl Mounted {
         let dir = scratch.subdir("mnt");
         let runtime = runtime();
         let counters = Arc::clone(&tree.counters);
-        let mount = start_at(&dir, tree, &runtime).expect("mounting");
-        Some(Self { mount: Some(mount), runtime, counters, scratch })
+        let tree = Arc::new(tree);
+        let config = MountConfig::new(&dir);
+        let shown = Arc::clone(&tree) as Arc<dyn wtfs_mount::Tree>;
+        let mount = Mount::start(config, shown, runtime.handle().clone()).expect("mounting");
+        Some(Self { mount: Some(mount), runtime, counters, tree, scratch })
     }
 
     pub(crate) fn with(files: &[(&str, Supply, u64)]) -> Option<Self> {
@@ -132,7 +136,7 @@ impl Reader {
         Self(child.expect("cat starts"))
     }
 
-    pub(crate) fn spawn(mut command: Command) -> Self {
+    pub(crate) fn spawn(command: &mut Command) -> Self {
         Self(command.spawn().expect("the program starts"))
     }
 

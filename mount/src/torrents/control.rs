@@ -1,0 +1,80 @@
+//! The directory `.wtfs` in a mount's root: small files whose text is made when they are opened.
+//!
+//! As in /proc their size reads 0, because it is known only when the text is made, and making it for each `stat` of a
+//! mount with a thousand torrents would be dear. They are read past the page cache, so programs read on to the end.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::content::{Content, MemoryContent};
+use crate::inode::InodeNo;
+
+/// The directory's name.
+pub(super) const NAME: &str = ".wtfs";
+
+/// The directory's number.
+pub(super) const DIRECTORY: InodeNo = InodeNo::own(2);
+
+/// The number of the first file.
+const FIRST_FILE: u32 = 3;
+
+/// One control file.
+#[derive(Clone)]
+pub struct ControlFile {
+    name: String,
+    render: Arc<dyn Fn() -> Vec<u8> + Send + Sync>,
+}
+
+impl ControlFile {
+    /// A file `.wtfs/<name>` whose bytes `render` makes at each opening. It runs on a thread that serves the kernel and
+    /// must not wait for anything.
+    pub fn new(name: impl Into<String>, render: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self { name: name.into(), render: Arc::new(render) }
+    }
+}
+
+impl fmt::Debug for ControlFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ControlFile").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// All of them; fixed for the life of the mount.
+#[derive(Debug)]
+pub(super) struct ControlFiles(Vec<ControlFile>);
+
+impl ControlFiles {
+    pub(super) fn new(files: Vec<ControlFile>) -> Self {
+        Self(files)
+    }
+
+    fn ino(at: usize) -> Option<InodeNo> {
+        let at = u32::try_from(at).ok()?;
+        Some(InodeNo::own(FIRST_FILE.checked_add(at)?))
+    }
+
+    fn at(&self, ino: InodeNo) -> Option<&ControlFile> {
+        let at = ino.get().checked_sub(u64::from(FIRST_FILE))?;
+        self.0.get(usize::try_from(at).ok()?)
+    }
+
+    pub(super) fn contains(&self, ino: InodeNo) -> bool {
+        self.at(ino).is_some()
+    }
+
+    pub(super) fn lookup(&self, name: &OsStr) -> Option<InodeNo> {
+        Self::ino(self.0.iter().position(|file| OsStr::new(&file.name) == name)?)
+    }
+
+    /// Names and numbers behind the position `after`, which counts from 1.
+    pub(super) fn after(&self, after: u64) -> impl Iterator<Item = (u64, &str, InodeNo)> {
+        let skip = usize::try_from(after).unwrap_or(usize::MAX);
+        let files = self.0.iter().enumerate().skip(skip);
+        files.filter_map(|(at, file)| Some((at as u64 + 1, file.name.as_str(), Self::ino(at)?)))
+    }
+
+    pub(super) fn open(&self, ino: InodeNo) -> Option<Arc<dyn Content>> {
+        Some(Arc::new(MemoryContent::new((self.at(ino)?.render)())))
+    }
+}
