@@ -1,1 +1,52 @@
-fn main() {}
+//! The `wtfs` command: parses what was typed, resolves the configuration, starts logging, runs one command, and turns
+//! its outcome into an exit code. All policy of the command stands in `cmd/`; all work is done by the crates below.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod cmd;
+mod config;
+mod control;
+mod daemon;
+mod demo;
+mod engine;
+mod exit;
+mod logging;
+mod progress;
+mod signals;
+mod table;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::Cli;
+use crate::cmd::Place;
+use crate::config::{Environment, Loaded};
+use crate::exit::Exit;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let place = if cli.report_to_parent { Place::Background } else { Place::Foreground };
+    match run(cli, place) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("wtfs: {error:#}");
+            let exit = exit::exit_of(&error);
+            if place == Place::Background {
+                daemon::report_failure(exit, &error);
+            }
+            exit.into()
+        }
+    }
+}
+
+fn run(cli: Cli, place: Place) -> anyhow::Result<Exit> {
+    if place == Place::Background {
+        daemon::detach()?;
+    }
+    let loaded = Loaded::read(&Environment::read(), cli.config.as_deref())?;
+    logging::init(&cli.verbosity, loaded.log.as_deref())?;
+    cmd::run(cli.command, loaded, cli.verbosity, place)
+}

@@ -1,0 +1,357 @@
+//! What was typed: the shape of the command line, with no side effects and no defaults that depend on anything.
+//!
+//! What it means is worked out in `config.rs` and the command's own file.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::config::Layer;
+use crate::exit;
+use crate::units::{ByteSize, TimeSpan};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "wtfs",
+    version,
+    about = "Torrents as ordinary directories: mount one, and a read fetches just the pieces it touches.",
+    after_help = exit::TABLE,
+    after_long_help = exit::TABLE,
+    propagate_version = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) verbosity: Verbosity,
+    /// Read this configuration file instead of the usual ones
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Set by `--daemon` on the process it leaves behind: the parent waits for a line on its standard output
+    #[arg(long, hide = true)]
+    pub(crate) report_to_parent: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(crate) struct Verbosity {
+    /// Print errors only, and no progress
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Log more: -v what happens, -vv each peer, -vvv each block
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Mount torrents as a read-only directory
+    Mount(Mount),
+    /// Take a mount away, a stale one too
+    Unmount(Unmount),
+    /// Show what the running mounts, seeds and downloads do
+    Status(Status),
+    /// Download a torrent and verify every piece
+    Get(Get),
+    /// Serve a torrent's data to others
+    Seed(Seed),
+    /// Make a .torrent of a file or directory
+    Create(Create),
+    /// Show what a .torrent or magnet link says, without asking the network
+    Info(Info),
+    /// Check data on disk against a torrent
+    Verify(Verify),
+    /// Show the main job on this machine alone: make, seed, mount, read, compare
+    Demo(Demo),
+    /// Print a completion script for a shell
+    Completions(Completions),
+    /// The reading half of `demo`, which runs as a process of its own
+    #[command(hide = true)]
+    ReadBack(ReadBack),
+}
+
+const SOURCES: &str = "\
+A SOURCE is a .torrent file, the http(s) URL of one, a magnet link, or a bare info hash.";
+
+/// Flags of everything that runs an engine.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Engine")]
+pub(crate) struct Engine {
+    /// Where pieces are kept [default: $XDG_CACHE_HOME/wtfs]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+    /// PORT, ADDRESS or ADDRESS:PORT for peers to connect to [default: 6881, or any free port]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<String>,
+    /// Connect to this peer too; may be given more than once
+    #[arg(long = "peer", value_name = "HOST:PORT")]
+    pub(crate) peers: Vec<String>,
+    /// Announce to this tracker too; may be given more than once
+    #[arg(long = "tracker", value_name = "URL")]
+    pub(crate) trackers: Vec<String>,
+    /// Send at most this many bytes a second, e.g. 10M
+    #[arg(long, value_name = "RATE")]
+    pub(crate) upload_limit: Option<ByteSize>,
+    /// Take at most this many bytes a second, e.g. 10M
+    #[arg(long, value_name = "RATE")]
+    pub(crate) download_limit: Option<ByteSize>,
+    /// Budget of all buffers and pieces in flight, e.g. 256M
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<ByteSize>,
+    /// Connections of all torrents together
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) max_peers: Option<usize>,
+    /// How long a read may wait without progress, e.g. 60s
+    #[arg(long, value_name = "TIME")]
+    pub(crate) read_timeout: Option<TimeSpan>,
+    /// Serve nothing to others
+    #[arg(long)]
+    pub(crate) no_upload: bool,
+}
+
+impl Engine {
+    /// The flags as the topmost layer of the configuration.
+    pub(crate) fn layer(&self) -> Layer {
+        Layer {
+            cache_dir: self.cache_dir.clone(),
+            listen: self.listen.clone(),
+            max_peers: self.max_peers,
+            upload_limit: self.upload_limit,
+            download_limit: self.download_limit,
+            memory: self.memory,
+            read_timeout: self.read_timeout,
+            upload: self.no_upload.then_some(false),
+            trackers: (!self.trackers.is_empty()).then(|| self.trackers.clone()),
+            ..Layer::default()
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = format!("{SOURCES}\n\
+Each SOURCE is one entry of DIR: a directory, or the file of a single-file torrent.\n\
+Ctrl-C (or SIGTERM) unmounts; a second one ends at once.\n\n\
+Examples:\n  \
+wtfs mount model.torrent /mnt/models\n  \
+wtfs mount --daemon a.torrent b.torrent /mnt/models\n  \
+wtfs mount 'magnet:?xt=urn:btih:...&tr=...' /mnt/models\n  \
+wtfs mount --peer 10.0.0.2:6881 model.torrent /mnt/models")
+)]
+pub(crate) struct Mount {
+    /// .torrent files, URLs, magnet links or info hashes
+    #[arg(required = true, value_name = "SOURCE")]
+    pub(crate) sources: Vec<String>,
+    /// The directory to mount on; it must exist
+    #[arg(required = true, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Go to the background once the mount is usable
+    #[arg(short, long)]
+    pub(crate) daemon: bool,
+    /// Let other users enter the mount
+    #[arg(long)]
+    pub(crate) allow_other: bool,
+    #[command(flatten)]
+    pub(crate) engine: Engine,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  wtfs unmount /mnt/models")]
+pub(crate) struct Unmount {
+    /// The directory it is mounted on
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  wtfs status\n  wtfs status --json | jq '.[].torrents[].name'")]
+pub(crate) struct Status {
+    /// Print JSON: one object per running process
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = format!("{SOURCES}\n\
+Stopped in the middle, it goes on where it was when it is run again.\n\n\
+Examples:\n  \
+wtfs get model.torrent\n  \
+wtfs get -o /data 'magnet:?xt=urn:btih:...'\n  \
+wtfs get --peer 10.0.0.2:6881 model.torrent")
+)]
+pub(crate) struct Get {
+    /// A .torrent file, URL, magnet link or info hash
+    #[arg(value_name = "SOURCE")]
+    pub(crate) source: String,
+    /// Put the torrent's file or directory into this directory
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub(crate) output: PathBuf,
+    /// Give up when nothing has come for this long [default: never]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) stall_timeout: Option<TimeSpan>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) engine: Engine,
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = format!("{SOURCES}\n\
+With DATA, what stands there is verified first and then served. Without it, what the cache holds is served.\n\n\
+Examples:\n  \
+wtfs seed model.torrent /data\n  \
+wtfs seed --listen 6881 model.torrent /data/model\n  \
+wtfs seed model.torrent")
+)]
+pub(crate) struct Seed {
+    /// A .torrent file, URL, magnet link or info hash
+    #[arg(value_name = "SOURCE")]
+    pub(crate) source: String,
+    /// The directory that holds the torrent's file or directory, or that file or directory itself
+    #[arg(value_name = "DATA")]
+    pub(crate) data: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) engine: Engine,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+wtfs create /data/model\n  \
+wtfs create -t udp://tracker.example.org:6969/announce -o model.torrent /data/model\n  \
+wtfs create -w https://example.org/files/ --magnet big.iso")]
+pub(crate) struct Create {
+    /// The file or directory to share
+    #[arg(value_name = "PATH")]
+    pub(crate) path: PathBuf,
+    /// Where to write the .torrent [default: the name of PATH and .torrent, here]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Replace the output file if it is there
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Bytes per piece, a power of two from 16K to 16M [default: chosen by the total size]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) piece_size: Option<ByteSize>,
+    /// A tracker; each one given is a tier of its own, tried in this order
+    #[arg(short, long = "tracker", value_name = "URL")]
+    pub(crate) trackers: Vec<String>,
+    /// An HTTP server that has the data too
+    #[arg(short, long = "webseed", value_name = "URL")]
+    pub(crate) webseeds: Vec<String>,
+    /// Peers come from the trackers only (BEP 27)
+    #[arg(long)]
+    pub(crate) private: bool,
+    /// A remark for people
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) comment: Option<String>,
+    /// Goes into the info dictionary, so that the same data gets another info hash
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) source: Option<String>,
+    /// Print the magnet link too
+    #[arg(long)]
+    pub(crate) magnet: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  wtfs info model.torrent\n  wtfs info --json 'magnet:?xt=urn:btih:...'")]
+pub(crate) struct Info {
+    /// A .torrent file, URL, magnet link or info hash
+    #[arg(value_name = "SOURCE")]
+    pub(crate) source: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  wtfs verify model.torrent /data")]
+pub(crate) struct Verify {
+    /// A .torrent file or the URL of one
+    #[arg(value_name = "SOURCE")]
+    pub(crate) source: String,
+    /// The directory that holds the torrent's file or directory, or that file or directory itself
+    #[arg(value_name = "DATA")]
+    pub(crate) data: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Needs no network and no other program. As an ordinary user it needs fusermount3 (Debian: fuse3).\n\n\
+Examples:\n  wtfs demo\n  wtfs demo --size 1G"
+)]
+pub(crate) struct Demo {
+    /// How much data to make
+    #[arg(long, value_name = "SIZE", default_value = "64M")]
+    pub(crate) size: ByteSize,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ReadBack {
+    pub(crate) mounted: PathBuf,
+    pub(crate) source: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  wtfs completions bash > ~/.local/share/bash-completion/completions/wtfs"
+)]
+pub(crate) struct Completions {
+    pub(crate) shell: Shell,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains(&format!("wtfs {}", command.get_name())), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn the_last_word_of_mount_is_the_directory() {
+        let cli = Cli::try_parse_from(["wtfs", "mount", "a.torrent", "b.torrent", "/mnt"]).expect("parsed");
+        let Command::Mount(mount) = cli.command else { panic!("another command") };
+        assert_eq!(mount.sources, ["a.torrent", "b.torrent"]);
+        assert_eq!(mount.dir, PathBuf::from("/mnt"));
+        assert!(Cli::try_parse_from(["wtfs", "mount", "a.torrent"]).is_err());
+    }
+
+    #[test]
+    fn the_readme_lists_every_command() {
+        let readme = include_str!("../README.md");
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let row = format!("| `wtfs {}", command.get_name());
+            assert!(readme.contains(&row), "README.md has no row for {}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn flags_become_the_topmost_layer() {
+        let cli = Cli::try_parse_from(["wtfs", "seed", "x.torrent", "--no-upload", "--upload-limit", "1M"]);
+        let Command::Seed(seed) = cli.expect("parsed").command else { panic!("another command") };
+        let layer = seed.engine.layer();
+        assert_eq!((layer.upload, layer.upload_limit), (Some(false), Some(ByteSize(1 << 20))));
+        assert_eq!(Engine::default().layer(), Layer::default());
+    }
+}

@@ -1,0 +1,182 @@
+//! `wtfs get`: downloads a torrent, verifying every piece before it counts. Goes on where it was when run again.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use wtfs_torrent::{ExistingData, Fill, Phase, Session, StorageKind, Torrent, TorrentStatus};
+
+use super::{print_json, print_text};
+use crate::cli::Get;
+use crate::config::{Loaded, Settings};
+use crate::engine::{self, Reporter, Role};
+use crate::exit::{Exit, OrEnd as _, ended};
+use crate::progress::{Progress, Show};
+use crate::signals::Stop;
+use crate::table::printable;
+use crate::units::{ByteSize, TimeSpan, rate};
+
+/// How often progress is looked at.
+const TICK: Duration = Duration::from_millis(200);
+
+pub(super) fn run(args: &Get, loaded: Loaded, show: Show) -> anyhow::Result<Exit> {
+    let settings = loaded.resolve(args.engine.layer())?;
+    engine::block_on(async {
+        let stop = Stop::install(|| {})?;
+        let session = engine::open(&settings).await?;
+        let started = Instant::now();
+        let outcome = get(args, &settings, &session, &stop, show).await;
+        session.shutdown().await;
+        let (torrent, path) = outcome?;
+        let result = Fetched::of(&torrent, path, started.elapsed());
+        if args.json {
+            print_json(&result)?
+        } else {
+            print_text(&result.text())?
+        }
+        Ok(Exit::Success)
+    })
+}
+
+async fn get(
+    args: &Get,
+    settings: &Settings,
+    session: &Session,
+    stop: &Stop,
+    show: Show,
+) -> anyhow::Result<(TorrentStatus, PathBuf)> {
+    let stopped = || ended(Exit::Incomplete, "stopped; run the same command again to go on");
+    let torrent = tokio::select! {
+        torrent = begin(args, settings, session) => torrent?,
+        () = stop.wait() => return Err(stopped()),
+    };
+    let output = std::path::absolute(&args.output)?;
+    let _control = Reporter::new(session, Role::Get, Some(output.clone())).show(settings);
+    let complete = torrent.wait_complete();
+    tokio::pin!(complete);
+    let progress = Progress::bytes(0, &printable(&torrent.name()), show);
+    let mut watched = Watched::new(args.stall_timeout);
+    loop {
+        tokio::select! {
+            complete = &mut complete => {
+                complete.or_end(Exit::Source, || format!("{} cannot be fetched", printable(&torrent.name())))?;
+                return Ok((torrent.status(), output.join(torrent.name())));
+            }
+            () = tokio::time::sleep(TICK) => watched.look(&torrent, &progress)?,
+            () = stop.wait() => {
+                let share = share(&torrent.status());
+                return Err(ended(Exit::Incomplete, format!("stopped at {share} %; run the same command again to go on")));
+            }
+        }
+    }
+}
+
+async fn begin(args: &Get, settings: &Settings, session: &Session) -> anyhow::Result<Torrent> {
+    let source = engine::source(&args.source).await?;
+    let peers = engine::peers(&args.engine.peers).await?;
+    let output = std::path::absolute(&args.output)?;
+    let made = std::fs::create_dir_all(&output);
+    made.or_end(Exit::Failure, || format!("{} cannot be made; choose another with -o", output.display()))?;
+    let options = wtfs_torrent::AddOptions {
+        storage: StorageKind::Directory(output),
+        fill: Fill::Everything,
+        existing: ExistingData::TrustRecord,
+        ..engine::add_options(settings, &source, &peers)
+    };
+    engine::add(session, source, options).await
+}
+
+/// Progress on the bar, and the end of patience.
+struct Watched {
+    patience: Option<Duration>,
+    pieces: u32,
+    downloaded: u64,
+    moved: Instant,
+}
+
+impl Watched {
+    fn new(patience: Option<TimeSpan>) -> Self {
+        Self { patience: patience.map(|span| span.0), pieces: 0, downloaded: 0, moved: Instant::now() }
+    }
+
+    fn look(&mut self, torrent: &Torrent, progress: &Progress) -> anyhow::Result<()> {
+        let status = torrent.status();
+        match &status.phase {
+            Phase::Metadata => progress.say(format!("asking {} peers for metadata", status.peers.len())),
+            Phase::Checking { done_bytes, total_bytes } => {
+                progress.say("checking what is there".into());
+                progress.set_total(*total_bytes);
+                progress.set(*done_bytes);
+                self.moved = Instant::now();
+            }
+            Phase::Ready | Phase::Failed { .. } => {
+                let peers = status.peers.len();
+                progress.say(format!("{} from {peers} peers", printable(&status.name)));
+                progress.set_total(status.total_bytes);
+                progress.set(present_bytes(&status));
+            }
+        }
+        if (status.pieces_present, status.downloaded_bytes) != (self.pieces, self.downloaded) {
+            (self.pieces, self.downloaded) = (status.pieces_present, status.downloaded_bytes);
+            self.moved = Instant::now();
+        }
+        match self.patience {
+            Some(patience) if self.moved.elapsed() > patience => Err(ended(
+                Exit::Incomplete,
+                format!(
+                    "nothing came for {} at {} %, with {} peers; run the same command again to go on",
+                    TimeSpan(patience),
+                    share(&status),
+                    status.peers.len()
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn present_bytes(status: &TorrentStatus) -> u64 {
+    (u64::from(status.pieces_present) * u64::from(status.piece_bytes)).min(status.total_bytes)
+}
+
+fn share(status: &TorrentStatus) -> u64 {
+    u64::from(status.pieces_present) * 100 / u64::from(status.pieces.max(1))
+}
+
+#[derive(Debug, Serialize)]
+struct Fetched {
+    name: String,
+    info_hash: String,
+    path: PathBuf,
+    total_bytes: u64,
+    /// Received in this run; less than the total when some was there before.
+    downloaded_bytes: u64,
+    elapsed_ms: u64,
+}
+
+impl Fetched {
+    fn of(status: &TorrentStatus, path: PathBuf, elapsed: Duration) -> Self {
+        Self {
+            name: status.name.clone(),
+            info_hash: status.info_hash.clone(),
+            path,
+            total_bytes: status.total_bytes,
+            downloaded_bytes: status.downloaded_bytes,
+            elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn text(&self) -> String {
+        let path = printable(&self.path.display().to_string());
+        let size = ByteSize(self.total_bytes);
+        if self.downloaded_bytes == 0 {
+            return format!("{path}: {size}, all of it was there\n");
+        }
+        let elapsed = Duration::from_millis(self.elapsed_ms);
+        let (fetched, speed) = (ByteSize(self.downloaded_bytes), rate(self.downloaded_bytes, elapsed));
+        format!(
+            "{path}: {size}, {fetched} fetched in {} ({speed}/s), every piece verified\n",
+            TimeSpan(elapsed)
+        )
+    }
+}

@@ -1,0 +1,293 @@
+//! From what was typed, the environment and the configuration files to settings that are complete and checked.
+//!
+//! The only place that reads the environment: libraries are told everything in their own config structs. A flag wins
+//! over `WTFS_*`, that over `$XDG_CONFIG_HOME/wtfs/config.toml`, that over the files of `$XDG_CONFIG_DIRS`, and those
+//! over the defaults. docs/config.md lists every key; a test holds it to [`Layer`].
+
+mod directories;
+mod layer;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use wtfs_torrent::{ListenConfig, PortPolicy, SessionConfig, UploadPolicy};
+
+pub(crate) use self::directories::Directories;
+pub(crate) use self::layer::Layer;
+use crate::exit::{Exit, OrEnd as _, ended};
+use crate::units::ByteSize;
+
+/// The process's environment as it was at start.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Environment(BTreeMap<OsString, OsString>);
+
+impl Environment {
+    pub(crate) fn read() -> Self {
+        Self(std::env::vars_os().collect())
+    }
+
+    /// A variable's value; an empty one counts as not set.
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        self.0.get(&OsString::from(name)).filter(|value| !value.is_empty()).map(PathBuf::from)
+    }
+
+    fn text(&self, name: &str) -> anyhow::Result<Option<String>> {
+        let Some(value) = self.path(name) else { return Ok(None) };
+        let text = value.into_os_string().into_string();
+        text.map(Some)
+            .map_err(|value| ended(Exit::Usage, format!("{name} is not UTF-8: {}", value.display())))
+    }
+
+    fn parse<T>(&self, name: &str) -> anyhow::Result<Option<T>>
+    where
+        T: std::str::FromStr,
+        T::Err: std::error::Error + Send + Sync + 'static,
+    {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        text.parse().map(Some).or_end(Exit::Usage, || format!("{name}={text}"))
+    }
+}
+
+#[cfg(test)]
+impl<const N: usize> From<[(&str, &str); N]> for Environment {
+    fn from(variables: [(&str, &str); N]) -> Self {
+        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+/// Everything the commands need to know, complete and checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) directories: Directories,
+    /// What the engine is told.
+    pub(crate) session: SessionConfig,
+    /// Announced to beside a torrent's own trackers.
+    pub(crate) trackers: Vec<String>,
+    pub(crate) allow_other: bool,
+}
+
+/// `PORT`, `ADDRESS`, `ADDRESS:PORT` or `[V6]:PORT`. A port that was asked for is taken or the command fails.
+fn listen(typed: &str) -> anyhow::Result<ListenConfig> {
+    let exact = |port, addrs| ListenConfig { port, port_policy: PortPolicy::Exact, addrs };
+    let everywhere = ListenConfig::default();
+    if let Ok(port) = typed.parse() {
+        return Ok(exact(port, everywhere.addrs));
+    }
+    if let Ok(addr) = typed.parse::<SocketAddr>() {
+        return Ok(exact(addr.port(), vec![addr.ip()]));
+    }
+    if let Ok(addr) = typed.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return Ok(ListenConfig { addrs: vec![addr], ..everywhere });
+    }
+    Err(ended(Exit::Usage, format!("`{typed}` is not PORT, ADDRESS or ADDRESS:PORT to listen on")))
+}
+
+/// What is known before any command runs: the layers above the defaults, still to be resolved.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    directories: Directories,
+    layer: Layer,
+    /// Log filter of `RUST_LOG` or the configuration.
+    pub(crate) log: Option<String>,
+}
+
+impl Loaded {
+    /// Reads the configuration files and the environment.
+    ///
+    /// # Errors
+    /// A file that cannot be read or has an unknown key, a variable that does not parse. A file that is not there is
+    /// an error only when it was asked for by name.
+    pub(crate) fn read(environment: &Environment, config_file: Option<&Path>) -> anyhow::Result<Self> {
+        let directories = Directories::of(environment);
+        let mut layer = Layer::from_environment(environment)?;
+        match config_file.map(Path::to_path_buf).or_else(|| environment.path("WTFS_CONFIG")) {
+            Some(file) => {
+                let wanted = read_file(&file)?.ok_or_else(|| {
+                    ended(Exit::Usage, format!("{}: there is no such file", file.display()))
+                })?;
+                layer = layer.over(wanted);
+            }
+            None => {
+                for file in directories.config_files() {
+                    if let Some(lower) = read_file(&file)? {
+                        layer = layer.over(lower);
+                    }
+                }
+            }
+        }
+        let log = environment.text("RUST_LOG")?.or_else(|| layer.log.clone());
+        Ok(Self { directories, layer, log })
+    }
+
+    /// Puts what was typed on top, fills in the defaults and checks the result.
+    pub(crate) fn resolve(self, typed: Layer) -> anyhow::Result<Settings> {
+        let layer = typed.over(self.layer);
+        let directories = self.directories;
+        let cache_dir = match layer.cache_dir {
+            Some(dir) => directories.expand(&dir)?,
+            None => directories.cache()?,
+        };
+        let defaults = SessionConfig::new(cache_dir);
+        let limit = |limit: Option<ByteSize>, key: &str| match limit {
+            Some(size) if size.0 == 0 => Err(ended(
+                Exit::Usage,
+                format!(
+                    "{key} must be more than 0; leave it out for no limit, or use --no-upload to send nothing"
+                ),
+            )),
+            other => Ok(other.map(|size| size.0)),
+        };
+        let positive = |value: Option<usize>, default: usize, key: &str| match value.unwrap_or(default) {
+            0 => Err(ended(Exit::Usage, format!("{key} must be at least 1"))),
+            value => Ok(value),
+        };
+        let read_timeout = layer.read_timeout.map_or(defaults.read_timeout, |span| span.0);
+        if read_timeout.is_zero() {
+            return Err(ended(Exit::Usage, "read_timeout must be more than 0"));
+        }
+        let memory_bytes = layer.memory.map_or(defaults.memory_bytes, |size| size.0);
+        if memory_bytes < MEMORY_MIN {
+            return Err(ended(Exit::Usage, "memory must be at least 1M"));
+        }
+        let session = SessionConfig {
+            listen: layer.listen.map_or_else(|| Ok(ListenConfig::default()), |typed| listen(&typed))?,
+            max_peers: positive(layer.max_peers, defaults.max_peers, "max_peers")?,
+            max_peers_per_torrent: positive(
+                layer.max_peers_per_torrent,
+                defaults.max_peers_per_torrent,
+                "max_peers_per_torrent",
+            )?,
+            max_half_open: positive(layer.max_half_open, defaults.max_half_open, "max_half_open")?,
+            upload_limit: limit(layer.upload_limit, "upload_limit")?,
+            download_limit: limit(layer.download_limit, "download_limit")?,
+            memory_bytes,
+            read_timeout,
+            upload: if layer.upload.unwrap_or(true) { UploadPolicy::On } else { UploadPolicy::Off },
+            ..defaults
+        };
+        Ok(Settings {
+            session,
+            trackers: layer.trackers.unwrap_or_default(),
+            allow_other: layer.allow_other.unwrap_or(false),
+            directories,
+        })
+    }
+}
+
+/// Less than a few pieces of the usual sizes leaves nothing to read ahead with.
+const MEMORY_MIN: u64 = 1 << 20;
+
+fn read_file(path: &Path) -> anyhow::Result<Option<Layer>> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error).context(format!("{} cannot be read", path.display())),
+    };
+    let layer = toml::from_str(&text).or_end(Exit::Usage, || format!("{} cannot be used", path.display()))?;
+    Ok(Some(layer))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::units::TimeSpan;
+
+    const HOME: (&str, &str) = ("HOME", "/home/ada");
+
+    fn loaded(environment: Environment) -> Loaded {
+        Loaded::read(&environment, None).expect("nothing to complain about")
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("c.toml");
+        fs::write(&file, "max_peers = 7\nmemory = \"64M\"\nread_timeout = 5\n").expect("written");
+        let environment = Environment::from([HOME, ("WTFS_MAX_PEERS", "8"), ("WTFS_MEMORY", "128M")]);
+        let loaded = Loaded::read(&environment, Some(&file)).expect("read");
+        let typed = Layer { max_peers: Some(9), ..Layer::default() };
+        let settings = loaded.resolve(typed).expect("resolved");
+        assert_eq!(settings.session.max_peers, 9);
+        assert_eq!(settings.session.memory_bytes, 128 << 20);
+        assert_eq!(settings.session.read_timeout, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn the_users_file_wins_over_the_systems() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        for (name, text) in [("user", "max_peers = 1\n"), ("system", "max_peers = 2\nmax_half_open = 3\n")] {
+            fs::create_dir_all(dir.path().join(name).join("wtfs")).expect("made");
+            fs::write(dir.path().join(name).join("wtfs/config.toml"), text).expect("written");
+        }
+        let (user, system) = (at("user"), at("system"));
+        let environment = Environment::from([
+            HOME,
+            ("XDG_CONFIG_HOME", &user),
+            ("XDG_CONFIG_DIRS", &format!("/nowhere:{system}")),
+        ]);
+        let settings = loaded(environment).resolve(Layer::default()).expect("resolved");
+        assert_eq!((settings.session.max_peers, settings.session.max_half_open), (1, 3));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("c.toml");
+        fs::write(&file, "cachedir = \"/x\"\n").expect("written");
+        let error = Loaded::read(&Environment::from([HOME]), Some(&file)).expect_err("refused");
+        assert!(format!("{error:#}").contains("cachedir"), "{error:#}");
+        assert_eq!(crate::exit::exit_of(&error), Exit::Usage);
+    }
+
+    #[test]
+    fn a_file_asked_for_by_name_must_be_there() {
+        let missing = Path::new("/nonexistent/wtfs.toml");
+        let error = Loaded::read(&Environment::from([HOME]), Some(missing)).expect_err("refused");
+        assert!(error.to_string().contains("/nonexistent/wtfs.toml"));
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_refused() {
+        let zero = Some(ByteSize(0));
+        for layer in [
+            Layer { upload_limit: zero, ..Layer::default() },
+            Layer { memory: Some(ByteSize(1 << 10)), ..Layer::default() },
+            Layer { max_peers: Some(0), ..Layer::default() },
+            Layer { read_timeout: Some(TimeSpan(Duration::ZERO)), ..Layer::default() },
+            Layer { listen: Some("all".into()), ..Layer::default() },
+        ] {
+            let error = loaded(Environment::from([HOME])).resolve(layer).expect_err("refused");
+            assert_eq!(crate::exit::exit_of(&error), Exit::Usage);
+        }
+    }
+
+    #[test]
+    fn without_home_the_message_says_what_to_give() {
+        let error = loaded(Environment::default()).resolve(Layer::default()).expect_err("refused");
+        assert!(error.to_string().contains("--cache-dir"), "{error}");
+    }
+
+    #[test]
+    fn an_address_to_listen_on_is_read_in_each_form() {
+        let read = |typed: &str| {
+            let config = listen(typed).expect("an address");
+            (config.port, config.port_policy, config.addrs)
+        };
+        let everywhere = ListenConfig::default();
+        assert_eq!(read("7000"), (7000, PortPolicy::Exact, everywhere.addrs.clone()));
+        assert_eq!(read("127.0.0.1:1"), (1, PortPolicy::Exact, vec![Ipv4Addr::LOCALHOST.into()]));
+        assert_eq!(read("[::1]:2"), (2, PortPolicy::Exact, vec![Ipv6Addr::LOCALHOST.into()]));
+        assert_eq!(read("::1"), (everywhere.port, everywhere.port_policy, vec![Ipv6Addr::LOCALHOST.into()]));
+    }
+}

@@ -1,0 +1,162 @@
+//! One layer of settings: a file, the environment or the flags. Every key is optional; a missing one shows the layer
+//! below. A new key goes into the struct, [`Layer::from_environment`], [`Layer::over`] and docs/config.md; tests fail
+//! for each place that was forgotten.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::Environment;
+use crate::units::{ByteSize, TimeSpan};
+
+/// The keys of config.toml; `WTFS_` and a key in capitals is its variable.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Layer {
+    /// Where pieces and their records are kept.
+    pub(crate) cache_dir: Option<PathBuf>,
+    /// `PORT`, `ADDRESS` or `ADDRESS:PORT` for peers to connect to.
+    pub(crate) listen: Option<String>,
+    /// Connections of all torrents together.
+    pub(crate) max_peers: Option<usize>,
+    /// Connections of one torrent.
+    pub(crate) max_peers_per_torrent: Option<usize>,
+    /// Connection attempts under way at once.
+    pub(crate) max_half_open: Option<usize>,
+    /// Bytes a second.
+    pub(crate) upload_limit: Option<ByteSize>,
+    /// Bytes a second.
+    pub(crate) download_limit: Option<ByteSize>,
+    /// Budget of all buffers and pieces in flight.
+    pub(crate) memory: Option<ByteSize>,
+    /// How long a read may wait without progress.
+    pub(crate) read_timeout: Option<TimeSpan>,
+    /// Whether to serve others.
+    pub(crate) upload: Option<bool>,
+    /// Trackers to announce to beside a torrent's own.
+    pub(crate) trackers: Option<Vec<String>>,
+    /// Whether other users may enter a mount.
+    pub(crate) allow_other: Option<bool>,
+    /// Log filter in the syntax of `RUST_LOG`.
+    pub(crate) log: Option<String>,
+}
+
+impl Layer {
+    pub(super) fn from_environment(environment: &Environment) -> anyhow::Result<Self> {
+        Ok(Self {
+            cache_dir: environment.path("WTFS_CACHE_DIR"),
+            listen: environment.text("WTFS_LISTEN")?,
+            max_peers: environment.parse("WTFS_MAX_PEERS")?,
+            max_peers_per_torrent: environment.parse("WTFS_MAX_PEERS_PER_TORRENT")?,
+            max_half_open: environment.parse("WTFS_MAX_HALF_OPEN")?,
+            upload_limit: environment.parse("WTFS_UPLOAD_LIMIT")?,
+            download_limit: environment.parse("WTFS_DOWNLOAD_LIMIT")?,
+            memory: environment.parse("WTFS_MEMORY")?,
+            read_timeout: environment.parse("WTFS_READ_TIMEOUT")?,
+            upload: environment.parse("WTFS_UPLOAD")?,
+            trackers: environment
+                .text("WTFS_TRACKERS")?
+                .map(|list| list.split_whitespace().map(str::to_owned).collect()),
+            allow_other: environment.parse("WTFS_ALLOW_OTHER")?,
+            log: environment.text("WTFS_LOG")?,
+        })
+    }
+
+    /// This layer on top of `lower`. Lists are replaced, not joined: a flag can then also take away.
+    pub(super) fn over(self, lower: Self) -> Self {
+        Self {
+            cache_dir: self.cache_dir.or(lower.cache_dir),
+            listen: self.listen.or(lower.listen),
+            max_peers: self.max_peers.or(lower.max_peers),
+            max_peers_per_torrent: self.max_peers_per_torrent.or(lower.max_peers_per_torrent),
+            max_half_open: self.max_half_open.or(lower.max_half_open),
+            upload_limit: self.upload_limit.or(lower.upload_limit),
+            download_limit: self.download_limit.or(lower.download_limit),
+            memory: self.memory.or(lower.memory),
+            read_timeout: self.read_timeout.or(lower.read_timeout),
+            upload: self.upload.or(lower.upload),
+            trackers: self.trackers.or(lower.trackers),
+            allow_other: self.allow_other.or(lower.allow_other),
+            log: self.log.or(lower.log),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No key left out: a new field does not compile until it stands here.
+    fn full() -> Layer {
+        Layer {
+            cache_dir: Some("/c".into()),
+            listen: Some("6881".into()),
+            max_peers: Some(1),
+            max_peers_per_torrent: Some(2),
+            max_half_open: Some(3),
+            upload_limit: Some(ByteSize(4 << 10)),
+            download_limit: Some(ByteSize(5 << 20)),
+            memory: Some(ByteSize(6 << 30)),
+            read_timeout: Some(TimeSpan(std::time::Duration::from_secs(7))),
+            upload: Some(false),
+            trackers: Some(vec!["udp://t:1".into(), "http://u/announce".into()]),
+            allow_other: Some(true),
+            log: Some("wtfs=debug".into()),
+        }
+    }
+
+    fn keys() -> Vec<String> {
+        toml::Table::try_from(full()).expect("a table").keys().cloned().collect()
+    }
+
+    #[test]
+    fn the_documentation_lists_every_key_and_its_variable() {
+        let text = include_str!("../../docs/config.md");
+        for key in keys() {
+            assert!(text.contains(&format!("`{key}`")), "docs/config.md does not explain `{key}`");
+            let variable = format!("`WTFS_{}`", key.to_uppercase());
+            assert!(text.contains(&variable), "docs/config.md does not name {variable}");
+        }
+    }
+
+    #[test]
+    fn a_file_reads_back_as_it_was_written() {
+        let text = toml::to_string(&full()).expect("written");
+        assert_eq!(toml::from_str::<Layer>(&text).expect("read"), full());
+    }
+
+    #[test]
+    fn every_key_has_its_variable() {
+        let environment = Environment::from([
+            ("WTFS_CACHE_DIR", "/c"),
+            ("WTFS_LISTEN", "6881"),
+            ("WTFS_MAX_PEERS", "1"),
+            ("WTFS_MAX_PEERS_PER_TORRENT", "2"),
+            ("WTFS_MAX_HALF_OPEN", "3"),
+            ("WTFS_UPLOAD_LIMIT", "4K"),
+            ("WTFS_DOWNLOAD_LIMIT", "5M"),
+            ("WTFS_MEMORY", "6G"),
+            ("WTFS_READ_TIMEOUT", "7s"),
+            ("WTFS_UPLOAD", "false"),
+            ("WTFS_TRACKERS", "udp://t:1 http://u/announce"),
+            ("WTFS_ALLOW_OTHER", "true"),
+            ("WTFS_LOG", "wtfs=debug"),
+        ]);
+        assert_eq!(Layer::from_environment(&environment).expect("parsed"), full());
+    }
+
+    #[test]
+    fn a_variable_that_does_not_parse_is_named() {
+        let environment = Environment::from([("WTFS_MEMORY", "much")]);
+        let error = Layer::from_environment(&environment).expect_err("refused");
+        assert!(format!("{error:#}").contains("WTFS_MEMORY=much"), "{error:#}");
+    }
+
+    #[test]
+    fn a_missing_key_shows_the_layer_below() {
+        assert_eq!(Layer::default().over(full()), full());
+        assert_eq!(full().over(Layer::default()), full());
+        let lower = Layer { listen: Some("1".into()), ..full() };
+        assert_eq!(full().over(lower).listen.as_deref(), Some("6881"));
+    }
+}

@@ -1,0 +1,218 @@
+//! What every command that runs an engine does the same way: a runtime, a session, sources and peers from what was
+//! typed, and where a torrent's data lies on disk. Maps the engine's errors to exit codes, once.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde::Serialize;
+use wtfs_proto::metainfo::{Layout, Metainfo};
+use wtfs_torrent::http::{HttpClient, HttpConfig};
+use wtfs_torrent::store::StoreError;
+use wtfs_torrent::{AddError, AddOptions, Session, SessionStatus, Source, Torrent, resolve};
+
+use crate::config::Settings;
+use crate::control::Control;
+use crate::exit::{Exit, OrEnd as _, ended};
+use crate::table::printable;
+
+/// How long the end of a process may take after its work is done: a resolver thread that is stuck in DNS must not keep
+/// it.
+const RUNTIME_END: Duration = Duration::from_millis(500);
+
+/// Runs a command's future on a runtime of its own.
+pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("wtfs")
+        .build()
+        .context("the runtime cannot be started")?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_timeout(RUNTIME_END);
+    outcome
+}
+
+/// Starts the engine.
+pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Session> {
+    Session::open(settings.session.clone()).await.or_end(Exit::Failure, || "the engine cannot start".into())
+}
+
+/// Finds out what was typed as a SOURCE, fetching the `.torrent` where it is a URL.
+pub(crate) async fn source(typed: &str) -> anyhow::Result<Source> {
+    let client = HttpClient::new(HttpConfig::default()).context("HTTP cannot be set up")?;
+    resolve::source(typed, &client).await.map_err(|error| ended(Exit::Source, error.to_string()))
+}
+
+/// As [`source`], for commands that cannot do with less than the whole metainfo.
+pub(crate) async fn metainfo(typed: &str) -> anyhow::Result<Box<Metainfo>> {
+    match source(typed).await? {
+        Source::Metainfo(metainfo) => Ok(metainfo),
+        Source::Magnet(_) => Err(ended(
+            Exit::Source,
+            "a magnet link does not hold the hashes to check data with; give the .torrent, or use `wtfs get`, which checks",
+        )),
+    }
+}
+
+/// The addresses of `--peer`.
+pub(crate) async fn peers(typed: &[String]) -> anyhow::Result<Vec<SocketAddr>> {
+    let mut peers = Vec::new();
+    for peer in typed {
+        let addrs = tokio::net::lookup_host(peer.as_str())
+            .await
+            .or_end(Exit::Usage, || format!("--peer {peer}: give HOST:PORT, with a host that resolves"))?;
+        peers.extend(addrs);
+    }
+    Ok(peers)
+}
+
+/// How to add `source`, with the peers of `--peer` and the trackers of the configuration. A private torrent's swarm is
+/// that of its own trackers alone (BEP 27), so none is added to it.
+pub(crate) fn add_options(settings: &Settings, source: &Source, peers: &[SocketAddr]) -> AddOptions {
+    let is_private = matches!(source, Source::Metainfo(metainfo) if metainfo.info.is_private);
+    if is_private && !settings.trackers.is_empty() {
+        tracing::warn!("the torrent is private: only its own trackers are asked");
+    }
+    AddOptions {
+        peers: peers.to_vec(),
+        trackers: if is_private { Vec::new() } else { settings.trackers.clone() },
+        ..AddOptions::default()
+    }
+}
+
+/// Adds a torrent to the session.
+pub(crate) async fn add(session: &Session, source: Source, options: AddOptions) -> anyhow::Result<Torrent> {
+    let name = match &source {
+        Source::Metainfo(metainfo) => metainfo.info.name.clone(),
+        Source::Magnet(magnet) => magnet.hashes.primary().to_string(),
+    };
+    session.add(source, options).await.map_err(|error| {
+        let hint = match &error {
+            AddError::Duplicate(_) => "; name each source once",
+            AddError::Store(StoreError::Locked { .. }) => "; end that process, or use another --cache-dir",
+            _ => "",
+        };
+        ended(Exit::Source, format!("{} cannot be used: {error}{hint}", printable(&name)))
+    })
+}
+
+/// The directory in which the torrent's file or directory stands, for data typed as that directory or as the file or
+/// directory itself.
+pub(crate) fn data_dir(metainfo: &Metainfo, typed: &Path) -> anyhow::Result<PathBuf> {
+    let name = &metainfo.info.name;
+    let typed = std::path::absolute(typed).with_context(|| typed.display().to_string())?;
+    let fits = |path: &Path| match metainfo.info.layout {
+        Layout::SingleFile => path.is_file(),
+        Layout::Directory => path.is_dir(),
+    };
+    if fits(&typed.join(name)) {
+        return Ok(typed);
+    }
+    let is_named = typed.file_name().is_some_and(|last| last == name.as_str());
+    match typed.parent() {
+        Some(parent) if is_named && fits(&typed) => Ok(parent.to_owned()),
+        _ => Err(ended(
+            Exit::BadData,
+            format!("{} does not hold {name:?}, which is what the torrent calls its data", typed.display()),
+        )),
+    }
+}
+
+/// What one running process tells `wtfs status`.
+#[derive(Debug, Serialize)]
+pub(crate) struct ProcessStatus {
+    pid: u32,
+    version: &'static str,
+    role: Role,
+    /// The mount point, or where the data goes or lies.
+    path: Option<PathBuf>,
+    #[serde(flatten)]
+    session: SessionStatus,
+}
+
+/// What a process runs for.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Role {
+    Mount,
+    Seed,
+    Get,
+}
+
+/// What this process tells about itself, asked for again each time.
+#[derive(Clone, Debug)]
+pub(crate) struct Reporter {
+    session: Session,
+    role: Role,
+    path: Option<PathBuf>,
+}
+
+impl Reporter {
+    pub(crate) fn new(session: &Session, role: Role, path: Option<PathBuf>) -> Self {
+        Self { session: session.clone(), role, path }
+    }
+
+    /// Never waits.
+    pub(crate) fn status(&self) -> ProcessStatus {
+        ProcessStatus {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION"),
+            role: self.role,
+            path: self.path.clone(),
+            session: self.session.status(),
+        }
+    }
+
+    /// Lets `wtfs status` see this process while the result lives. Where that cannot be, the process does its work
+    /// unseen, with a warning.
+    pub(crate) fn show(self, settings: &Settings) -> Option<Control> {
+        Control::open(settings.directories.runtime(), move || self.status())
+            .inspect_err(|error| tracing::warn!(%error, "`wtfs status` will not see this process"))
+            .ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wtfs_proto::metainfo::{FileEntry, InfoBuilder, MetainfoBuilder};
+    use wtfs_proto::path::TorrentPath;
+
+    use super::*;
+    use crate::exit::exit_of;
+
+    fn directory_torrent() -> Metainfo {
+        let mut info = InfoBuilder::directory("model", 16 << 10);
+        info.push(FileEntry::new(TorrentPath::from_components(["a"]).expect("a path"), 1));
+        MetainfoBuilder::new(info.finish(&[0; 20]).expect("built")).expect("valid").finish()
+    }
+
+    #[test]
+    fn data_is_found_from_above_and_from_itself() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(dir.path().join("model")).expect("made");
+        let metainfo = directory_torrent();
+        for typed in [dir.path().to_owned(), dir.path().join("model")] {
+            assert_eq!(data_dir(&metainfo, &typed).expect("found"), dir.path());
+        }
+    }
+
+    #[test]
+    fn data_that_is_not_there_is_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("model"), "a file, not a directory").expect("written");
+        let error = data_dir(&directory_torrent(), dir.path()).expect_err("refused");
+        assert_eq!(exit_of(&error), Exit::BadData);
+        assert!(error.to_string().contains("\"model\""), "{error}");
+    }
+
+    #[test]
+    fn a_peer_without_a_port_is_a_usage_error() {
+        let error = block_on(async { peers(&["10.0.0.1".into()]).await }).expect_err("refused");
+        assert_eq!(exit_of(&error), Exit::Usage);
+        let found =
+            block_on(async { peers(&["10.0.0.1:6881".into(), "[::1]:1".into()]).await }).expect("parsed");
+        assert_eq!(found.len(), 2);
+    }
+}

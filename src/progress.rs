@@ -1,0 +1,64 @@
+//! Progress on stderr: a bar on a terminal, silence elsewhere, so that a log file holds no half-drawn lines.
+
+use std::io::{self, IsTerminal as _};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Whether the user wants to see progress at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Show {
+    OnTerminal,
+    Never,
+}
+
+/// A bar over `total` bytes. Dropping it clears the line.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    bar: ProgressBar,
+}
+
+impl Progress {
+    pub(crate) fn bytes(total: u64, what: &str, show: Show) -> Self {
+        let bar = if show == Show::OnTerminal && io::stderr().is_terminal() {
+            ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(5))
+        } else {
+            ProgressBar::hidden()
+        };
+        let style = ProgressStyle::with_template(
+            "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
+        );
+        bar.set_style(style.expect("the template is a constant that parses"));
+        bar.set_message(what.to_owned());
+        Self { bar }
+    }
+
+    pub(crate) fn set(&self, done: u64) {
+        self.bar.set_position(done);
+    }
+
+    pub(crate) fn set_total(&self, total: u64) {
+        self.bar.set_length(total);
+    }
+
+    pub(crate) fn say(&self, what: String) {
+        self.bar.set_message(what);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_parses_and_a_hidden_bar_counts() {
+        let progress = Progress::bytes(100, "hashing", Show::Never);
+        progress.set(40);
+        assert_eq!(progress.bar.position(), 40);
+    }
+}
