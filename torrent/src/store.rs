@@ -18,6 +18,12 @@ use wtfs_proto::geometry::{FileIndex, PieceIndex};
 use wtfs_proto::metainfo::MetainfoError;
 
 mod check;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod concurrency_tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod faulty;
 mod file;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -244,5 +250,58 @@ impl StoreError {
     /// As [`StoreError::at`], for errors of rustix.
     pub(crate) fn errno(op: &'static str, path: &Path) -> impl FnOnce(Errno) -> Self {
         move |errno| Self::from_io(op, path, errno.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_say_what_was_tried_on_what_and_what_to_do() {
+        let path = || PathBuf::from("/d/f");
+        let no_space = || StoreError::from_io("write", Path::new("/d/f"), Errno::NOSPC.into());
+        let texts = [
+            (no_space(), "no space left: write /d/f"),
+            (
+                StoreError::from_io("sync", Path::new("/d/f"), Errno::IO.into()),
+                "sync /d/f: Input/output error (os error 5)",
+            ),
+            (
+                StoreError::WrongType { path: path(), found: "a directory", expected: "a file" },
+                "/d/f is a directory where the torrent has a file; move it away",
+            ),
+            (
+                StoreError::FileLength { path: path(), expected: 2, found: 3 },
+                "/d/f is 3 bytes long, 2 in the torrent; move it away or verify the data",
+            ),
+            (
+                StoreError::Vanished { path: path() },
+                "/d/f was removed while the torrent was open; reopen the torrent",
+            ),
+            (StoreError::Range { offset: 1, len: 2, end: 2 }, "bytes 1+2 do not lie in 2"),
+            (StoreError::Locked { path: path(), pid: Some(7) }, "/d/f is in use by process 7"),
+            (StoreError::Locked { path: path(), pid: None }, "/d/f is in use by another process"),
+            (
+                StoreError::NotDurable { pieces: Vec::new(), source: Box::new(no_space()) },
+                "0 pieces were lost on their way to the disk: no space left: write /d/f",
+            ),
+            (StoreError::Cancelled, "cancelled"),
+        ];
+        for (error, text) in texts {
+            assert_eq!(error.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_full_disk_and_a_full_quota_are_told_from_other_errors() {
+        let sort = |errno: Errno| StoreError::errno("write", Path::new("/d/f"))(errno);
+        assert!(matches!(sort(Errno::NOSPC), StoreError::NoSpace { .. }));
+        assert!(matches!(sort(Errno::DQUOT), StoreError::NoSpace { .. }));
+        assert!(matches!(sort(Errno::IO), StoreError::Io { .. }));
+        assert!(
+            sort(Errno::NOSPC).is_retryable()
+                && !StoreError::Vanished { path: PathBuf::new() }.is_retryable()
+        );
     }
 }

@@ -220,3 +220,73 @@ impl Reader<'_> {
         (self.job.on_progress)(done.min(self.job.total_bytes), self.job.total_bytes);
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::store::fixture::{Place, Sample, entry, pad};
+
+    fn ones(set: &Bitfield) -> Vec<u32> {
+        set.iter_ones().collect()
+    }
+
+    fn check(sample: &Sample, place: &Place) -> CheckReport {
+        check_data(&sample.metainfo, &place.data_dir(), &|_, _| {}, &AtomicBool::new(false)).unwrap()
+    }
+
+    /// Writes the files by hand: what is checked was made by anyone.
+    fn lay_out(sample: &Sample, place: &Place) {
+        for (index, file) in sample.metainfo.info.files.iter().enumerate().filter(|(_, file)| !file.is_pad) {
+            let path = place.data_dir().join("t").join(file.path.to_relative_path());
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, sample.file_content(index)).unwrap();
+        }
+    }
+
+    #[test]
+    fn right_wrong_and_missing_pieces_are_told_apart() {
+        let files = vec![entry("a", 35_000), pad(".pad", 5_000), entry("b", 10_000), entry("c", 30_000)];
+        let (sample, place) = (Sample::new(10_000, files), Place::new());
+        lay_out(&sample, &place);
+        assert!(check(&sample, &place).present.is_full());
+        let root = place.data_dir().join("t");
+        let mut bytes = sample.file_content(0).to_vec();
+        bytes[15_000] ^= 1;
+        std::fs::write(root.join("a"), bytes).unwrap();
+        std::fs::remove_file(root.join("b")).unwrap();
+        std::fs::File::options().write(true).open(root.join("c")).unwrap().set_len(20_001).unwrap();
+        let report = check(&sample, &place);
+        assert_eq!(ones(&report.present), [0, 2, 3, 5, 6]);
+        assert_eq!(ones(&report.bad), [1]);
+        assert_eq!(ones(&report.unreadable), [4, 7]);
+        assert_eq!(report.missing_files, [sample.file(2)]);
+    }
+
+    #[test]
+    fn nothing_there_is_nothing_present() {
+        let (sample, place) = (Sample::new(10_000, vec![entry("a", 35_000)]), Place::new());
+        let report = check(&sample, &place);
+        assert_eq!(report.unreadable.count_ones(), 4);
+        assert_eq!(report.missing_files, [sample.file(0)]);
+    }
+
+    #[test]
+    fn progress_ends_at_the_total_and_cancelling_stops() {
+        let (sample, place) = (Sample::new(1 << 20, vec![entry("a", 40 << 20)]), Place::new());
+        lay_out(&sample, &place);
+        let most = AtomicU64::new(0);
+        let on_progress = |done: u64, total: u64| {
+            assert_eq!(total, 40 << 20);
+            most.fetch_max(done, Ordering::Relaxed);
+        };
+        let never = AtomicBool::new(false);
+        let report = check_data(&sample.metainfo, &place.data_dir(), &on_progress, &never).unwrap();
+        assert!(report.present.is_full());
+        assert_eq!(most.into_inner(), 40 << 20);
+        let cancel = AtomicBool::new(false);
+        let stop = |_: u64, _: u64| cancel.store(true, Ordering::Relaxed);
+        let stopped = check_data(&sample.metainfo, &place.data_dir(), &stop, &cancel);
+        assert!(matches!(stopped, Err(StoreError::Cancelled)), "{stopped:?}");
+    }
+}

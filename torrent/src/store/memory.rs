@@ -105,3 +105,36 @@ impl PieceStore for MemoryStore {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::store::fixture::{Sample, entry};
+
+    #[test]
+    fn what_was_written_reads_back_across_pieces_until_it_is_forgotten() {
+        let sample = Sample::new(10_000, vec![entry("a", 25_000), entry("b", 0), entry("c", 12_345)]);
+        let store = MemoryStore::new(Arc::clone(&sample.metainfo));
+        for piece in sample.pieces() {
+            store.write_piece(piece, &sample.blocks(piece)).unwrap();
+        }
+        for file in [0, 1, 2] {
+            let mut read = vec![0; sample.file_content(file).len()];
+            assert_eq!(store.try_read_file(sample.file(file), 0, &mut read).unwrap(), TryRead::Done);
+            assert!(read == sample.file_content(file));
+        }
+        let mut read = [0; 20];
+        store.read_file(sample.file(0), 9_990, &mut read).unwrap();
+        assert_eq!(read, sample.file_content(0)[9_990..10_010]);
+        store.read_piece(sample.piece(2), 4_990..5_010, &mut read).unwrap();
+        assert_eq!(read, sample.piece_content(sample.piece(2))[4_990..5_010]);
+        assert!(matches!(store.read_file(sample.file(2), 12_340, &mut read), Err(StoreError::Range { .. })));
+        store.forget_piece(sample.piece(1)).unwrap();
+        let gone = store.read_file(sample.file(0), 9_990, &mut read);
+        assert!(
+            matches!(gone, Err(StoreError::NotPresent { piece }) if piece == sample.piece(1)),
+            "{gone:?}"
+        );
+    }
+}

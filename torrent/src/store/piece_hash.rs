@@ -132,3 +132,87 @@ fn add_leaves(leaves: &mut Vec<Hash>, leaf: &mut Sha256, leaf_bytes: &mut u32, m
         bytes = later;
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::store::fixture::{Sample, entry};
+
+    fn noise(bytes: usize) -> Vec<u8> {
+        let mut noise = fastrand::Rng::with_seed(2);
+        (0..bytes).map(|_| noise.u8(..)).collect()
+    }
+
+    fn assert_checks(metainfo: &Metainfo, piece: u32, content: &[u8]) {
+        let piece = metainfo.info.geometry.piece(piece).unwrap();
+        for block in [1000, 16 * 1024, usize::MAX] {
+            let blocks: Vec<Bytes> =
+                content.chunks(block.min(content.len())).map(Bytes::copy_from_slice).collect();
+            assert!(verify_piece(metainfo, piece, &blocks), "{piece:?} in blocks of {block}");
+        }
+        let whole = Bytes::copy_from_slice(content);
+        let mut flipped = content.to_vec();
+        *flipped.last_mut().unwrap() ^= 1;
+        assert!(!verify_piece(metainfo, piece, &[flipped.into()]));
+        assert!(!verify_piece(metainfo, piece, &[whole.slice(1..)]));
+        assert!(!verify_piece(metainfo, piece, &[whole, Bytes::from_static(&[0])]));
+        assert!(!verify_piece(metainfo, piece, &[]));
+    }
+
+    #[test]
+    fn v1_pieces_are_checked_whole_and_exact() {
+        let sample = Sample::new(20_000, vec![entry("a", 30_000), entry("b", 25_000)]);
+        for piece in sample.pieces() {
+            assert_checks(&sample.metainfo, piece.get(), sample.piece_content(piece));
+        }
+    }
+
+    /// A v2 torrent of a file of four pieces, the last one short, and one of less than a piece.
+    fn v2() -> (Metainfo, Vec<Vec<u8>>) {
+        let content = noise(120_000);
+        let (long, short) = content.split_at(100_000);
+        let leaves = |bytes: &[u8]| bytes.chunks(16 * 1024).map(merkle::hash_block).collect::<Vec<_>>();
+        let layer: Vec<Hash> =
+            long.chunks(32 * 1024).map(|piece| merkle::piece_node(&leaves(piece), 1)).collect();
+        let long_root = merkle::root(&leaves(long));
+        let file = |name: &str, bytes: usize, root: Hash| {
+            let mut file = format!("1:{name}d0:d6:lengthi{bytes}e11:pieces root32:").into_bytes();
+            file.extend(root);
+            file.extend(b"ee");
+            file
+        };
+        let mut torrent = b"d4:infod9:file treed".to_vec();
+        torrent.extend(file("a", long.len(), long_root));
+        torrent.extend(file("b", short.len(), merkle::root(&leaves(short))));
+        torrent.extend(b"e12:meta versioni2e4:name1:t12:piece lengthi32768ee");
+        torrent.extend(b"12:piece layersd32:");
+        torrent.extend(long_root);
+        torrent.extend(format!("{}:", layer.len() * 32).into_bytes());
+        torrent.extend(layer.concat());
+        torrent.extend(b"e");
+        torrent.extend(b"e");
+        let pieces = long.chunks(32 * 1024).chain([short]).map(<[u8]>::to_vec).collect();
+        (Metainfo::parse(&torrent).unwrap(), pieces)
+    }
+
+    #[test]
+    fn v2_pieces_are_checked_by_layer_and_short_files_by_root() {
+        let (metainfo, pieces) = v2();
+        assert_eq!(pieces.len(), 5);
+        for (piece, content) in (0..).zip(&pieces) {
+            assert_checks(&metainfo, piece, content);
+        }
+    }
+
+    #[test]
+    fn v2_pieces_without_their_layer_never_verify() {
+        let (mut metainfo, pieces) = v2();
+        metainfo.piece_layers.clear();
+        let verify = |piece: u32| {
+            let index = metainfo.info.geometry.piece(piece).unwrap();
+            verify_piece(&metainfo, index, &[Bytes::from(pieces[piece as usize].clone())])
+        };
+        assert_eq!((0..5).map(verify).collect::<Vec<_>>(), [false, false, false, false, true]);
+    }
+}

@@ -152,3 +152,44 @@ pub fn list_states(cache_dir: &Path) -> Result<Vec<StateDir>, StoreError> {
     found.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(found)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::store::fixture::{Sample, entry};
+
+    #[test]
+    fn saved_torrents_are_listed_and_read_back() {
+        let cache = tempfile::tempdir().unwrap();
+        assert_eq!(list_states(cache.path()).unwrap(), []);
+        let mut saved = Vec::new();
+        for bytes in [1, 2] {
+            let metainfo = Sample::new(10, vec![entry("f", bytes)]).metainfo;
+            let state = StateDir::in_cache(cache.path(), metainfo.hashes.primary());
+            assert_eq!(state.load_metainfo().unwrap(), None);
+            state.save_metainfo(&metainfo).unwrap();
+            state.save_metainfo(&metainfo).unwrap();
+            assert_eq!(state.load_metainfo().unwrap().as_ref(), Some(&*metainfo));
+            saved.push(state);
+        }
+        // A state without metainfo (a magnet that never got it) and a stranger are no torrents.
+        StateDir::in_cache(cache.path(), InfoHash::new([1; 20])).make().unwrap();
+        std::fs::create_dir(cache.path().join(STATES).join("stranger")).unwrap();
+        saved.sort_by(|a, b| a.path.cmp(&b.path));
+        assert_eq!(list_states(cache.path()).unwrap(), saved);
+        saved[0].remove().unwrap();
+        saved[0].remove().unwrap();
+        assert_eq!(list_states(cache.path()).unwrap(), saved[1..]);
+    }
+
+    #[test]
+    fn a_damaged_metainfo_is_an_error_that_names_the_file() {
+        let cache = tempfile::tempdir().unwrap();
+        let state = StateDir::new(cache.path().join("s"));
+        state.make().unwrap();
+        std::fs::write(state.metainfo(), b"d4:infod").unwrap();
+        let error = state.load_metainfo().unwrap_err();
+        assert!(matches!(&error, StoreError::Metainfo { path, .. } if *path == state.metainfo()), "{error}");
+    }
+}
