@@ -108,6 +108,8 @@ async fn a_magnet_gets_its_metadata_from_a_peer_and_then_everything() {
     tokio::time::timeout(PATIENCE, torrent.wait_complete()).await.expect("in time").expect("complete");
     assert_eq!(torrent.metainfo().expect("known").info_bytes, seeded.metainfo.info_bytes);
     getter.shutdown().await;
+    // Handles keep the store and its lock.
+    drop((torrent, getter));
 
     // Another session on the same cache needs nobody.
     seeded.session.shutdown().await;
