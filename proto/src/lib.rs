@@ -14,22 +14,22 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod announce;
+pub mod bencode;
 pub mod bitfield;
+pub mod blame;
+pub mod choke;
 pub mod compact;
 pub mod geometry;
-pub mod bencode;
 pub mod id;
+pub mod magnet;
 pub mod merkle;
 pub mod metainfo;
 pub mod path;
-pub mod magnet;
-pub mod time;
-pub mod announce;
-pub mod swarm;
+pub mod peer;
 pub mod rate;
+pub mod readahead;
+pub mod swarm;
+pub mod time;
 pub mod tracker;
 pub mod wire;
-pub mod peer;
-pub mod choke;
-pub mod readahead;
-pub mod blame;
