@@ -98,6 +98,9 @@ fn refusal(helper_says: &str) -> MountError {
     let says = helper_says.trim();
     if says.contains("user_allow_other") {
         MountError::AllowOtherRefused
+    } else if says.contains("failed to open /dev/fuse") {
+        // It opens the device as the user who calls it.
+        MountError::NoDevice(io::Error::other(says.to_owned()))
     } else {
         MountError::Refused(io::Error::other(says.to_owned()))
     }
@@ -185,6 +188,8 @@ mod tests {
             "fusermount3: option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf\n";
         assert!(matches!(refusal(says), MountError::AllowOtherRefused));
         assert!(refusal(says).to_string().contains("/etc/fuse.conf"));
+        let says = "fusermount3: failed to open /dev/fuse: Permission denied";
+        assert!(matches!(refusal(says), MountError::NoDevice(_)));
         assert!(refusal("fusermount3: no such thing").to_string().contains("no such thing"));
     }
 

@@ -30,8 +30,10 @@ pub enum MountError {
         /// Why not.
         error: io::Error,
     },
-    /// The kernel's device is missing.
-    #[error("cannot open /dev/fuse: {0} (is the kernel module loaded? `modprobe fuse`)")]
+    /// The kernel's device is missing or closed to this user.
+    #[error(
+        "cannot open /dev/fuse: {0} (it needs the kernel module, `modprobe fuse`, and access for this user)"
+    )]
     NoDevice(io::Error),
     /// An ordinary user needs the helper program.
     #[error("fusermount3 is needed to mount as an ordinary user: install the package fuse3")]

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use wtfs_mount::Changes;
 use wtfs_mount::{
     BoxFuture, Caching, Content, Cookie, FsError, InodeNo, Listed, Node, NodeKind, Tree, Volume,
 };
-use wtfs_mount::Changes;
 use wtfs_testkit::ramp::Ramp;
 
 /// How a file's bytes come.
