@@ -256,7 +256,8 @@ impl AnnounceSchedule {
         for url in urls {
             let url = url.trim();
             let is_known = self.trackers.iter().any(|tracker| tracker.url == url);
-            if url.is_empty() || url.len() > MAX_URL_BYTES || is_known || self.trackers.len() >= MAX_TRACKERS {
+            if url.is_empty() || url.len() > MAX_URL_BYTES || is_known || self.trackers.len() >= MAX_TRACKERS
+            {
                 continue;
             }
             order.push(self.trackers.len());

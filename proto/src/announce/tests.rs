@@ -199,7 +199,8 @@ fn a_tracker_added_later_is_due_at_once() {
     let mut schedule = schedule(&[&["a"]]);
     let announce = schedule.poll(Duration::ZERO).unwrap();
     schedule.handle_success(announce.tracker, Duration::ZERO, outcome(1800, None));
-    let added = schedule.add_tier(&["http://a/announce".to_owned(), "udp://b:1".to_owned()], SECOND, &mut zero);
+    let added =
+        schedule.add_tier(&["http://a/announce".to_owned(), "udp://b:1".to_owned()], SECOND, &mut zero);
     assert_eq!(added, 1);
     let announce = schedule.poll(SECOND).unwrap();
     assert_eq!(schedule.tracker(announce.tracker).unwrap().url(), "udp://b:1");

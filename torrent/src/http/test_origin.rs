@@ -103,7 +103,9 @@ async fn serve(
         None => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec(),
         Some(Behaviour::Answer(status, headers, body)) => {
             let length = body.len();
-            let head = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n");
+            let head = format!(
+                "HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n"
+            );
             [head.into_bytes(), body].concat()
         }
         Some(Behaviour::Raw(bytes)) => bytes,

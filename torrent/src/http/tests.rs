@@ -78,7 +78,8 @@ async fn silence_ends_at_the_total_timeout() {
 
 #[tokio::test]
 async fn hanging_up_and_garbage_are_a_broken_answer() {
-    let paths = [("/close", Behaviour::Close), ("/raw", Behaviour::Raw(b"\x00\xff no http\r\n\r\n".to_vec()))];
+    let paths =
+        [("/close", Behaviour::Close), ("/raw", Behaviour::Raw(b"\x00\xff no http\r\n\r\n".to_vec()))];
     let origin = Origin::start(paths).await;
     for path in ["/close", "/raw"] {
         let error = fetch(&origin.url(path)).await.unwrap_err();

@@ -1,0 +1,221 @@
+//! The task as its torrent sees it: peers come, events are said, dead trackers are passed over, nothing hangs.
+
+use super::*;
+use crate::http::test_origin::{Behaviour, Origin};
+use crate::tracker::TrackerLimits;
+use crate::tracker::tests::{INFO_HASH, http_client};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn good() -> Behaviour {
+    let body = [&b"d8:intervali900e5:peers6:"[..], &[10, 1, 2, 3, 0x1a, 0xe1], b"e"].concat();
+    Behaviour::ok(body)
+}
+
+struct Rig {
+    handle: AnnouncerHandle,
+    peers: mpsc::Receiver<Vec<SocketAddr>>,
+    cancel: CancellationToken,
+}
+
+fn spawn(tiers: &[Vec<String>]) -> Rig {
+    let limits = TrackerLimits {
+        http_total: Duration::from_secs(1),
+        udp_first_timeout: Duration::from_millis(50),
+        udp_tries: 2,
+        ..TrackerLimits::default()
+    };
+    let client = TrackerClient::new(http_client(), limits);
+    let config = AnnouncerConfig::new(INFO_HASH, PeerId::generate([b'z'; 12]), 6881);
+    let stats = || TransferStats { uploaded: 11, downloaded: 22, left: 33 };
+    let (sender, peers) = mpsc::channel(4);
+    let cancel = CancellationToken::new();
+    let handle = Announcer::spawn(config, client, tiers, stats, sender, &cancel);
+    Rig { handle, peers, cancel }
+}
+
+async fn next_peers(rig: &mut Rig) -> Vec<SocketAddr> {
+    tokio::time::timeout(PATIENCE, rig.peers.recv()).await.expect("peers come").expect("the task runs")
+}
+
+/// Waits until the status satisfies `is_so`.
+async fn wait_status(rig: &Rig, is_so: impl Fn(&[TrackerStatus]) -> bool) -> Vec<TrackerStatus> {
+    let wait = async {
+        loop {
+            let status = rig.handle.status();
+            if is_so(&status) {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    match tokio::time::timeout(PATIENCE, wait).await {
+        Ok(status) => status,
+        Err(_) => panic!("the status stayed {:?}", rig.handle.status()),
+    }
+}
+
+fn of<'a>(status: &'a [TrackerStatus], url: &str) -> &'a TrackerStatus {
+    status.iter().find(|tracker| tracker.url == url).expect("it is listed")
+}
+
+fn events(origin: &Origin) -> Vec<String> {
+    let event = |head: &String| {
+        let query = head.split(' ').nth(1).unwrap_or_default().to_owned();
+        let value = query.split('&').find_map(|pair| pair.strip_prefix("event=")).unwrap_or("none");
+        value.to_owned()
+    };
+    origin.requests().iter().map(event).collect()
+}
+
+#[tokio::test]
+async fn peers_are_passed_on_and_stop_says_stopped() {
+    let origin = Origin::start([("/announce", good())]).await;
+    let mut rig = spawn(&[vec![origin.url("/announce")]]);
+    assert_eq!(next_peers(&mut rig).await, ["10.1.2.3:6881".parse().unwrap()]);
+    rig.handle.stop().await;
+    rig.handle.stop().await;
+    assert_eq!(events(&origin), ["started", "stopped"]);
+    let first = origin.requests().remove(0);
+    for part in ["uploaded=11", "downloaded=22", "left=33", "port=6881", "numwant=200"] {
+        assert!(first.contains(part), "{part} in {first}");
+    }
+    assert_eq!(rig.peers.recv().await, None, "the task is gone");
+}
+
+#[tokio::test]
+async fn dead_trackers_are_passed_over_and_shown() {
+    let origin = Origin::start([
+        ("/good", good()),
+        ("/500", Behaviour::Answer("500 Internal Server Error", String::new(), Vec::new())),
+        ("/garbage", Behaviour::ok("garbage")),
+        ("/loop", Behaviour::redirect("/loop")),
+        ("/close", Behaviour::Close),
+        ("/silence", Behaviour::Silence),
+    ])
+    .await;
+    let bad = ["/500", "/garbage", "/loop", "/close", "/silence"].map(|path| origin.url(path));
+    let dns = "http://no-such-host.invalid/announce".to_owned();
+    let dead_udp = "udp://127.0.0.1:1/announce".to_owned();
+    let ws = "wss://tracker.example/".to_owned();
+    let unknown = "gopher://tracker.example/".to_owned();
+    let mut tiers: Vec<Vec<String>> = bad.iter().map(|url| vec![url.clone()]).collect();
+    tiers.extend([vec![dns.clone()], vec![dead_udp.clone()], vec![ws.clone(), unknown.clone()]]);
+    tiers.push(vec![origin.url("/good")]);
+    let mut rig = spawn(&tiers);
+    assert_eq!(next_peers(&mut rig).await.len(), 1);
+    let failing = |status: &[TrackerStatus]| {
+        let with_failures = status.iter().filter(|tracker| tracker.failures > 0).count();
+        with_failures == bad.len() + 2
+    };
+    let status = wait_status(&rig, failing).await;
+    let message = |url: &str| of(&status, url).message.clone().unwrap_or_default();
+    assert!(message(&bad[0]).contains("500"), "{}", message(&bad[0]));
+    assert!(message(&bad[1]).contains("not that of a tracker"), "{}", message(&bad[1]));
+    assert!(message(&bad[2]).contains("loop"), "{}", message(&bad[2]));
+    assert!(message(&bad[4]).contains("in time"), "{}", message(&bad[4]));
+    assert!(message(&dns).contains("resolved"), "{}", message(&dns));
+    assert!(message(&dead_udp).contains("cannot be reached"), "{}", message(&dead_udp));
+    assert_eq!(of(&status, &ws).state, TrackerStateName::NeedsWebRtc);
+    assert_eq!(message(&ws), "needs WebRTC, not used");
+    assert_eq!(of(&status, &unknown).state, TrackerStateName::Error);
+    let good = of(&status, &origin.url("/good"));
+    assert_eq!((good.state, good.peers, good.failures), (TrackerStateName::Working, 1, 0));
+    assert!(good.next_announce_s.is_some_and(|next| (800..=900).contains(&next)));
+    rig.handle.stop().await;
+}
+
+#[tokio::test]
+async fn completed_is_said_once() {
+    let origin = Origin::start([("/announce", good())]).await;
+    let mut rig = spawn(&[vec![origin.url("/announce")]]);
+    next_peers(&mut rig).await;
+    wait_status(&rig, |status| status[0].state == TrackerStateName::Working).await;
+    rig.handle.completed();
+    rig.handle.completed();
+    next_peers(&mut rig).await;
+    rig.handle.completed();
+    rig.handle.stop().await;
+    assert_eq!(events(&origin), ["started", "completed", "stopped"]);
+}
+
+#[tokio::test]
+async fn trackers_added_later_are_announced_to() {
+    let origin = Origin::start([("/announce", good())]).await;
+    let mut rig = spawn(&[]);
+    assert!(rig.handle.status().is_empty());
+    rig.handle.add_trackers(vec![origin.url("/announce"), origin.url("/announce")]);
+    assert_eq!(next_peers(&mut rig).await.len(), 1);
+    assert_eq!(rig.handle.status().len(), 1);
+}
+
+#[tokio::test]
+async fn stop_is_bounded_when_a_tracker_falls_silent() {
+    // It answers to `started` and to nothing after that.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/announce", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.read(&mut [0; 4096]).await;
+        let body = "d8:intervali900e5:peers6:\x0a\x01\x02\x03\x1a\x61e";
+        let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        drop(stream);
+        let silent = listener.accept().await;
+        std::future::pending::<()>().await;
+        drop(silent);
+    });
+    let limits = TrackerLimits { http_total: Duration::from_secs(600), ..TrackerLimits::default() };
+    let client = TrackerClient::new(http_client(), limits);
+    let base = AnnouncerConfig::new(INFO_HASH, PeerId::generate([b'z'; 12]), 6881);
+    let config = AnnouncerConfig { stop_timeout: Duration::from_millis(200), ..base };
+    let (sender, peers) = mpsc::channel(4);
+    let cancel = CancellationToken::new();
+    let handle = Announcer::spawn(config, client, &[vec![url]], TransferStats::default, sender, &cancel);
+    let mut rig = Rig { handle, peers, cancel };
+    next_peers(&mut rig).await;
+    tokio::time::timeout(Duration::from_secs(5), rig.handle.stop()).await.expect("the stop is bounded");
+    server.abort();
+}
+
+#[tokio::test]
+async fn torrent_that_takes_no_peers_does_not_hold_up_the_announces() {
+    let paths = ["/0", "/1", "/2", "/3", "/4", "/5", "/6", "/7", "/8", "/9"];
+    let origin = Origin::start(paths.map(|path| (path, good()))).await;
+    let rig = spawn(&paths.map(|path| vec![origin.url(path)]));
+    let all_work =
+        |status: &[TrackerStatus]| status.iter().all(|tracker| tracker.state == TrackerStateName::Working);
+    wait_status(&rig, all_work).await;
+    rig.handle.stop().await;
+    assert_eq!(events(&origin).iter().filter(|event| *event == "stopped").count(), paths.len());
+}
+
+#[tokio::test]
+async fn dropping_the_handle_ends_the_task_without_a_word() {
+    let origin = Origin::start([("/announce", good())]).await;
+    let mut rig = spawn(&[vec![origin.url("/announce")]]);
+    next_peers(&mut rig).await;
+    let Rig { handle, mut peers, cancel } = rig;
+    drop(handle);
+    assert_eq!(tokio::time::timeout(PATIENCE, peers.recv()).await.expect("the task ends"), None);
+    assert!(!cancel.is_cancelled(), "the caller's own token is untouched");
+    assert_eq!(events(&origin), ["started"]);
+}
+
+#[tokio::test]
+async fn cancelled_token_ends_the_task_and_stop_returns() {
+    let origin = Origin::start([("/announce", Behaviour::Silence)]).await;
+    let rig = spawn(&[vec![origin.url("/announce")]]);
+    rig.cancel.cancel();
+    tokio::time::timeout(PATIENCE, rig.handle.stop()).await.expect("it ends");
+}
+
+#[tokio::test]
+async fn status_is_plain_json() {
+    let rig = spawn(&[vec!["wss://a/".to_owned()]]);
+    let json = serde_json::to_value(rig.handle.status()).unwrap();
+    assert_eq!(json[0]["state"], "needs-webrtc");
+    assert_eq!(json[0]["url"], "wss://a/");
+    assert!(json[0]["next_announce_s"].is_null());
+}
