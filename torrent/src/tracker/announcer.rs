@@ -130,7 +130,7 @@ struct Shared {
 /// What a piece of the task's work came back with.
 #[derive(Debug)]
 enum Done {
-    Announced(TrackerIndex, Result<AnnounceResponse, AnnounceError>),
+    Announced(Result<AnnounceResponse, AnnounceError>),
     Delivered,
 }
 
@@ -229,10 +229,8 @@ impl<S: Fn() -> TransferStats + Send + Sync + 'static> Announcer<S> {
             };
             let Some((index, url, request)) = due else { return wake };
             let client = self.client.clone();
-            let task = self.running.spawn(async move {
-                let result = client.announce(&url, &request).await;
-                Done::Announced(index, result)
-            });
+            let task =
+                self.running.spawn(async move { Done::Announced(client.announce(&url, &request).await) });
             self.under_way.insert(task.id(), index);
         }
     }
@@ -266,7 +264,7 @@ impl<S: Fn() -> TransferStats + Send + Sync + 'static> Announcer<S> {
 
     fn handle_done(&mut self, done: Result<(Id, Done), JoinError>) {
         let (id, result) = match done {
-            Ok((id, Done::Announced(_, result))) => (id, result),
+            Ok((id, Done::Announced(result))) => (id, result),
             Ok((_, Done::Delivered)) => return,
             Err(error) => {
                 // A bug in the client must not stop the tier for ever: it counts as a failure.
