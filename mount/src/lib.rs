@@ -17,6 +17,7 @@
 //!   bytes are merely not local yet.
 //! - Names from a torrent cannot leave their directory. Numbers and times are the same after a restart.
 //! - [`errno`](FsError::errno) is the only place where an error becomes a number.
+#![deny(missing_docs)]
 
 mod catalog;
 mod changes;

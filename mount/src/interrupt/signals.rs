@@ -1,9 +1,11 @@
 //! Reading `/proc/<tid>/status`: does a signal wait that would end the thread's read?
 //!
-//! What counts: any pending signal that is neither blocked nor ignored, and SIGKILL always. What does not, because nobody
-//! sends it to stop a read: signals whose default is to be ignored (a shell's SIGCHLD, Go's SIGURG, a resized
-//! terminal), job control with its default action (Ctrl-Z must not become a read error when the job goes on), and
-//! the timers of profilers.
+//! What counts, of the signals that are pending and neither blocked nor ignored: SIGKILL always; those that end the
+//! program by default; and of those it handles itself the four by which people and supervisors ask a program to stop.
+//! Other handled signals do not count. Runtimes send them to their own threads all the time (suspension for garbage
+//! collection, preemption, profiling timers, set*id), and no program expects a file's read to fail for them; in a
+//! page fault, where an interrupted read is a SIGBUS, it would die of a signal it handles. Nor does job control count:
+//! Ctrl-Z must not become a read error when the job goes on.
 
 /// What is known about the thread that waits for a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +25,8 @@ const fn bit(signal: i32) -> u64 {
 const IGNORED_BY_DEFAULT: u64 =
     bit(libc::SIGCHLD) | bit(libc::SIGWINCH) | bit(libc::SIGURG) | bit(libc::SIGCONT);
 const JOB_CONTROL: u64 = bit(libc::SIGSTOP) | bit(libc::SIGTSTP) | bit(libc::SIGTTIN) | bit(libc::SIGTTOU);
-const PROFILERS: u64 = bit(libc::SIGPROF) | bit(libc::SIGVTALRM);
+/// Handled or not, these ask the program to stop.
+const STOP_REQUESTS: u64 = bit(libc::SIGINT) | bit(libc::SIGTERM) | bit(libc::SIGHUP) | bit(libc::SIGQUIT);
 
 /// Looks a thread up by its number. Number 0 is a caller outside of our pid namespace: nothing is known about it.
 pub(super) fn look_up(thread: u32) -> Caller {
@@ -54,12 +57,9 @@ fn judge(status: &str) -> Caller {
     let pending = mask("SigPnd") | mask("ShdPnd");
     let caught = mask("SigCgt");
     let open = pending & !mask("SigBlk") & !mask("SigIgn");
-    let uninteresting = IGNORED_BY_DEFAULT | (JOB_CONTROL & !caught) | (PROFILERS & caught);
-    if pending & bit(libc::SIGKILL) != 0 || open & !uninteresting != 0 {
-        Caller::Signalled
-    } else {
-        Caller::Waits
-    }
+    let fatal = open & !caught & !IGNORED_BY_DEFAULT & !JOB_CONTROL;
+    let asked = open & caught & STOP_REQUESTS;
+    if pending & bit(libc::SIGKILL) != 0 || fatal | asked != 0 { Caller::Signalled } else { Caller::Waits }
 }
 
 #[cfg(test)]
@@ -103,16 +103,26 @@ mod tests {
     }
 
     #[test]
-    fn signals_nobody_sends_to_stop_a_read_do_not_count() {
-        for signal in [libc::SIGCHLD, libc::SIGWINCH, libc::SIGURG, libc::SIGCONT] {
+    fn what_is_ignored_by_default_and_job_control_do_not_count() {
+        let harmless = [libc::SIGCHLD, libc::SIGWINCH, libc::SIGURG, libc::SIGCONT];
+        let job_control = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+        for signal in harmless.into_iter().chain(job_control) {
             for caught in [0, bit(signal)] {
                 assert_eq!(judge(&status(0, bit(signal), 0, 0, caught)), Caller::Waits, "{signal}");
             }
         }
-        assert_eq!(judge(&status(bit(libc::SIGTSTP), 0, 0, 0, 0)), Caller::Waits);
-        assert_eq!(judge(&status(bit(libc::SIGTSTP), 0, 0, 0, bit(libc::SIGTSTP))), Caller::Signalled);
-        assert_eq!(judge(&status(bit(libc::SIGPROF), 0, 0, 0, bit(libc::SIGPROF))), Caller::Waits);
-        assert_eq!(judge(&status(bit(libc::SIGPROF), 0, 0, 0, 0)), Caller::Signalled);
+    }
+
+    #[test]
+    fn handled_signals_count_only_when_they_ask_to_stop() {
+        for signal in 1..=64 {
+            let (pending, asks) = (bit(signal), STOP_REQUESTS & bit(signal) != 0);
+            let expected = if asks || signal == libc::SIGKILL { Caller::Signalled } else { Caller::Waits };
+            assert_eq!(judge(&status(pending, 0, 0, 0, pending)), expected, "{signal}");
+        }
+        for fatal in [libc::SIGALRM, libc::SIGUSR1, libc::SIGPROF, 40] {
+            assert_eq!(judge(&status(0, bit(fatal), 0, 0, 0)), Caller::Signalled, "{fatal}");
+        }
     }
 
     #[test]

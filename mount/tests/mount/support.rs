@@ -153,6 +153,11 @@ impl Reader {
         started.elapsed()
     }
 
+    /// `None` while it runs and when a signal ended it.
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        self.0.try_wait().expect("waiting for a child")?.code()
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.0.try_wait().expect("waiting for a child").is_none()
     }
