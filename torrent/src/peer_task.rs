@@ -86,8 +86,6 @@ pub(crate) enum CloseReason {
     BadData,
     #[error("the torrent was closed")]
     Shutdown,
-    #[error("made room for another peer")]
-    Replaced,
 }
 
 impl CloseReason {
@@ -172,3 +170,6 @@ pub(crate) fn spawn(connection: Connection, context: PeerContext) -> PeerLink {
     });
     link
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+#[cfg(test)]
 pub(crate) mod memory;
 pub(crate) mod tcp;
 

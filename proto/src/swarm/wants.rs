@@ -30,6 +30,9 @@ pub enum Urgency {
 
 type Rank = (Urgency, u64);
 
+/// A demand: how urgent it is, and the pieces it wants.
+type Demand = (Urgency, SmallVec<[Range<u32>; 2]>);
+
 #[derive(Debug, Default)]
 struct PieceWants {
     by: SmallVec<[(DemandId, Rank); 2]>,
@@ -46,7 +49,7 @@ impl PieceWants {
 /// The table of demands; see the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct Wants {
-    demands: HashMap<DemandId, (Urgency, SmallVec<[Range<u32>; 2]>)>,
+    demands: HashMap<DemandId, Demand>,
     pieces: HashMap<u32, PieceWants>,
     order: BTreeSet<(Rank, u32)>,
     next_rank: u64,
