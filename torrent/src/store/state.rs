@@ -40,13 +40,19 @@ impl StateDir {
         &self.path
     }
 
-    /// Keeps the metainfo as `metainfo.torrent`; durable when this returns. Makes the directory if need be.
+    /// Keeps the metainfo as `metainfo.torrent`; durable when this returns. Makes the directory if need be. Writes
+    /// nothing when just that is saved already: at a start with many torrents each sync would count.
     ///
     /// # Errors
     /// When it cannot be written; an older one is then still in place.
     pub fn save_metainfo(&self, metainfo: &Metainfo) -> Result<(), StoreError> {
+        let (path, bytes) = (self.metainfo(), metainfo.to_bytes());
+        let is_same_length = path.metadata().is_ok_and(|saved| saved.len() == bytes.len() as u64);
+        if is_same_length && std::fs::read(&path).is_ok_and(|saved| saved == bytes) {
+            return Ok(());
+        }
         self.make()?;
-        replace_file(&self.metainfo(), &metainfo.to_bytes())
+        replace_file(&path, &bytes)
     }
 
     /// The saved metainfo; `None` when there is none.
@@ -169,6 +175,11 @@ mod tests {
             let state = StateDir::in_cache(cache.path(), metainfo.hashes.primary());
             assert_eq!(state.load_metainfo().unwrap(), None);
             state.save_metainfo(&metainfo).unwrap();
+            let inode = || std::os::unix::fs::MetadataExt::ino(&state.metainfo().metadata().unwrap());
+            let written = inode();
+            state.save_metainfo(&metainfo).unwrap();
+            assert_eq!(inode(), written, "written again");
+            std::fs::write(state.metainfo(), b"damaged").unwrap();
             state.save_metainfo(&metainfo).unwrap();
             assert_eq!(state.load_metainfo().unwrap().as_ref(), Some(&*metainfo));
             saved.push(state);
