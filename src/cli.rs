@@ -188,6 +188,9 @@ pub(crate) struct Get {
     /// Put the torrent's file or directory into this directory
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub(crate) output: PathBuf,
+    /// Hash what is there first, and fetch only what is missing or wrong; for data that no earlier run has fetched
+    #[arg(long)]
+    pub(crate) check: bool,
     /// Give up when nothing has come for this long [default: never]
     #[arg(long, value_name = "TIME")]
     pub(crate) stall_timeout: Option<TimeSpan>,

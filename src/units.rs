@@ -165,15 +165,23 @@ impl fmt::Display for ByteSize {
 
 impl fmt::Display for TimeSpan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = if self.0.subsec_nanos() == 0 || self.0.as_secs() >= 100 {
+        let is_whole = self.0.subsec_nanos() == 0 || self.0.as_secs() >= 100;
+        let text = if is_whole {
             format!("{} s", self.0.as_secs())
         } else if self.0.as_secs() > 0 {
             format!("{:.1} s", self.0.as_secs_f64())
-        } else {
+        } else if self.0.as_millis() > 0 {
             format!("{} ms", self.0.as_millis())
+        } else {
+            format!("{} µs", self.0.as_micros())
         };
         f.pad(&text)
     }
+}
+
+/// `1 peer`, `2 peers`.
+pub(crate) fn count(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
 /// `bytes` moved in `elapsed`, as bytes a second; 0 where no time has passed.
@@ -223,6 +231,18 @@ mod tests {
         for bytes in [0, 1, 1023, 1024, 10 << 20, 3 << 29, 7 << 40] {
             assert_eq!(size(&ByteSize(bytes).to_string()), Some(bytes));
         }
+    }
+
+    #[test]
+    fn times_are_as_fine_as_they_are_short() {
+        let text = |micros| TimeSpan(Duration::from_micros(micros)).to_string();
+        assert_eq!([text(0), text(250), text(2_500), text(1_500_000)], ["0 s", "250 µs", "2 ms", "1.5 s"]);
+        assert_eq!(text(200_500_000), "200 s");
+    }
+
+    #[test]
+    fn a_count_agrees_with_its_noun() {
+        assert_eq!([count(0, "peer"), count(1, "peer"), count(2, "peer")], ["0 peers", "1 peer", "2 peers"]);
     }
 
     #[test]

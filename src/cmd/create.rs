@@ -20,7 +20,7 @@ use crate::exit::{Exit, OrEnd as _, ended};
 use crate::progress::{Progress, Show};
 use crate::signals::Stop;
 use crate::table::printable;
-use crate::units::ByteSize;
+use crate::units::{ByteSize, count};
 
 /// Names as many a reader's own tool would give the file.
 const MODE: u32 = 0o644;
@@ -155,7 +155,7 @@ impl Made {
     fn text(&self) -> String {
         let path = printable(&self.path.display().to_string());
         let (size, piece) = (ByteSize(self.total_bytes), ByteSize(self.piece_bytes.into()));
-        let files = if self.files == 1 { "1 file".to_owned() } else { format!("{} files", self.files) };
+        let files = count(self.files, "file");
         format!("{path}: {files}, {size}, {} pieces of {piece}\ninfo hash {}\n", self.pieces, self.info_hash)
     }
 }

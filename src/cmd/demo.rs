@@ -4,7 +4,7 @@
 //! All it makes stands in one temporary directory, which goes when it ends, however it ends; only where the mount could
 //! not be taken away does the directory stay, since deleting would go through the mount.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use crate::engine;
 use crate::exit::{Exit, OrEnd as _, ended};
 use crate::progress::{Progress, Show};
 use crate::signals::Stop;
-use crate::table::{Align, Table, printable};
+use crate::table::{Align, Table};
 use crate::units::{ByteSize, TimeSpan, rate};
 
 /// The repository's name, and so the torrent's and the mounted directory's.
@@ -104,10 +104,9 @@ async fn demonstrate(args: &Demo, scratch: &Path, mount_point: &Path, show: Show
         let mounted = mount(mount_point, torrent.clone()).await?;
         print_text(&format!("mounted  on {}\n\n", mount_point.display()))?;
         let rows = in_another_process(&mount_point.join(NAME), &repository.root).await;
-        // Before the unmount, which ends the connections.
-        let fetched = fetched_table(&torrent);
+        let sources = sources_table(&seeded, at, &torrent);
         mounted.unmount().await.or_end(Exit::Mount, || "the mount could not be taken away".into())?;
-        print_text(&format!("{}\n{fetched}", rows_table(&rows?)))
+        print_text(&format!("{}\n{sources}", rows_table(&rows?)))
     }
     .await;
     tokio::join!(reader.shutdown(), seeder.shutdown());
@@ -143,7 +142,7 @@ async fn mount(mount_point: &Path, torrent: Torrent) -> anyhow::Result<Mounted> 
     let config = MountConfig::new(mount_point);
     let mounted =
         tokio::task::spawn_blocking(move || Mounted::start(config, Arc::new(tree), runtime)).await?;
-    mounted.or_end(Exit::Mount, || "nothing was mounted".into())
+    mounted.map_err(|error| ended(Exit::Mount, error.to_string()))
 }
 
 async fn in_another_process(mounted: &Path, source: &Path) -> anyhow::Result<Vec<Row>> {
@@ -189,34 +188,23 @@ fn rows_table(rows: &[Row]) -> String {
             ByteSize(row.bytes).to_string(),
             TimeSpan(row.elapsed).to_string(),
             format!("{}/s", rate(row.bytes, row.elapsed)),
-            format!("{:.1} ms", row.first_byte.as_secs_f64() * 1000.0),
+            TimeSpan(row.first_byte).to_string(),
         ]);
     }
     table.render(0)
 }
 
-fn fetched_table(torrent: &Torrent) -> String {
-    let status = torrent.status();
-    let mut table = Table::new([
-        ("fetched from", Align::Left),
-        ("client", Align::Left),
-        ("over", Align::Left),
-        ("bytes", Align::Right),
-    ]);
-    for peer in &status.peers {
-        let over = format!("{:?}", peer.transport).to_lowercase();
-        table.row([
-            peer.addr.to_string(),
-            printable(&peer.client),
-            over,
-            ByteSize(peer.downloaded_bytes).to_string(),
-        ]);
-    }
-    let wasted = ByteSize(status.wasted_bytes);
+/// Who gave what. Told by the counters of the giving side: a source that is no longer needed is no longer connected, so
+/// the reading side does not list it.
+fn sources_table(seeded: &Torrent, at: SocketAddr, read: &Torrent) -> String {
+    let (gave, got) = (seeded.status(), read.status());
+    let mut table = Table::new([("fetched from", Align::Left), ("gave", Align::Right)]);
+    table.row([at.to_string(), ByteSize(gave.uploaded_bytes).to_string()]);
+    let (received, wasted) = (ByteSize(got.downloaded_bytes), ByteSize(got.wasted_bytes));
     format!(
-        "{}{} of {} pieces are local; {wasted} came in vain\n",
+        "{}received {received}, of which {wasted} in vain; {} of {} pieces are local now\n",
         table.render(0),
-        status.pieces_present,
-        status.pieces
+        got.pieces_present,
+        got.pieces
     )
 }

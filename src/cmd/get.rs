@@ -14,7 +14,7 @@ use crate::exit::{Exit, OrEnd as _, ended};
 use crate::progress::{Progress, Show};
 use crate::signals::Stop;
 use crate::table::printable;
-use crate::units::{ByteSize, TimeSpan, rate};
+use crate::units::{ByteSize, TimeSpan, count, rate};
 
 /// How often progress is looked at.
 const TICK: Duration = Duration::from_millis(200);
@@ -80,7 +80,7 @@ async fn begin(args: &Get, settings: &Settings, session: &Session) -> anyhow::Re
     let options = wtfs_torrent::AddOptions {
         storage: StorageKind::Directory(output),
         fill: Fill::Everything,
-        existing: ExistingData::TrustRecord,
+        existing: if args.check { ExistingData::Verify } else { ExistingData::TrustRecord },
         ..engine::add_options(settings, &source, &peers)
     };
     engine::add(session, source, options).await
@@ -102,7 +102,9 @@ impl Watched {
     fn look(&mut self, torrent: &Torrent, progress: &Progress) -> anyhow::Result<()> {
         let status = torrent.status();
         match &status.phase {
-            Phase::Metadata => progress.say(format!("asking {} peers for metadata", status.peers.len())),
+            Phase::Metadata => {
+                progress.say(format!("asking {} for metadata", count(status.peers.len(), "peer")))
+            }
             Phase::Checking { done_bytes, total_bytes } => {
                 progress.say("checking what is there".into());
                 progress.set_total(*total_bytes);
@@ -110,8 +112,8 @@ impl Watched {
                 self.moved = Instant::now();
             }
             Phase::Ready | Phase::Failed { .. } => {
-                let peers = status.peers.len();
-                progress.say(format!("{} from {peers} peers", printable(&status.name)));
+                let peers = count(status.peers.len(), "peer");
+                progress.say(format!("{} from {peers}", printable(&status.name)));
                 progress.set_total(status.total_bytes);
                 progress.set(present_bytes(&status));
             }
@@ -124,10 +126,10 @@ impl Watched {
             Some(patience) if self.moved.elapsed() > patience => Err(ended(
                 Exit::Incomplete,
                 format!(
-                    "nothing came for {} at {} %, with {} peers; run the same command again to go on",
+                    "nothing came for {} at {} %, with {}; run the same command again to go on",
                     TimeSpan(patience),
                     share(&status),
-                    status.peers.len()
+                    count(status.peers.len(), "peer")
                 ),
             )),
             _ => Ok(()),

@@ -12,7 +12,7 @@ use crate::cli::Info;
 use crate::engine;
 use crate::exit::Exit;
 use crate::table::printable;
-use crate::units::ByteSize;
+use crate::units::{ByteSize, count};
 
 /// Files listed for people; `--json` lists all.
 const FILES_SHOWN: usize = 50;
@@ -111,8 +111,8 @@ impl Described {
         if let Some(hash) = &self.info_hash_v2 {
             line("v2 hash", hash)?;
         }
-        let plural = if self.files.len() == 1 { "file" } else { "files" };
-        line("size", &format!("{} in {} {plural}", ByteSize(self.total_bytes), self.files.len()))?;
+        let files = count(self.files.len(), "file");
+        line("size", &format!("{} in {files}", ByteSize(self.total_bytes)))?;
         line(
             "pieces",
             &format!("{} of {}, {}", self.pieces, ByteSize(self.piece_bytes.into()), self.version),

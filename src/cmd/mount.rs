@@ -12,6 +12,7 @@ use crate::daemon;
 use crate::engine::{self, Reporter, Role};
 use crate::exit::{Exit, OrEnd as _, ended};
 use crate::signals::Stop;
+use crate::units::count;
 
 pub(super) fn run(args: &Mount, loaded: Loaded, place: Place) -> anyhow::Result<Exit> {
     let allow_other = args.allow_other.then_some(true);
@@ -72,7 +73,7 @@ async fn mount(
     let config = MountConfig { audience, ..MountConfig::new(&args.dir) };
     let mounted =
         tokio::task::spawn_blocking(move || Mounted::start(config, Arc::new(tree), runtime)).await?;
-    mounted.or_end(Exit::Mount, || "nothing was mounted".into())
+    mounted.map_err(|error| ended(Exit::Mount, error.to_string()))
 }
 
 /// Serves until the user or somebody else ends it. The mount is always gone when this returns.
@@ -90,10 +91,9 @@ async fn stay(
         Place::Background => daemon::report_ready(),
         Place::Foreground => {
             let listening: Vec<String> = session.listening().iter().map(ToString::to_string).collect();
-            let count = args.sources.len();
-            let torrents = if count == 1 { "torrent" } else { "torrents" };
+            let torrents = count(args.sources.len(), "torrent");
             let dir = mounted.mount_point().display();
-            let line = format!("mounted {count} {torrents} on {dir}, listening on {}\n", listening.join(" "));
+            let line = format!("mounted {torrents} on {dir}, listening on {}\n", listening.join(" "));
             print_text(&line).map_err(std::io::Error::other)
         }
     };

@@ -11,7 +11,7 @@ use crate::config::{Layer, Loaded};
 use crate::control;
 use crate::exit::{Exit, OrEnd as _};
 use crate::table::{Align, Table, printable};
-use crate::units::ByteSize;
+use crate::units::{ByteSize, count};
 
 pub(super) fn run(args: &Status, loaded: Loaded) -> anyhow::Result<Exit> {
     let settings = loaded.resolve(Layer::default())?;
@@ -116,16 +116,16 @@ impl Torrent {
             }
         };
         let mut text = format!(
-            "  {}: {state}; {} down ({}/s), {} up ({}/s), {} peers",
+            "  {}: {state}; {} down ({}/s), {} up ({}/s), {}",
             printable(&self.name),
             ByteSize(self.downloaded_bytes),
             ByteSize(self.download_rate),
             ByteSize(self.uploaded_bytes),
             ByteSize(self.upload_rate),
-            self.peers.len()
+            count(self.peers.len(), "peer")
         );
         if self.waiting_reads > 0 {
-            text += &format!(", {} reads waiting", self.waiting_reads);
+            text += &format!(", {} waiting", count(self.waiting_reads, "read"));
         }
         text.push('\n');
         text + &self.peers_text() + &self.trackers_text()

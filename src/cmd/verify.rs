@@ -109,7 +109,7 @@ impl Verdict {
         if self.bad_files.len() > FILES_SHOWN {
             text += &format!("  and {} more; --json names all\n", self.bad_files.len() - FILES_SHOWN);
         }
-        text + "`wtfs get -o DIR SOURCE` on the same data fetches what is wrong or missing again\n"
+        text + "`wtfs get --check -o DIR SOURCE` on the same data fetches what is wrong or missing\n"
     }
 }
 
