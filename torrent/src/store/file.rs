@@ -14,6 +14,7 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -33,10 +34,7 @@ use super::state::{Lock, StateDir};
 use super::{PieceStore, StoreError, TryRead};
 
 mod forget;
-
-/// More dirty files than this are first sent to the disk together: one flush of the file system is quicker than
-/// thousands of waits, and the syncs that follow (which alone report errors) find nothing left to do.
-const SYNC_ONE_BY_ONE: usize = 64;
+mod sync;
 
 /// Where a torrent is kept.
 #[derive(Debug, Clone)]
@@ -72,8 +70,24 @@ struct State {
     unsynced: Vec<PieceIndex>,
     /// Whether the record on disk says something else than `present`, or the journal holds what it need not.
     is_stale: bool,
+    /// The data directory, opened before the first byte of `unsynced` pieces was written, so that a flush of the file
+    /// system through it reports every write that failed since (Linux 5.8). `None` when not all were written by us.
+    watch: Option<OwnedFd>,
     /// Whether the torrent's empty files, which no piece brings along, were made.
     has_empty_files: bool,
+}
+
+impl State {
+    fn needs_checkpoint(&self) -> bool {
+        self.is_stale || (self.present.is_full() && !self.has_empty_files)
+    }
+
+    /// An idle torrent holds no descriptor.
+    fn stop_watching_if_clean(&mut self) {
+        if self.dirty.is_empty() {
+            self.watch = None;
+        }
+    }
 }
 
 impl FileStore {
@@ -111,6 +125,7 @@ impl FileStore {
             present: recovered.present,
             dirty,
             unsynced: recovered.unsynced,
+            watch: None,
         };
         let store = Self {
             metainfo,
@@ -149,6 +164,8 @@ impl FileStore {
         state.unsynced.retain(|piece| present.get(piece.get()));
         state.present = present;
         state.is_stale = true;
+        // Nobody saw these bytes being written.
+        state.watch = None;
     }
 
     /// Makes the torrent's symbolic links (BEP 47). Not done by itself: a cache that is only read through a mount has no
@@ -284,24 +301,6 @@ impl FileStore {
         }
     }
 
-    /// Syncs files; returns those whose bytes may be lost, with the error.
-    fn sync(&self, files: &HashSet<FileIndex>) -> Vec<(FileIndex, StoreError)> {
-        if files.len() > SYNC_ONE_BY_ONE
-            && let Ok(Some(dir)) = self.root.open_dir()
-            && let Err(error) = rustix::fs::syncfs(&dir)
-        {
-            tracing::debug!(%error, "the file system could not be flushed at once");
-        }
-        files.iter().filter_map(|&file| self.sync_file(file).err().map(|error| (file, error))).collect()
-    }
-
-    /// A descriptor opened after the write does as well as the one written through: the kernel keeps a failed
-    /// write-back with the inode until some descriptor was told.
-    fn sync_file(&self, file: FileIndex) -> Result<(), StoreError> {
-        let open = self.to_read(file)?;
-        rustix::fs::fdatasync(&open.fd).map_err(StoreError::errno("sync", &self.display_path(file)))
-    }
-
     /// Makes the empty files; a torrent that is complete then looks as it was shared. Failing here must not fail a
     /// checkpoint: no byte of the torrent is concerned.
     fn make_empty_files(&self) {
@@ -317,26 +316,6 @@ impl FileStore {
                 tracing::warn!(%error, "an empty file of the torrent cannot be made");
             }
         }
-    }
-
-    /// Takes pieces of which bytes may be lost out of the state. Those in the record were synced before and stay.
-    fn drop_lost(
-        &self,
-        settling: &mut Vec<PieceIndex>,
-        failed: Vec<(FileIndex, StoreError)>,
-    ) -> Option<StoreError> {
-        let files: HashSet<FileIndex> = failed.iter().map(|(file, _)| *file).collect();
-        let (_, source) = failed.into_iter().next()?;
-        let geometry = self.geometry();
-        let is_lost = |piece: &PieceIndex| files_of(geometry, *piece).any(|file| files.contains(&file));
-        let mut lost: Vec<PieceIndex> = settling.extract_if(.., |piece| is_lost(piece)).collect();
-        let mut state = self.state();
-        // Pieces that were written while the sync failed may have gone with it.
-        lost.extend(state.unsynced.extract_if(.., |piece| is_lost(piece)));
-        for piece in &lost {
-            state.present.clear(piece.get());
-        }
-        Some(StoreError::NotDurable { pieces: lost, source: Box::new(source) })
     }
 
     fn write_record(&self, present: Bitfield) -> Result<(), StoreError> {
@@ -367,6 +346,7 @@ impl PieceStore for FileStore {
         let writing = self.writing.read().unwrap_or_else(PoisonError::into_inner);
         for span in geometry.spans(piece, 0..u32::MAX).filter(|span| !span.is_pad) {
             let open = self.to_write(span.file)?;
+            self.watch_writes()?;
             let begin = u64::from(span.piece_begin);
             let slices = spans::slices_of(blocks, begin..begin + u64::from(span.bytes));
             spans::write_all(&open.fd, slices, span.file_offset)
@@ -429,20 +409,24 @@ impl PieceStore for FileStore {
 
     fn checkpoint(&self) -> Result<(), StoreError> {
         let _checkpointing = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut settling, dirty, makes_empty_files) = {
+        if !self.state().needs_checkpoint() {
+            return Ok(());
+        }
+        // Watches what is written from here on. Without a directory nothing is.
+        let next_watch = self.root.open_dir().unwrap_or_default();
+        let (mut settling, dirty, watch, makes_empty_files) = {
             let mut state = self.state();
             let makes_empty_files = state.present.is_full() && !state.has_empty_files;
-            if !state.is_stale && !makes_empty_files {
-                return Ok(());
-            }
             state.is_stale = false;
             state.has_empty_files |= makes_empty_files;
-            (std::mem::take(&mut state.unsynced), std::mem::take(&mut state.dirty), makes_empty_files)
+            let watch = std::mem::replace(&mut state.watch, next_watch);
+            let settling = std::mem::take(&mut state.unsynced);
+            (settling, std::mem::take(&mut state.dirty), watch, makes_empty_files)
         };
         if makes_empty_files {
             self.make_empty_files();
         }
-        let failed = self.sync(&dirty);
+        let failed = self.sync(&dirty, watch);
         let lost = self.drop_lost(&mut settling, failed);
         let present = {
             let state = self.state();
@@ -460,6 +444,7 @@ impl PieceStore for FileStore {
             // The loss is the graver news; the next checkpoint reports the other if it lasts.
             return Err(lost.unwrap_or(error));
         }
+        self.state().stop_watching_if_clean();
         if let Err(error) = self.journal.rewrite(|| self.state().unsynced.clone()) {
             tracing::debug!(%error, "the journal keeps entries that it need not");
         }
