@@ -21,10 +21,14 @@ mod hostile_names;
 mod hostile_peers;
 #[path = "e2e/hostile_swarm.rs"]
 mod hostile_swarm;
+#[path = "e2e/hostile_torrents.rs"]
+mod hostile_torrents;
 #[path = "e2e/interop_seeding.rs"]
 mod interop_seeding;
 #[path = "e2e/mount_life.rs"]
 mod mount_life;
+#[path = "e2e/network.rs"]
+mod network;
 #[path = "e2e/no_peers.rs"]
 mod no_peers;
 #[path = "e2e/seeding.rs"]
@@ -33,5 +37,7 @@ mod seeding;
 mod semantics;
 #[path = "e2e/sparse.rs"]
 mod sparse;
+#[path = "e2e/speed.rs"]
+mod speed;
 #[path = "e2e/trackers.rs"]
 mod trackers;

@@ -80,11 +80,6 @@ impl MountGuard {
         });
     }
 
-    /// Kills the daemon with SIGKILL, as a crash would, and clears the mount point.
-    pub fn crash(mut self) {
-        self.end();
-    }
-
     fn end(&mut self) {
         drop(self.watchdog.take());
         if let Some(mut process) = self.process.take() {

@@ -166,10 +166,11 @@ impl Process {
         proc_status_bytes(self.id(), "VmHWM:")
     }
 
-    /// The memory the child has resident now, in bytes (`VmRSS`).
+    /// The bytes the child has got from read calls so far, of files and of sockets (`rchar`).
     #[must_use]
-    pub fn memory_bytes(&self) -> Option<u64> {
-        proc_status_bytes(self.id(), "VmRSS:")
+    pub fn bytes_read(&self) -> Option<u64> {
+        let io = fs::read_to_string(format!("/proc/{}/io", self.id())).ok()?;
+        io.lines().find_map(|line| line.strip_prefix("rchar:"))?.trim().parse().ok()
     }
 }
 

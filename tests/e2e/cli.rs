@@ -14,7 +14,7 @@ use crate::support::{
     content::Tree,
     libtorrent,
     need::{Need, missing},
-    stage::{Stage, text},
+    stage::{Stage, text, walk},
 };
 
 fn json(text: &str) -> Value {
@@ -199,6 +199,34 @@ fn exit_codes_are_those_of_the_table() {
 }
 
 #[test]
+fn the_status_of_a_running_mount_is_shown_as_a_table() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    let stage = Stage::new("status-table");
+    let torrent = TorrentFile::ramp("tabled.bin", Ramp::new(76), 100_000, 16 << 10, &[]);
+    let mount = stage.mount(&[&text(&stage.write_torrent(&torrent))], &[]);
+    let said = stage.run(&["status"]).expect_success("wtfs status");
+    for part in ["tabled.bin", &text(mount.dir()), &mount.listen().to_string()] {
+        assert!(said.contains(part), "{part} is missing in: {said}");
+    }
+}
+
+#[test]
+fn the_demo_shows_the_main_job_and_leaves_nothing_behind() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    let mut stage = Stage::new("demo");
+    let litter = stage.subdir("tmp");
+    stage.set_variable("TMPDIR", &text(&litter));
+    let said = stage.run(&["demo", "--size", "16M"]).expect_success("wtfs demo");
+    assert!(said.contains("/s"), "it tells how fast it was: {said}");
+    assert_eq!(walk(&litter), Vec::<PathBuf>::new());
+    assert_eq!(stage.status(), json!([]));
+}
+
+#[test]
 fn completions_are_printed_for_each_shell() {
     let stage = Stage::new("completions");
     for shell in ["bash", "zsh", "fish"] {
@@ -219,7 +247,7 @@ fn settings_come_from_the_file_the_environment_and_the_flags_in_this_order() {
     if missing(&[Need::Fuse]) {
         return;
     }
-    let stage = Stage::new("settings");
+    let mut stage = Stage::new("settings");
     let torrent = TorrentFile::ramp("set.bin", Ramp::new(75), 100_000, 16 << 10, &[]);
     let source = text(&stage.write_torrent(&torrent));
     let configured = stage.join("from-file");
@@ -227,6 +255,10 @@ fn settings_come_from_the_file_the_environment_and_the_flags_in_this_order() {
     fs::write(dir.join("config.toml"), format!("cache_dir = \"{}\"\n", text(&configured))).expect("writable");
     stage.mount(&[&source], &[]).unmount();
     assert!(configured.is_dir(), "the file was not honoured");
+    let varied = stage.join("from-variable");
+    stage.set_variable("WTFS_CACHE_DIR", &text(&varied));
+    stage.mount(&[&source], &[]).unmount();
+    assert!(varied.is_dir(), "the variable was not honoured");
     let flagged = stage.join("from-flag");
     stage.mount(&[&source], &["--cache-dir", &text(&flagged)]).unmount();
     assert!(flagged.is_dir(), "the flag was not honoured");

@@ -11,6 +11,7 @@ use wtfs_testkit::{
 use crate::support::{
     content::{LARGE, Tree, kept_ramp_file},
     libtorrent::{self, Libtorrent},
+    mount::Mount,
     need::{Need, missing},
     reading::{
         self, assert_ramp, assert_ramp_at_once, assert_same, assert_same_mapped, backward_plan, random_plan,
@@ -22,6 +23,8 @@ const GIBIBYTE: u64 = 1 << 30;
 const NEEDS: &[Need] = &[Need::Fuse, Need::Libtorrent];
 /// Moving a gibibyte on a loaded machine may take its time: these tests prove no speed.
 const LONG: Duration = Duration::from_secs(400);
+/// Far below the gibibyte that goes through: what is read must not pile up.
+const MAX_MEMORY_BYTES: u64 = 256 << 20;
 
 #[test]
 fn a_gibibyte_from_a_torrent_file_is_read_exactly_by_every_kind_of_reader() {
@@ -34,7 +37,7 @@ fn a_gibibyte_from_a_torrent_file_is_read_exactly_by_every_kind_of_reader() {
     let torrent = libtorrent::create(&stage, &original, 1 << 20, &[]);
     assert_eq!(torrent.total_bytes, GIBIBYTE);
     let seeder = Libtorrent::seeder(&stage, &torrent.path, home);
-    let mount = stage.mount(&[&text(&torrent.path)], &["--peer", &seeder.addr().to_string()]);
+    let mut mount = stage.mount(&[&text(&torrent.path)], &["--peer", &seeder.addr().to_string()]);
     let found = mount.join("large.bin");
     let ramp = Ramp::new(LARGE);
 
@@ -48,6 +51,7 @@ fn a_gibibyte_from_a_torrent_file_is_read_exactly_by_every_kind_of_reader() {
     let status = mount.torrent_status();
     assert_eq!(status["pieces_present"], status["pieces"], "{status}");
     assert_eq!(status["failed_pieces"], 0, "{status}");
+    assert_memory(&mut mount);
 }
 
 #[test]
@@ -60,11 +64,19 @@ fn a_gibibyte_from_a_magnet_is_read_exactly_from_its_end_to_its_start() {
     let home = original.parent().expect("it is in a directory");
     let torrent = libtorrent::create(&stage, &original, 1 << 20, &[]);
     let seeder = Libtorrent::seeder(&stage, &torrent.path, home);
-    let mount = stage.mount(&[&torrent.magnet(&[seeder.addr()], &[])], &[]);
+    let mut mount = stage.mount(&[&torrent.magnet(&[seeder.addr()], &[])], &[]);
     let found = mount.wait_for_entry("large.bin");
 
     assert_ramp(&found, Ramp::new(LARGE), &backward_plan(GIBIBYTE, 3_333_333));
     assert_same_mapped(&found, &original, usize::MAX >> 1, LONG);
+    assert_memory(&mut mount);
+}
+
+#[track_caller]
+fn assert_memory(mount: &mut Mount<'_>) {
+    let peak = mount.process().peak_memory_bytes().expect("the daemon runs");
+    println!("{} MiB were resident at most", peak >> 20);
+    assert!(peak < MAX_MEMORY_BYTES, "{} MiB were resident", peak >> 20);
 }
 
 #[test]

@@ -84,6 +84,7 @@ fn judge(mount: &mut Mount<'_>, bad: &ScriptedPeer, fate: Fate) -> Counts {
         is_met.then_some(status)
     });
     let peak = mount.process().peak_memory_bytes().expect("the daemon runs");
+    println!("{} MiB were resident at most", peak >> 20);
     assert!(peak < MAX_MEMORY_BYTES, "{} MiB were resident; {status}", peak >> 20);
     assert!(mount.process().try_status().is_none(), "the daemon lives on");
     bad.counts()

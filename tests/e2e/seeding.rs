@@ -98,9 +98,13 @@ fn a_mount_without_upload_gives_nothing() {
     let mount = stage.mount(&[&path], &["--no-upload", "--peer", &seeder.addr().to_string()]);
     let leech = ScriptedPeer::with_fault(&torrent, Content::Ramp(ramp), Fault::Leech);
     leech.dial(mount.listen()).expect("the mount listens");
-    eventually("the handshake", PATIENCE, || (leech.counts().handshakes == 1).then_some(()));
     ramp.check_file(&mount.join("kept.bin"), bytes).expect("every byte is right");
-    // The leech asks as soon as it may; a whole second file read later it still may not.
+    let is_leech = |peer: &&serde_json::Value| peer["is_interested"] == true;
+    let peer = eventually("the leech is known to want something", PATIENCE, || {
+        let status = mount.torrent_status();
+        status["peers"].as_array()?.iter().find(is_leech).cloned()
+    });
+    assert_eq!(peer["is_unchoked"], false, "{peer}");
     assert_eq!(leech.counts().blocks_received, 0);
     assert_eq!(mount.torrent_status()["uploaded_bytes"], 0);
 }

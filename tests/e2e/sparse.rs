@@ -1,6 +1,10 @@
 //! A read fetches the pieces it touches, and a few beside them at most: never the file.
 
-use std::{fs::File, os::unix::fs::FileExt as _};
+use std::{
+    fs::File,
+    os::unix::fs::FileExt as _,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 use wtfs_testkit::{ramp, torrent_file::TorrentFile, wait::eventually};
@@ -14,11 +18,19 @@ use crate::support::{
 
 const TOTAL: u64 = 10 << 30;
 const PIECE: u32 = 1 << 20;
+/// Longer than a status is old and a block is on its way on loopback.
+const QUIET: Duration = Duration::from_millis(1500);
 
-/// The status once nothing is asked for any more, so that what was fetched in vain shows too.
+/// The status once nothing has been fetched for a while, so that what was fetched in vain shows too. The status is
+/// published a few times a second, hence the while.
 fn quiet_status(mount: &Mount<'_>) -> Value {
-    eventually("no piece is in flight", PATIENCE, || {
-        Some(mount.torrent_status()).filter(|s| s["waiting_reads"] == 0 && s["in_flight_bytes"] == 0)
+    let mut last = (Value::Null, Instant::now());
+    eventually("nothing is fetched any more", PATIENCE, || {
+        let status = mount.torrent_status();
+        if last.0 != status["downloaded_bytes"] || status["in_flight_bytes"] != 0 {
+            last = (status["downloaded_bytes"].clone(), Instant::now());
+        }
+        (last.1.elapsed() > QUIET).then_some(status)
     })
 }
 

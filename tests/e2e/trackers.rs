@@ -31,8 +31,8 @@ fn seeder() -> ScriptedPeer {
 }
 
 fn tracker_state(status: &Value, url: &str) -> Value {
-    let all = status["trackers"].as_array().into_iter().flatten();
-    all.filter(|tracker| tracker["url"] == url).cloned().next().unwrap_or(Value::Null)
+    let mut all = status["trackers"].as_array().into_iter().flatten();
+    all.find(|tracker| tracker["url"] == url).cloned().unwrap_or(Value::Null)
 }
 
 #[track_caller]

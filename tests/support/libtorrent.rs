@@ -146,9 +146,15 @@ impl Libtorrent {
     #[track_caller]
     pub(crate) fn leecher(stage: &Stage, torrent: &Path, save: &Path, peers: &[SocketAddr]) -> Self {
         let mut session = Self::start(stage);
+        session.leech(torrent, save, peers);
         session
-            .command(json!({ "cmd": "add", "name": "t", "torrent": torrent, "save": save, "peers": peers }));
-        session
+    }
+
+    /// Begins to download this torrent from these peers into `save`, as `"t"`.
+    #[track_caller]
+    pub(crate) fn leech(&mut self, torrent: &Path, save: &Path, peers: &[SocketAddr]) {
+        let add = json!({ "cmd": "add", "name": "t", "torrent": torrent, "save": save, "peers": peers });
+        self.command(add);
     }
 
     /// As [`Libtorrent::leecher`], from a magnet link.

@@ -24,10 +24,8 @@ def say(message):
 
 def create(options):
     files = lt.file_storage()
-    lt.add_files(files, options["path"])
+    add_sorted(files, options["path"])
     flags = lt.create_torrent.v1_only if options.get("v1_only", True) else 0
-    if options.get("symlinks"):
-        flags |= lt.create_torrent.symlinks
     torrent = lt.create_torrent(files, options.get("piece_bytes", 0), flags)
     for tier, url in enumerate(options.get("trackers", [])):
         torrent.add_tracker(url, tier)
@@ -41,6 +39,18 @@ def create(options):
     with open(options["out"], "wb") as out:
         out.write(lt.bencode(torrent.generate()))
     describe(options["out"])
+
+
+def add_sorted(files, path):
+    """Adds what libtorrent's own add_files would, but in the order of the names and not of the directory entries:
+    that differs between file systems, and with it the info hash."""
+    parent = os.path.dirname(path)
+    if os.path.isfile(path):
+        files.add_file(os.path.basename(path), os.path.getsize(path))
+        return
+    found = [os.path.join(top, name) for top, _, names in os.walk(path) for name in names]
+    for file in sorted(found, key=lambda file: file.encode().split(b"/")):
+        files.add_file(os.path.relpath(file, parent), os.path.getsize(file))
 
 
 def describe(path):

@@ -83,9 +83,9 @@ impl<'a> Mount<'a> {
         path
     }
 
-    /// Kills the daemon with SIGKILL and clears the mount point.
-    pub(crate) fn crash(self) {
-        self.guard.crash();
+    /// Kills the daemon with SIGKILL, as a crash would, and clears the mount point.
+    pub(crate) fn crash(mut self) {
+        self.process().kill();
     }
 
     /// Unmounts with `wtfs unmount` and waits for the daemon.
@@ -95,5 +95,17 @@ impl<'a> Mount<'a> {
         let _said = self.stage.run(&["unmount", &dir]).expect_success("wtfs unmount");
         let status = self.process().wait(PATIENCE);
         assert!(status.success(), "the daemon ended with {status} after an unmount");
+    }
+}
+
+impl Drop for Mount<'_> {
+    /// No test passes on a daemon in which something panicked, whatever else it shows.
+    fn drop(&mut self) {
+        let panicked = |line: &String| line.contains("panicked at");
+        if !std::thread::panicking()
+            && let Some(line) = self.guard.process().lines().into_iter().find(panicked)
+        {
+            panic!("the daemon panicked: {line}");
+        }
     }
 }

@@ -28,6 +28,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Stage {
     scratch: Scratch,
     count: AtomicU32,
+    variables: Vec<(&'static str, String)>,
 }
 
 impl Stage {
@@ -36,7 +37,7 @@ impl Stage {
         for dir in ["home", "config", "cache", "data", "state", "run", "logs", "torrents"] {
             let _made = scratch.subdir(dir);
         }
-        Self { scratch, count: AtomicU32::new(0) }
+        Self { scratch, count: AtomicU32::new(0), variables: Vec::new() }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -49,6 +50,11 @@ impl Stage {
 
     pub(crate) fn subdir(&self, path: impl AsRef<Path>) -> PathBuf {
         self.scratch.subdir(path)
+    }
+
+    /// Sets a variable of the environment for every command from now on.
+    pub(crate) fn set_variable(&mut self, name: &'static str, value: &str) {
+        self.variables.push((name, value.to_owned()));
     }
 
     /// A number that no other call gets, for names.
@@ -94,6 +100,7 @@ impl Stage {
             .env("RUST_LOG", log)
             .env("RUST_BACKTRACE", "1")
             .env("NO_COLOR", "1")
+            .envs(self.variables.iter().cloned())
             .current_dir(self.path());
     }
 

@@ -1,0 +1,141 @@
+//! Connections are made over IPv4 and IPv6, in and out, and stay within the limits the user sets.
+
+use std::{
+    net::TcpListener,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use wtfs_testkit::{
+    peer::{Content, Fault, ScriptedPeer, Start},
+    process::Process,
+    ramp::Ramp,
+    torrent_file::TorrentFile,
+    wait::eventually,
+};
+
+use crate::support::{
+    need::{Need, missing},
+    stage::{PATIENCE, Stage, text},
+};
+
+const RAMP: u64 = 81;
+
+fn torrent(bytes: u64) -> TorrentFile {
+    TorrentFile::ramp("sent.bin", Ramp::new(RAMP), bytes, 64 << 10, &[])
+}
+
+fn content() -> Content {
+    Content::Ramp(Ramp::new(RAMP))
+}
+
+/// `wtfs seed` of a torrent's data at this address.
+fn seed_at(stage: &Stage, torrent: &TorrentFile, listen: &str, flags: &[&str]) -> Process {
+    let data = stage.subdir("seeded");
+    Ramp::new(RAMP).write_file(&data.join("sent.bin"), torrent.total_bytes).expect("writable");
+    let (source, data) = (text(&stage.write_torrent(torrent)), text(&data));
+    let args = [&["seed", "--listen", listen][..], flags, &[&source, &data]].concat();
+    let mut seed = stage.spawn("seed", &args);
+    seed.wait_for_line("wtfs seed serves", PATIENCE, 0, |line| line.starts_with("seeding ").then_some(()));
+    seed
+}
+
+#[test]
+fn wtfs_gets_from_wtfs_over_ipv6() {
+    // The port is free a moment later: nobody else asks for ports of ::1 in these tests.
+    let Ok(probe) = TcpListener::bind("[::1]:0") else {
+        eprintln!("skipped: this machine has no IPv6 on its loopback");
+        return;
+    };
+    let listen = probe.local_addr().expect("it is bound").to_string();
+    drop(probe);
+    let stage = Stage::new("ipv6");
+    let bytes = 3_000_001;
+    let torrent = torrent(bytes);
+    let _seed = seed_at(&stage, &torrent, &listen, &[]);
+    let (out, source) = (stage.subdir("out"), text(&stage.write_torrent(&torrent)));
+    let args = ["get", "--listen", "[::1]:0", "--peer", &listen, "-o", &text(&out), &source];
+    let _said = stage.run(&args).expect_success("wtfs get");
+    Ramp::new(RAMP).check_file(&out.join("sent.bin"), bytes).expect("every byte is right");
+}
+
+/// How long `wtfs get` takes from this peer, with these flags.
+#[track_caller]
+fn time_get(stage: &Stage, torrent: &TorrentFile, out: &Path, flags: &[&str]) -> Duration {
+    let (source, out_text) = (text(&stage.write_torrent(torrent)), text(out));
+    let start = Instant::now();
+    let args = [&["get", "--listen", "127.0.0.1:0", "-o", &out_text][..], flags, &[&source]].concat();
+    let _said = stage.run(&args).expect_success("wtfs get");
+    let took = start.elapsed();
+    Ramp::new(RAMP).check_file(&out.join("sent.bin"), torrent.total_bytes).expect("every byte is right");
+    took
+}
+
+#[test]
+fn a_download_limit_is_kept() {
+    let stage = Stage::new("limit-down");
+    let torrent = torrent(8 << 20);
+    let seeder = ScriptedPeer::seeder(&torrent, content(), Start::Open);
+    let peer = seeder.addr().to_string();
+    let took = time_get(&stage, &torrent, &stage.subdir("out"), &["--peer", &peer, "--download-limit", "2M"]);
+    // Four seconds; the first second may come at once.
+    assert!(took > Duration::from_millis(2900), "8 MiB at 2 MiB/s took {took:?}");
+}
+
+#[test]
+fn an_upload_limit_is_kept() {
+    let stage = Stage::new("limit-up");
+    let torrent = torrent(8 << 20);
+    let listen = wtfs_testkit::net::fresh_addr();
+    let _seed = seed_at(&stage, &torrent, &listen.to_string(), &["--upload-limit", "2M"]);
+    let leech = ScriptedPeer::with_fault(&torrent, content(), Fault::Leech);
+    let start = Instant::now();
+    leech.dial(listen).expect("wtfs seed listens");
+    let blocks = (8 << 20) / (16 << 10);
+    eventually("all blocks", PATIENCE, || (leech.counts().good_blocks_received == blocks).then_some(()));
+    let took = start.elapsed();
+    assert!(took > Duration::from_millis(2900), "8 MiB at 2 MiB/s took {took:?}");
+}
+
+#[test]
+fn many_incoming_connections_are_limited_and_do_not_stop_a_reader() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    let stage = Stage::new("limit-peers");
+    let torrent = torrent(2 << 20);
+    let seeder = ScriptedPeer::seeder(&torrent, content(), Start::Open);
+    let source = text(&stage.write_torrent(&torrent));
+    let flags = ["--peer", &seeder.addr().to_string(), "--max-peers", "20"];
+    let mount = stage.mount(&[&source], &flags);
+    eventually("the seeder is met", PATIENCE, || (seeder.counts().handshakes > 0).then_some(()));
+    let silent: Vec<_> = (0..200).filter_map(|_| std::net::TcpStream::connect(mount.listen()).ok()).collect();
+    Ramp::new(RAMP).check_file(&mount.join("sent.bin"), 2 << 20).expect("every byte is right");
+    let peers = mount.torrent_status()["peers"].as_array().map_or(0, Vec::len);
+    assert!(peers <= 20, "{peers} peers are connected");
+    drop(silent);
+}
+
+#[test]
+fn a_magnet_in_base32_is_the_same_torrent() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    let stage = Stage::new("base32");
+    let torrent = torrent(500_000);
+    let seeder = ScriptedPeer::seeder(&torrent, content(), Start::Open);
+    let link = format!("magnet:?xt=urn:btih:{}&x.pe={}", base32(&torrent.info_hash), seeder.addr());
+    let mount = stage.mount(&[&link], &[]);
+    let found = mount.wait_for_entry("sent.bin");
+    Ramp::new(RAMP).check_file(&found, 500_000).expect("every byte is right");
+}
+
+/// RFC 4648, for 20 bytes: 32 digits and no padding.
+fn base32(bytes: &[u8; 20]) -> String {
+    let digit = |i: usize| {
+        let bit = |j: usize| bytes[j / 8] >> (7 - j % 8) & 1;
+        let value = (0..5).fold(0, |value, j| value << 1 | bit(i * 5 + j));
+        char::from(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"[usize::from(value)])
+    };
+    (0..32).map(digit).collect()
+}
