@@ -20,6 +20,9 @@ pub enum FsError {
     /// An inode number the tree no longer knows: its torrent was removed.
     #[error("the entry is gone from the tree")]
     Stale,
+    /// A name that no entry can have, because it is longer than a component may be.
+    #[error("the name is too long")]
+    NameTooLong,
     /// A directory operation on something else.
     #[error("not a directory")]
     NotADirectory,
@@ -85,6 +88,7 @@ impl FsError {
             Self::NotFound => libc::ENOENT,
             // ESTALE, not ENOENT: the kernel then walks the path again with fresh look-ups before it gives up.
             Self::Stale => libc::ESTALE,
+            Self::NameTooLong => libc::ENAMETOOLONG,
             Self::NotADirectory => libc::ENOTDIR,
             Self::IsADirectory => libc::EISDIR,
             Self::InvalidArgument => libc::EINVAL,
@@ -110,6 +114,7 @@ impl FsError {
             Self::TimedOut(_) | Self::NoSpace(_) | Self::Io(_) | Self::TooManyHandles => Loudness::Warn,
             Self::NotFound
             | Self::Stale
+            | Self::NameTooLong
             | Self::NotADirectory
             | Self::IsADirectory
             | Self::InvalidArgument
@@ -137,6 +142,7 @@ mod tests {
         let table = [
             (FsError::NotFound, libc::ENOENT),
             (FsError::Stale, libc::ESTALE),
+            (FsError::NameTooLong, libc::ENAMETOOLONG),
             (FsError::NotADirectory, libc::ENOTDIR),
             (FsError::IsADirectory, libc::EISDIR),
             (FsError::InvalidArgument, libc::EINVAL),

@@ -23,6 +23,9 @@ const MAX_HANDLES: usize = 262_144;
 /// No kernel asks for more in one read (its limit is 1 MiB by default, a few MiB with a raised sysctl).
 const MAX_READ_BYTES: u32 = 16 << 20;
 
+/// What `statfs` says a name may have. The kernel itself stops only at 1,024 bytes.
+pub(crate) const MAX_NAME_BYTES: usize = 255;
+
 /// Longest value the kernel takes for an extended attribute (XATTR_SIZE_MAX).
 const MAX_ATTRIBUTE_BYTES: usize = 65_536;
 
@@ -83,6 +86,9 @@ impl FileSystem {
     }
 
     pub(crate) fn lookup(&self, parent: u64, name: &OsStr) -> Result<Node, FsError> {
+        if name.len() > MAX_NAME_BYTES {
+            return Err(FsError::NameTooLong);
+        }
         self.tree.lookup(number(parent)?, name)
     }
 

@@ -18,7 +18,7 @@ use fuser::{
 };
 
 use crate::errno::{FsError, Loudness};
-use crate::fs::{AttributeReply, DirEntry, FileSystem, OpenIntent, ReadStep, Seek};
+use crate::fs::{AttributeReply, DirEntry, FileSystem, MAX_NAME_BYTES, OpenIntent, ReadStep, Seek};
 use crate::handles::HandleId;
 use crate::reads::{Reads, WaitingRead};
 use crate::tree::{Caching, Node, NodeKind};
@@ -293,7 +293,17 @@ impl Filesystem for Adapter {
         let unit = u64::from(VOLUME_BLOCK_BYTES);
         let free = volume.free_bytes / unit;
         let total = volume.total_bytes.div_ceil(unit).saturating_add(free);
-        reply.statfs(total, free, free, volume.entries, 0, VOLUME_BLOCK_BYTES, 255, VOLUME_BLOCK_BYTES);
+        let name_bytes = MAX_NAME_BYTES as u32;
+        reply.statfs(
+            total,
+            free,
+            free,
+            volume.entries,
+            0,
+            VOLUME_BLOCK_BYTES,
+            name_bytes,
+            VOLUME_BLOCK_BYTES,
+        );
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {

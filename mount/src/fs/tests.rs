@@ -212,6 +212,9 @@ fn writing_is_refused_and_odd_numbers_are_errors() {
     assert_eq!(errno(fs.open(0, OpenIntent::Read)), libc::ESTALE);
     assert_eq!(fs.read(HandleId(77), 0, 1).unwrap_err().errno(), libc::EBADF);
     assert_eq!(fs.lookup(1, OsStr::new("zz")).unwrap_err().errno(), libc::ENOENT);
+    let (longest, longer) = ("n".repeat(255), "n".repeat(256));
+    assert_eq!(fs.lookup(1, OsStr::new(&longest)).unwrap_err().errno(), libc::ENOENT);
+    assert_eq!(fs.lookup(1, OsStr::new(&longer)).unwrap_err().errno(), libc::ENAMETOOLONG);
     assert_eq!(fs.lookup(11, OsStr::new("zz")).unwrap_err().errno(), libc::ENOTDIR);
     assert_eq!(fs.read_link(11).unwrap_err().errno(), libc::EINVAL);
     assert_eq!(fs.open_directory(11).unwrap_err().errno(), libc::ENOTDIR);
