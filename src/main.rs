@@ -47,6 +47,6 @@ fn run(cli: Cli, place: Place) -> anyhow::Result<Exit> {
         daemon::detach()?;
     }
     let loaded = Loaded::read(&Environment::read(), cli.config.as_deref())?;
-    logging::init(&cli.verbosity, loaded.log.as_deref())?;
+    logging::init(&cli.verbosity, place, loaded.log.as_deref())?;
     cmd::run(cli.command, loaded, cli.verbosity, place)
 }

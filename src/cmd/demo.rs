@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::io::AsyncReadExt as _;
@@ -19,11 +20,12 @@ use wtfs_proto::metainfo::Metainfo;
 use wtfs_torrent::create::{CreateOptions, CreateProgress, create};
 use wtfs_torrent::{
     AddOptions, ExistingData, ListenConfig, PortPolicy, Session, SessionConfig, Source, StorageKind, Torrent,
+    TorrentStatus,
 };
 
 use super::print_text;
 use crate::cli::{Demo, ReadBack};
-use crate::demo::readback::{self, Pattern, Row};
+use crate::demo::readback::{self, Locality, Pattern, Row};
 use crate::demo::repository::{self, Repository};
 use crate::engine;
 use crate::exit::{Exit, OrEnd as _, ended};
@@ -104,9 +106,10 @@ async fn demonstrate(args: &Demo, scratch: &Path, mount_point: &Path, show: Show
         let mounted = mount(mount_point, torrent.clone()).await?;
         print_text(&format!("mounted  on {}\n\n", mount_point.display()))?;
         let rows = in_another_process(&mount_point.join(NAME), &repository.root).await;
-        let sources = sources_table(&seeded, at, &torrent);
+        let (gave, got) = (seeded.status(), torrent.status());
         mounted.unmount().await.or_end(Exit::Mount, || "the mount could not be taken away".into())?;
-        print_text(&format!("{}\n{sources}", rows_table(&rows?)))
+        let rows = rows?;
+        print_text(&format!("{}\n{}", rows_table(&rows), sources_table(at, &gave, &got, &rows)))
     }
     .await;
     tokio::join!(reader.shutdown(), seeder.shutdown());
@@ -194,12 +197,14 @@ fn rows_table(rows: &[Row]) -> String {
     table.render(0)
 }
 
-/// Who gave what. Told by the counters of the giving side: a source that is no longer needed is no longer connected, so
-/// the reading side does not list it.
-fn sources_table(seeded: &Torrent, at: SocketAddr, read: &Torrent) -> String {
-    let (gave, got) = (seeded.status(), read.status());
-    let mut table = Table::new([("fetched from", Align::Left), ("gave", Align::Right)]);
-    table.row([at.to_string(), ByteSize(gave.uploaded_bytes).to_string()]);
+/// Who gave what, how fast while it was read cold. Told by the counters of the giving side: a source that is no longer
+/// needed is no longer connected, so the reading side does not list it.
+fn sources_table(at: SocketAddr, gave: &TorrentStatus, got: &TorrentStatus, rows: &[Row]) -> String {
+    let cold: Duration = rows.iter().filter(|row| row.state == Locality::Cold).map(|row| row.elapsed).sum();
+    let mut table =
+        Table::new([("fetched from", Align::Left), ("bytes", Align::Right), ("rate", Align::Right)]);
+    let speed = rate(gave.uploaded_bytes, cold);
+    table.row([at.to_string(), ByteSize(gave.uploaded_bytes).to_string(), format!("{speed}/s")]);
     let (received, wasted) = (ByteSize(got.downloaded_bytes), ByteSize(got.wasted_bytes));
     format!(
         "{}received {received}, of which {wasted} in vain; {} of {} pieces are local now\n",

@@ -27,8 +27,12 @@ pub(super) fn run(args: &Status, loaded: Loaded) -> anyhow::Result<Exit> {
         return Ok(Exit::Success);
     }
     for answer in answers {
-        let process: Process = serde_json::from_value(answer)?;
-        print_text(&process.text())?;
+        match serde_json::from_value::<Process>(answer) {
+            Ok(process) => print_text(&process.text())?,
+            Err(error) => {
+                tracing::warn!(%error, "a running wtfs of another version was not understood; try --json")
+            }
+        }
     }
     Ok(Exit::Success)
 }

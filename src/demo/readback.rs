@@ -32,10 +32,21 @@ pub(crate) enum Pattern {
     Mapped,
 }
 
+/// Where the bytes were before they were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Locality {
+    /// With others, if not read ahead already.
+    Cold,
+    /// On this machine.
+    Local,
+}
+
 /// One way of reading one or more files, all bytes equal to the source.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) pattern: Pattern,
+    pub(crate) state: Locality,
     pub(crate) what: String,
     pub(crate) bytes: u64,
     pub(crate) elapsed: Duration,
@@ -64,13 +75,13 @@ pub(crate) fn run(mounted: &Path, source: &Path) -> anyhow::Result<Vec<Row>> {
     for (number, pattern) in [Pattern::InOrder, Pattern::AtRandom, Pattern::Mapped].into_iter().enumerate() {
         if let Some(shard) = shards.get(number) {
             let what = format!("shard {}, cold", number + 1);
-            rows.push(read(mounted, source, std::slice::from_ref(shard), pattern, what)?);
+            rows.push(read(mounted, source, std::slice::from_ref(shard), pattern, Locality::Cold, what)?);
         }
     }
     let remaining: Vec<PathBuf> = shards.iter().skip(1).chain(&rest).cloned().collect();
-    rows.push(read(mounted, source, &remaining, Pattern::InOrder, "the rest".into())?);
+    rows.push(read(mounted, source, &remaining, Pattern::InOrder, Locality::Cold, "the rest".into())?);
     for pattern in [Pattern::InOrder, Pattern::AtRandom, Pattern::Mapped] {
-        rows.push(read(mounted, source, &files, pattern, "all, now local".into())?);
+        rows.push(read(mounted, source, &files, pattern, Locality::Local, "all, now local".into())?);
     }
     Ok(rows)
 }
@@ -80,9 +91,10 @@ fn read(
     source: &Path,
     files: &[PathBuf],
     pattern: Pattern,
+    state: Locality,
     what: String,
 ) -> anyhow::Result<Row> {
-    let mut row = Row { pattern, what, bytes: 0, elapsed: Duration::ZERO, first_byte: Duration::ZERO };
+    let mut row = Row { pattern, state, what, bytes: 0, elapsed: Duration::ZERO, first_byte: Duration::ZERO };
     for (number, file) in files.iter().enumerate() {
         let mut check = Check { source: File::open(source.join(file))?, name: file, expected: Vec::new() };
         let path = mounted.join(file);
