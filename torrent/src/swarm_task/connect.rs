@@ -72,8 +72,10 @@ impl SwarmTask {
 
     /// Connects to more peers, if more are of use and allowed.
     pub(super) fn connect_more(&mut self) {
+        // A seed connects out too: who asked the tracker before it came would not hear of it for a quarter of an hour.
         let is_complete = self.download.as_ref().is_some_and(|d| d.picker.is_complete());
-        if is_complete || self.channels.cancel.is_cancelled() {
+        let is_pointless = is_complete && self.engine.config.upload == UploadPolicy::Off;
+        if is_pointless || self.channels.cancel.is_cancelled() {
             return;
         }
         let config = &self.engine.config;
