@@ -1,0 +1,71 @@
+"""Reading over a long path, with and without loss: two namespaces joined by the testkit's path emulator."""
+
+import signal
+
+from .clients import Leecher, Seeders, Wtfs
+from .cold import rate
+from .processes import JsonProcess, Namespace, read
+
+# What it is, one-way delay in ms, loss in each direction, congestion control of both ends.
+CASES = {
+    "20ms-cubic": ("20 ms round trip, cubic", 10, 0.0, "cubic"),
+    "20ms-bbr": ("20 ms round trip, bbr", 10, 0.0, "bbr"),
+    "20ms-loss-cubic": ("20 ms and 1 % loss each way, cubic", 10, 0.01, "cubic"),
+    "20ms-loss-bbr": ("20 ms and 1 % loss each way, bbr", 10, 0.01, "bbr"),
+}
+
+
+class Path:
+    """The emulator while it runs, and the two namespaces it joins."""
+
+    def __init__(self, tools, place, delay_ms, loss, congestion):
+        command = [
+            tools.emulator, "--delay-ms", str(delay_ms), "--loss", str(loss), "--congestion", congestion, "--seed", "1"]
+        self.process = JsonProcess(command, place.log("path"), die=signal.SIGTERM)
+        near, far = self.process.ready["ends"]
+        self.near, self.far = Namespace(near["namespace"]), Namespace(far["namespace"])
+        self.near_address, self.far_address = near["addresses"][0], far["addresses"][0]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.end()
+
+
+def slow_paths(bench):
+    """A cold sequential read for so long, and libtorrent's download for as long, over each path in turn."""
+    torrent = bench.torrent(bench.options.path_bytes)
+    seconds = bench.options.path_seconds
+    for key in bench.options.path_cases:
+        title, delay_ms, loss, congestion = CASES[key]
+        row = bench.results.row(f"path-{key}", f"cold sequential read, {title}", "MB/s", "more", rival="libtorrent", target=1.0)
+        used = bench.results.row(f"path-{key}-cpu", "processor time for it", "s/GB", "less", rival="libtorrent")
+
+        def ours(path, seeders, row=row, used=used):
+            listen = f"{path.near_address}:7100"
+            flags = dict(listen=listen, space=path.near)
+            with Wtfs(bench.tools, bench.place, [torrent.path], seeders.addresses, **flags) as mount:
+                mount.wait_connected(1)
+                before = mount.process.cpu_s()
+                said = read(mode="sequential", path=mount.path(torrent), seconds=seconds, within=seconds + 60)
+                bench.add(row, "wtfs", rate(said["bytes"], said["seconds"]))
+                bench.add(used, "wtfs", (mount.process.cpu_s() - before) / (said["bytes"] / 1e9))
+
+        def libtorrent(path, seeders, row=row, used=used):
+            listen = f"{path.near_address}:7200"
+            with Leecher(bench.tools, bench.place, listen=listen, space=path.near) as leecher:
+                before = leecher.process.cpu_s()
+                said = leecher.download(torrent, seeders.addresses, seconds)
+                bench.add(row, "libtorrent", rate(said["bytes"], said["seconds"]))
+                bench.add(used, "libtorrent", (leecher.process.cpu_s() - before) / (said["bytes"] / 1e9))
+
+        def one(what, delay_ms=delay_ms, loss=loss, congestion=congestion):
+            with Path(bench.tools, bench.place, delay_ms, loss, congestion) as path:
+                listen = [f"{path.far_address}:7000"]
+                with Seeders(bench.tools, bench.place, torrent, listen=listen, space=path.far) as seeders:
+                    what(path, seeders)
+
+        for _ in range(bench.options.turns):
+            bench.measure("wtfs", [row, used], lambda one=one, ours=ours: one(ours))
+            bench.measure("libtorrent", [row, used], lambda one=one, libtorrent=libtorrent: one(libtorrent))
