@@ -4,6 +4,7 @@
 //! read-ahead policy, which is locked only to note a read and to plan. A read that is dropped withdraws its demand.
 //! Only verified pieces are ever read, because only those are marked present.
 
+use std::fs::File;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +17,7 @@ use wtfs_proto::swarm::DemandId;
 
 use crate::clock::Clock;
 use crate::error::{OpenError, ReadError};
+use crate::holds::FileHold;
 use crate::session::Engine;
 use crate::store::TryRead;
 use crate::torrent::{Command, Content, Shared};
@@ -52,6 +54,15 @@ struct Ahead {
     sent: Vec<Range<u32>>,
 }
 
+/// A complete data file on disk, opened read-only, for a reader that does without this process.
+#[derive(Debug)]
+pub struct HeldFile {
+    /// The file: all its bytes were verified, and it is as long as in the torrent.
+    pub file: File,
+    /// Keeps the file from being evicted. To be dropped only when nothing reads from `file` any more.
+    pub hold: FileHold,
+}
+
 impl FileReader {
     pub(crate) fn new(
         engine: Arc<Engine>,
@@ -84,6 +95,23 @@ impl FileReader {
     /// Whether the file has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether every piece of the file is present. Never waits.
+    pub fn is_whole(&self) -> bool {
+        self.inner.content.present.has_all(self.inner.pieces(&(0..self.inner.len)))
+    }
+
+    /// The file on disk, when all of it is there and it is kept as one ordinary file. Blocks on the disk.
+    pub fn data_file(&self) -> Option<HeldFile> {
+        let inner = &self.inner;
+        // Held before looking: an eviction that begins now sees the hold, one that began before took pieces away.
+        let hold = inner.shared.hold_file(inner.file);
+        if !self.is_whole() {
+            return None;
+        }
+        let file = inner.content.store.open_file(inner.file)?;
+        Some(HeldFile { file, hold })
     }
 
     /// The bytes, if every piece is present and the page cache can give them without waiting for the disk. Never waits.

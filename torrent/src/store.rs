@@ -8,6 +8,7 @@
 //! Invariant: bytes are only ever reported as present (by what `open` returns) when they were written as part of a
 //! verified piece and reached the disk, or when they were hashed again. A crash costs pieces, never truth.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -87,6 +88,13 @@ pub trait PieceStore: Send + Sync + std::fmt::Debug + 'static {
     /// # Errors
     /// [`StoreError::Range`] when the range passes the end of the piece or is not as long as `buf`.
     fn read_piece(&self, piece: PieceIndex, range: Range<u32>, buf: &mut [u8]) -> Result<(), StoreError>;
+
+    /// Opens a file of the torrent to be read past the store, if it is kept as one ordinary file and is as long as it
+    /// should be. All its pieces must be present. The file carries a shared `flock`, which lasts for as long as anybody
+    /// reads through the descriptor, also after this process: who frees space asks for an exclusive one first.
+    fn open_file(&self, _file: FileIndex) -> Option<File> {
+        None
+    }
 
     /// Makes all pieces written so far durable. Does nothing when nothing changed since the last time.
     ///

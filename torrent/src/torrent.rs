@@ -14,6 +14,7 @@ use wtfs_proto::swarm::DemandId;
 use wtfs_proto::wire::handshake::Handshake;
 
 use crate::error::{OpenError, ReadError};
+use crate::holds::{FileHold, Holds};
 use crate::present::PresentMap;
 use crate::reader::FileReader;
 use crate::session::Engine;
@@ -69,6 +70,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) commands: mpsc::Sender<Command>,
     status: Mutex<Option<Arc<TorrentStatus>>>,
+    holds: Arc<Holds>,
 }
 
 impl Shared {
@@ -85,7 +87,18 @@ impl Shared {
             counters: Counters::default(),
             commands,
             status: Mutex::new(None),
+            holds: Arc::default(),
         }
+    }
+
+    /// Keeps a file's data on disk as it is until the result is dropped; see [`Holds`] for the order to keep.
+    pub(crate) fn hold_file(&self, file: FileIndex) -> FileHold {
+        self.holds.hold(file)
+    }
+
+    /// Whether a file's data must stay on disk as it is.
+    pub(crate) fn is_held(&self, file: FileIndex) -> bool {
+        self.holds.is_held(file)
     }
 
     pub(crate) fn content(&self) -> Option<&Arc<Content>> {
@@ -285,6 +298,11 @@ impl Torrent {
                     .sum::<u64>()
             })
             .sum()
+    }
+
+    /// Whether somebody reads the file's data past this process, so that none of it may be evicted. Never waits.
+    pub fn is_held(&self, file: FileIndex) -> bool {
+        self.shared.is_held(file)
     }
 
     /// Fetches everything from now on, rarest pieces first.

@@ -13,12 +13,15 @@
 //! them. Dropping a store makes nothing durable: that is what `checkpoint` is for.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use wtfs_proto::bitfield::Bitfield;
 use wtfs_proto::geometry::{FileIndex, Geometry, PieceIndex};
 use wtfs_proto::metainfo::Metainfo;
@@ -405,6 +408,25 @@ impl PieceStore for FileStore {
             rest = later;
         }
         Ok(())
+    }
+
+    fn open_file(&self, file: FileIndex) -> Option<File> {
+        let path = layout::path_of(&self.metainfo.info, file);
+        let found = match self.root.open(&path, Access::Read) {
+            Ok(found) => found?,
+            Err(error) => {
+                tracing::debug!(%error, "a data file is not opened");
+                return None;
+            }
+        };
+        if found.bytes != self.geometry().file_len(file) {
+            return None;
+        }
+        match rustix::fs::flock(&found.fd, FlockOperation::NonBlockingLockShared) {
+            Err(Errno::WOULDBLOCK) => None,
+            // A file system without locks evicts under the engine's own holds only.
+            Ok(()) | Err(_) => Some(File::from(found.fd)),
+        }
     }
 
     fn checkpoint(&self) -> Result<(), StoreError> {

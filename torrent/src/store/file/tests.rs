@@ -455,3 +455,36 @@ fn a_checkpoint_with_nothing_new_does_not_touch_the_disk() {
     let record = RecordFile::new(place.state("record"), sample.metainfo.hashes.primary());
     assert!(record.load(sample.pieces().len() as u32).unwrap().present.is_full());
 }
+
+#[test]
+fn a_whole_file_is_opened_past_the_store_and_locked_against_eviction() {
+    let (sample, place) = (sample(), Place::new());
+    let (store, _) = place.open(&sample);
+    assert!(store.open_file(sample.file(0)).is_none(), "nothing is there yet");
+    write_all(&store, &sample);
+    let mut opened = store.open_file(sample.file(0)).unwrap();
+    let mut read = Vec::new();
+    std::io::Read::read_to_end(&mut opened, &mut read).unwrap();
+    assert!(read == sample.file_content(0));
+    let path = place.data_dir().join("t/a/big");
+    let evictor = std::fs::File::open(&path).unwrap();
+    let exclusive = || rustix::fs::flock(&evictor, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+    assert!(exclusive().is_err());
+    drop(opened);
+    exclusive().unwrap();
+    assert!(store.open_file(sample.file(0)).is_none(), "it is being evicted");
+    drop(evictor);
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(100_001).unwrap();
+    assert!(store.open_file(sample.file(0)).is_none(), "it is longer than in the torrent");
+}
+
+#[test]
+fn a_link_in_the_place_of_a_file_is_not_opened_past_the_store() {
+    let (sample, place) = (sample(), Place::new());
+    let (store, _) = place.open(&sample);
+    write_all(&store, &sample);
+    let path = place.data_dir().join("t/a/big");
+    std::fs::rename(&path, place.data_dir().join("elsewhere")).unwrap();
+    symlink(place.data_dir().join("elsewhere"), &path).unwrap();
+    assert!(store.open_file(sample.file(0)).is_none());
+}
