@@ -32,4 +32,5 @@ pub mod readahead;
 pub mod swarm;
 pub mod time;
 pub mod tracker;
+pub mod weights;
 pub mod wire;
