@@ -13,6 +13,8 @@ mod support;
 mod cli;
 #[path = "e2e/crash.rs"]
 mod crash;
+#[path = "e2e/disk_full.rs"]
+mod disk_full;
 #[path = "e2e/fidelity.rs"]
 mod fidelity;
 #[path = "e2e/hostile_names.rs"]

@@ -70,6 +70,8 @@ pub struct PeerConfig {
     pub fault: Fault,
     /// Whether it uploads at once.
     pub start: Start,
+    /// Peers it tells the client of (BEP 11), as soon as the client says that it listens to such news.
+    pub introduces: Vec<SocketAddr>,
 }
 
 /// What a peer has seen and done, over all its connections.
@@ -101,6 +103,8 @@ pub struct Counts {
     pub rejects_received: u64,
     /// Pieces of metadata sent.
     pub metadata_sent: u64,
+    /// Times a client was told of the peers to introduce.
+    pub introductions: u64,
 }
 
 #[derive(Debug)]
@@ -154,15 +158,17 @@ impl ScriptedPeer {
     /// An honest seeder of a torrent.
     #[must_use]
     pub fn seeder(torrent: &TorrentFile, content: Content, start: Start) -> Self {
+        let introduces = Vec::new();
         let torrent = torrent.clone();
-        Self::start(PeerConfig { listen: None, torrent, content, fault: Fault::None, start })
+        Self::start(PeerConfig { listen: None, torrent, content, fault: Fault::None, start, introduces })
     }
 
     /// A peer with this fault, uploading at once.
     #[must_use]
     pub fn with_fault(torrent: &TorrentFile, content: Content, fault: Fault) -> Self {
+        let introduces = Vec::new();
         let torrent = torrent.clone();
-        Self::start(PeerConfig { listen: None, torrent, content, fault, start: Start::Open })
+        Self::start(PeerConfig { listen: None, torrent, content, fault, start: Start::Open, introduces })
     }
 
     /// Where it listens.

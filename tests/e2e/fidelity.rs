@@ -1,11 +1,14 @@
 //! What is read through a mount is what the seeder has: every byte, in any order, by any kind of reader, from a
 //! .torrent and from a magnet link.
 
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
+use serde_json::json;
 use wtfs_testkit::{
     http_tracker::{Answer, HttpTracker},
+    peer::{Content, ScriptedPeer, Start},
     ramp::Ramp,
+    torrent_file::TorrentFile,
 };
 
 use crate::support::{
@@ -160,4 +163,41 @@ fn two_torrents_in_one_mount_keep_their_bytes_apart() {
         ["one.bin", "two.bin"].iter().all(|name| shown.iter().any(|n| n.as_os_str() == *name)),
         "{shown:?}"
     );
+}
+
+#[test]
+fn a_hybrid_torrent_of_libtorrent_shows_its_files_and_no_padding() {
+    if missing(NEEDS) {
+        return;
+    }
+    let stage = Stage::new("hybrid");
+    let tree = Tree::repository();
+    let data = stage.subdir("seeded");
+    tree.write(&data.join("repo"));
+    let torrent = libtorrent::create_with(&stage, &data.join("repo"), 64 << 10, &json!({ "v1_only": false }));
+    let seeder = Libtorrent::seeder(&stage, &torrent.path, &data);
+    let mount = stage.mount(&[&text(&torrent.path)], &["--peer", &seeder.addr().to_string()]);
+    assert_eq!(walk(&mount.join("repo")), walk(&data.join("repo")));
+    assert_eq!(tree.differences(&mount.join("repo")), Vec::<String>::new());
+}
+
+#[test]
+fn a_directory_of_thirty_thousand_files_from_a_magnet_is_listed_whole() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    let stage = Stage::new("wide");
+    let names: Vec<String> = (0..30_000).map(|i| format!("file-{i:05}")).collect();
+    let files: Vec<_> =
+        names.iter().map(|name| (vec![&b"dir"[..], name.as_bytes()], b"x".to_vec())).collect();
+    let torrent = TorrentFile::directory(b"wide", &files, 16 << 10);
+    assert!(torrent.info.len() > 20 * 16 * 1024, "the metadata comes in many parts");
+    let content = Content::Bytes(Arc::new(vec![b'x'; files.len()]));
+    let seeder = ScriptedPeer::seeder(&torrent, content, Start::Open);
+    let link = libtorrent::magnet(&torrent.hash_hex(), &[seeder.addr()], &[]);
+    let mount = stage.mount(&[&link], &[]);
+    let root = mount.wait_for_entry("wide");
+    let shown: Vec<String> = reading::names(&root.join("dir")).iter().map(|name| text(name)).collect();
+    assert!(shown == names, "{} names are shown", shown.len());
+    assert_eq!(fs::read(root.join("dir/file-29999")).expect("it can be read"), b"x");
 }

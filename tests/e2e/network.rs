@@ -7,7 +7,7 @@ use std::{
 };
 
 use wtfs_testkit::{
-    peer::{Content, Fault, ScriptedPeer, Start},
+    peer::{Content, Fault, PeerConfig, ScriptedPeer, Start},
     process::Process,
     ramp::Ramp,
     torrent_file::TorrentFile,
@@ -16,6 +16,7 @@ use wtfs_testkit::{
 
 use crate::support::{
     need::{Need, missing},
+    reading::assert_ramp_at_once,
     stage::{PATIENCE, Stage, text},
 };
 
@@ -114,6 +115,47 @@ fn many_incoming_connections_are_limited_and_do_not_stop_a_reader() {
     let peers = mount.torrent_status()["peers"].as_array().map_or(0, Vec::len);
     assert!(peers <= 20, "{peers} peers are connected");
     drop(silent);
+}
+
+#[test]
+fn a_peer_that_knows_the_seeder_is_enough_to_find_it() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    let stage = Stage::new("pex");
+    let torrent = torrent(1 << 20);
+    let seeder = ScriptedPeer::seeder(&torrent, content(), Start::Open);
+    let friend = ScriptedPeer::start(PeerConfig {
+        listen: None,
+        torrent: torrent.clone(),
+        content: content(),
+        fault: Fault::StallAfter(0),
+        start: Start::Held,
+        introduces: vec![seeder.addr()],
+    });
+    let source = text(&stage.write_torrent(&torrent));
+    let mount = stage.mount(&[&source], &["--peer", &friend.addr().to_string()]);
+    Ramp::new(RAMP).check_file(&mount.join("sent.bin"), 1 << 20).expect("every byte is right");
+    assert!(friend.counts().introductions > 0);
+    assert_eq!(seeder.counts().payload_sent, 1 << 20);
+}
+
+#[test]
+fn a_small_memory_budget_still_reads_large_pieces() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    let stage = Stage::new("small-memory");
+    let bytes = 40 << 20;
+    let torrent = TorrentFile::ramp("sent.bin", Ramp::new(RAMP), bytes, 8 << 20, &[]);
+    let seeder = ScriptedPeer::seeder(&torrent, content(), Start::Open);
+    let source = text(&stage.write_torrent(&torrent));
+    let mut mount = stage.mount(&[&source], &["--peer", &seeder.addr().to_string(), "--memory", "1M"]);
+    assert_ramp_at_once(&mount.join("sent.bin"), Ramp::new(RAMP), bytes, 8, 20);
+    Ramp::new(RAMP).check_file(&mount.join("sent.bin"), bytes).expect("every byte is right");
+    let peak = mount.process().peak_memory_bytes().expect("the daemon runs");
+    // A piece and what the process takes by itself: not the pieces of eight readers.
+    assert!(peak < 100 << 20, "{} MiB were resident", peak >> 20);
 }
 
 #[test]

@@ -129,3 +129,21 @@ fn wtfs_mount_reads_from_a_mount_that_reads_from_wtfs_seed() {
     ramp.check_file(&first.join("chain.bin"), bytes).expect("every byte is right");
     ramp.check_file(&second.join("chain.bin"), bytes).expect("every byte is right there too");
 }
+
+#[test]
+fn more_leechers_than_upload_slots_are_all_served() {
+    let stage = Stage::new("seed-many");
+    let (ramp, bytes) = (Ramp::new(27), 3_000_000);
+    let torrent = TorrentFile::ramp("many.bin", ramp, bytes, 128 << 10, &[]);
+    let data = stage.subdir("seeded");
+    ramp.write_file(&data.join("many.bin"), bytes).expect("the scratch directory can be written");
+    let (_seed, addr) = stage.seed(&stage.write_torrent(&torrent), &data, &[]);
+    let leeches: Vec<_> =
+        (0..20).map(|_| ScriptedPeer::with_fault(&torrent, Content::Ramp(ramp), Fault::Leech)).collect();
+    for leech in &leeches {
+        leech.dial(addr).expect("wtfs seed listens");
+    }
+    let blocks = bytes.div_ceil(BLOCK_BYTES);
+    let done = || leeches.iter().filter(|leech| leech.counts().good_blocks_received == blocks).count();
+    eventually("each leech has all blocks", PATIENCE, || (done() == leeches.len()).then_some(()));
+}

@@ -29,6 +29,7 @@ pub(super) struct Leech {
     total_bytes: u64,
     next: (u32, u32),
     asked: Vec<Block>,
+    again: Vec<Block>,
     unchoked: bool,
 }
 
@@ -40,6 +41,7 @@ impl Leech {
             total_bytes: torrent.total_bytes,
             next: (0, 0),
             asked: Vec::new(),
+            again: Vec::new(),
             unchoked: false,
         }
     }
@@ -50,6 +52,14 @@ impl Leech {
                 self.unchoked = true;
                 if let Fault::Requests(fault) = on.shared().config.fault {
                     return self.misbehave(on, fault);
+                }
+            }
+            id::CHOKE => self.unchoked = false,
+            // With the fast extension a choke by itself takes nothing back: each request is answered or rejected.
+            id::REJECT => {
+                let rejected = Block::parse(payload);
+                if let Some(at) = self.asked.iter().position(|block| Some(*block) == rejected) {
+                    self.again.push(self.asked.swap_remove(at));
                 }
             }
             id::HAVE => {
@@ -64,7 +74,13 @@ impl Leech {
                     *has = payload.get(i / 8).is_some_and(|byte| byte & (0x80 >> (i % 8)) != 0);
                 }
             }
-            id::PIECE => self.receive(on, payload),
+            id::PIECE => {
+                self.receive(on, payload);
+                if self.asked.is_empty() && self.next.0 as usize == self.has.len() {
+                    // It has it all: others may have its place.
+                    on.send(id::NOT_INTERESTED, &[])?;
+                }
+            }
             _ => {}
         }
         if self.unchoked && on.shared().config.fault == Fault::Leech {
@@ -90,6 +106,11 @@ impl Leech {
     /// Keeps requests in flight; a piece the client does not have yet holds up those after it.
     fn ask(&mut self, on: &mut Connection<'_>) -> io::Result<()> {
         while self.asked.len() < IN_FLIGHT {
+            if let Some(block) = self.again.pop() {
+                self.asked.push(block);
+                request(on, block)?;
+                continue;
+            }
             let (piece, begin) = self.next;
             if self.has.get(piece as usize) != Some(&true) {
                 return Ok(());

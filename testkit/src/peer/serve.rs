@@ -14,7 +14,7 @@ use super::{
     BitfieldFault, Counts, Fault, LengthFault, MetadataFault, Shared, Stream,
     script::{self, Leech},
 };
-use crate::bencode::Value;
+use crate::{bencode::Value, http_tracker::compact};
 
 /// Longest message read; longer ones end the connection.
 const MAX_MESSAGE_BYTES: usize = 1 << 20;
@@ -26,11 +26,15 @@ const MAX_FLOOD_BYTES: u64 = 256 << 20;
 const METADATA_PART: usize = 16 * 1024;
 /// Our number for `ut_metadata` in the extension handshake.
 const OUR_UT_METADATA: u8 = 2;
+/// Our number for `ut_pex` there.
+const OUR_UT_PEX: u8 = 3;
 
 pub(super) mod id {
     //! Numbers of the messages (BEP 3, 6, 10).
+    pub(crate) const CHOKE: u8 = 0;
     pub(crate) const UNCHOKE: u8 = 1;
     pub(crate) const INTERESTED: u8 = 2;
+    pub(crate) const NOT_INTERESTED: u8 = 3;
     pub(crate) const HAVE: u8 = 4;
     pub(crate) const BITFIELD: u8 = 5;
     pub(crate) const REQUEST: u8 = 6;
@@ -56,7 +60,7 @@ pub(super) struct Block {
 }
 
 impl Block {
-    fn parse(payload: &[u8]) -> Option<Self> {
+    pub(super) fn parse(payload: &[u8]) -> Option<Self> {
         let word = |i: usize| Some(u32::from_be_bytes(payload.get(i * 4..i * 4 + 4)?.try_into().ok()?));
         Some(Self { piece: word(0)?, begin: word(1)?, length: word(2)? })
     }
@@ -238,8 +242,9 @@ impl Connection<'_> {
             Fault::Metadata(MetadataFault::ShortSize) => info - 1,
             _ => info,
         };
+        let id = |id: u8| Value::Int(i64::from(id));
         let dict = Value::dict([
-            ("m", Value::dict([("ut_metadata", Value::Int(i64::from(OUR_UT_METADATA)))])),
+            ("m", Value::dict([("ut_metadata", id(OUR_UT_METADATA)), ("ut_pex", id(OUR_UT_PEX))])),
             ("metadata_size", Value::Int(size)),
             ("reqq", Value::Int(500)),
             ("v", Value::bytes("testkit")),
@@ -315,8 +320,13 @@ impl Connection<'_> {
                 }
             }
             id::EXTENDED => self.extended(payload)?,
-            id::REJECT => self.count(|c| c.rejects_received += 1),
-            id::UNCHOKE | id::HAVE | id::BITFIELD | id::HAVE_ALL | id::PIECE => self.as_asker(id, payload)?,
+            id::REJECT => {
+                self.count(|c| c.rejects_received += 1);
+                self.as_asker(id, payload)?;
+            }
+            id::CHOKE | id::UNCHOKE | id::HAVE | id::BITFIELD | id::HAVE_ALL | id::PIECE => {
+                self.as_asker(id, payload)?;
+            }
             _ => {}
         }
         Ok(())
@@ -393,13 +403,25 @@ impl Connection<'_> {
         Ok(())
     }
 
+    /// Tells of other peers (BEP 11).
+    fn introduce(&mut self, their_ut_pex: u8) -> io::Result<()> {
+        let added = compact(&self.shared.config.introduces);
+        let flags = vec![0; added.len() / 6];
+        let news = Value::dict([("added", Value::Bytes(added)), ("added.f", Value::Bytes(flags))]);
+        self.count(|c| c.introductions += 1);
+        self.send(id::EXTENDED, &[&[their_ut_pex], &news.encode()[..]].concat())
+    }
+
     fn extended(&mut self, payload: &[u8]) -> io::Result<()> {
         let Some((&kind, body)) = payload.split_first() else { return Ok(()) };
         let Some((dict, _)) = Value::decode_prefix(body) else { return Ok(()) };
         if kind == 0 {
-            let theirs = dict.get("m").and_then(|m| m.get("ut_metadata")).and_then(Value::as_int);
-            self.their_ut_metadata = theirs.and_then(|n| u8::try_from(n).ok()).unwrap_or(0);
-            return Ok(());
+            let theirs = |name: &str| dict.get("m")?.get(name)?.as_int().and_then(|n| u8::try_from(n).ok());
+            self.their_ut_metadata = theirs("ut_metadata").unwrap_or(0);
+            return match theirs("ut_pex") {
+                Some(id) if id != 0 && !self.shared.config.introduces.is_empty() => self.introduce(id),
+                _ => Ok(()),
+            };
         }
         let is_request = dict.get("msg_type").and_then(Value::as_int) == Some(0);
         let piece = dict.get("piece").and_then(Value::as_int).and_then(|n| usize::try_from(n).ok());
