@@ -10,7 +10,7 @@ mod script;
 mod serve;
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -20,7 +20,7 @@ use std::{
 };
 
 pub use self::fault::{BitfieldFault, Fault, LengthFault, MetadataFault, RequestFault, Stream};
-use crate::{net, ramp::Ramp, torrent_file::TorrentFile};
+use crate::{net, ramp::Ramp, torrent_file::TorrentFile, wait};
 
 /// What the peer has, as a function of the offset in the torrent.
 #[derive(Clone, Debug)]
@@ -61,7 +61,7 @@ pub enum Start {
 #[derive(Clone, Debug)]
 pub struct PeerConfig {
     /// The address to listen at; a fresh one when `None`.
-    pub listen: Option<Ipv4Addr>,
+    pub listen: Option<SocketAddr>,
     /// The torrent it takes part in. It gives its metadata to whoever asks (BEP 9).
     pub torrent: TorrentFile,
     /// What it has.
@@ -135,8 +135,8 @@ impl ScriptedPeer {
     /// When its address cannot be bound.
     #[must_use]
     pub fn start(config: PeerConfig) -> Self {
-        let ip = config.listen.unwrap_or_else(net::loopback);
-        let listener = TcpListener::bind((ip, 0)).expect("a loopback address can be bound");
+        let addr = config.listen.unwrap_or_else(net::fresh_addr);
+        let listener = bind(addr);
         let addr = listener.local_addr().expect("a bound socket has an address");
         let open = AtomicBool::new(config.start == Start::Open);
         let shared =
@@ -210,6 +210,12 @@ impl Drop for ScriptedPeer {
         // Wakes the listener's thread.
         let _ = TcpStream::connect_timeout(&self.addr, Duration::from_secs(1));
     }
+}
+
+/// A peer that was dropped a moment ago gives its address up only when its thread has woken.
+fn bind(addr: SocketAddr) -> TcpListener {
+    let what = format!("{addr} can be bound");
+    wait::eventually(&what, Duration::from_secs(10), || TcpListener::bind(addr).ok())
 }
 
 fn attend(stream: TcpStream, shared: &Arc<Shared>) {

@@ -1,16 +1,21 @@
 //! A daemon killed in the middle costs nothing but what was on its way: the next mount reads every byte right, and
 //! fetches no piece that was complete.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
-use wtfs_testkit::{ramp::Ramp, wait::eventually};
+use wtfs_testkit::{process, ramp::Ramp, wait::eventually};
 
 use crate::support::{
     libtorrent::{self, Libtorrent, MadeTorrent},
     mount::Mount,
     need::{Need, missing},
     reading::cat,
-    stage::{PATIENCE, Stage, text},
+    stage::{PATIENCE, Stage, text, walk},
 };
 
 const BYTES: u64 = 64 << 20;
@@ -119,19 +124,48 @@ fn a_cache_damaged_behind_our_back_is_never_read_as_if_it_were_right() {
     read.expect("every byte is right, fetched again if need be");
 }
 
-/// The journals and records below a cache directory: all small files that are no data of the torrent.
-fn records(dir: &Path) -> Vec<std::path::PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).expect("the cache can be listed") {
-        let path = entry.expect("an entry").path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if path.is_dir() {
-            found.extend(records(&path));
-        } else if name == "record" || name == "journal" {
-            found.push(path);
-        }
+#[test]
+fn cached_data_that_was_removed_cut_or_punched_is_fetched_again() {
+    if missing(NEEDS) {
+        return;
     }
-    found
+    let stage = Stage::new("cache-hurt");
+    let (ramp, torrent, seeder) = prepare(&stage);
+    let flags = ["--peer", &seeder.addr().to_string()];
+    let source = text(&torrent.path);
+    let read_all = || {
+        let mount = stage.mount(&[&source], &flags);
+        ramp.check_file(&mount.join("file.bin"), BYTES).expect("every byte is right");
+        mount.unmount();
+    };
+    read_all();
+    let cached =
+        find(&stage.join("cache"), |name| name == "file.bin").pop().expect("the data is in the cache");
+    let open = || fs::OpenOptions::new().write(true).open(&cached).expect("our own file");
+
+    fs::remove_file(&cached).expect("it can be removed");
+    read_all();
+    open().set_len(BYTES / 2).expect("it can be cut");
+    read_all();
+    let mut punch = Command::new("fallocate");
+    punch.args(["--punch-hole", "--offset", "20000000", "--length", "4000000"]).arg(&cached);
+    if process::run(punch, PATIENCE).success() {
+        read_all();
+    }
+    open().set_len(0).and_then(|()| open().set_len(BYTES)).expect("it can be made a hole");
+    read_all();
+}
+
+/// The journals and records below a cache directory: all small files that are no data of the torrent.
+fn records(dir: &Path) -> Vec<PathBuf> {
+    find(dir, |name| name == "record" || name == "journal")
+}
+
+/// The files below a directory whose names are wanted.
+fn find(dir: &Path, is_wanted: fn(&str) -> bool) -> Vec<PathBuf> {
+    let all = walk(dir).into_iter().map(|path| dir.join(path));
+    let has_name = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).is_some_and(is_wanted);
+    all.filter(|path| has_name(path) && path.is_file()).collect()
 }
 
 #[test]

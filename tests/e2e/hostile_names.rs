@@ -52,13 +52,14 @@ fn refused() -> Vec<(&'static str, TorrentFile)> {
         ("an empty path", with_paths(b"t", &[&[]])),
         ("a single file named dot-dot", TorrentFile::single("..", 5000, PIECE, &[0; 20], &[])),
         ("a single file of an absolute name", TorrentFile::single("/evil", 5000, PIECE, &[0; 20], &[])),
-        ("a link out of the torrent", with_link(&[b"..", b"..", b"etc", b"passwd"])),
-        ("an absolute link", with_link(&[b"/etc/passwd"])),
+        ("a link out of the torrent", with_link(&[b"..", b"..", b"etc", b"passwd"], None)),
+        ("an absolute link", with_link(&[b"/etc/passwd"], None)),
+        ("a file behind a link", with_link(&[b"dir"], Some(&[b"link", b"evil"]))),
     ]
 }
 
-/// A torrent with a symbolic link (BEP 47) to this path.
-fn with_link(target: &[&[u8]]) -> TorrentFile {
+/// A torrent with a symbolic link (BEP 47) named `link` to this path, and one more file.
+fn with_link(target: &[&[u8]], more: Option<&[&[u8]]>) -> TorrentFile {
     let list = |path: &[&[u8]]| Value::List(path.iter().map(Value::bytes).collect());
     let content = data(1);
     let plain = Value::dict([("length", Value::Int(5000)), ("path", list(&[b"harmless"]))]);
@@ -68,8 +69,10 @@ fn with_link(target: &[&[u8]]) -> TorrentFile {
         ("path", list(&[b"link"])),
         ("symlink path", list(target)),
     ]);
+    let empty = |path| Value::dict([("length", Value::Int(0)), ("path", list(path))]);
+    let files = [plain, link].into_iter().chain(more.map(empty)).collect();
     let info = Value::dict([
-        ("files", Value::List(vec![plain, link])),
+        ("files", Value::List(files)),
         ("name", Value::bytes("t")),
         ("piece length", Value::Int(i64::from(PIECE))),
         ("pieces", Value::bytes(wtfs_testkit::torrent_file::sha1(&content))),

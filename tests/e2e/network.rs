@@ -3,10 +3,12 @@
 use std::{
     net::TcpListener,
     path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
 use wtfs_testkit::{
+    http_tracker::{Answer, HttpTracker},
     peer::{Content, Fault, PeerConfig, ScriptedPeer, Start},
     process::Process,
     ramp::Ramp,
@@ -15,6 +17,7 @@ use wtfs_testkit::{
 };
 
 use crate::support::{
+    mount::Mount,
     need::{Need, missing},
     reading::assert_ramp_at_once,
     stage::{PATIENCE, Stage, text},
@@ -138,6 +141,58 @@ fn a_peer_that_knows_the_seeder_is_enough_to_find_it() {
     Ramp::new(RAMP).check_file(&mount.join("sent.bin"), 1 << 20).expect("every byte is right");
     assert!(friend.counts().introductions > 0);
     assert_eq!(seeder.counts().payload_sent, 1 << 20);
+}
+
+#[test]
+fn a_seeder_that_goes_away_and_comes_back_is_found_again() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    let stage = Stage::new("comes-back");
+    let bytes = 6 << 20;
+    let torrent = torrent(bytes);
+    let first = ScriptedPeer::with_fault(&torrent, content(), Fault::CloseAfter(100));
+    let addr = first.addr();
+    let source = text(&stage.write_torrent(&torrent));
+    let mount = stage.mount(&[&source], &["--peer", &addr.to_string()]);
+    let path = mount.join("sent.bin");
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| Ramp::new(RAMP).check_file(&path, bytes));
+        eventually("the seeder has gone away", PATIENCE, || (first.counts().faults > 0).then_some(()));
+        drop(first);
+        let _back = ScriptedPeer::start(PeerConfig {
+            listen: Some(addr),
+            torrent: torrent.clone(),
+            content: content(),
+            fault: Fault::None,
+            start: Start::Open,
+            introduces: Vec::new(),
+        });
+        reader.join().expect("the reader does not panic").expect("every byte is right");
+    });
+}
+
+#[test]
+fn a_client_that_is_told_of_itself_is_not_confused() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    let stage = Stage::new("itself");
+    let torrent = torrent(1 << 20);
+    let seeder = ScriptedPeer::seeder(&torrent, content(), Start::Open);
+    let listen = wtfs_testkit::net::fresh_addr();
+    // Trackers name whoever announced, so everybody hears of themselves.
+    let tracker = HttpTracker::start(Answer::Peers(vec![listen, seeder.addr()]));
+    let source = text(&stage.write_torrent(&torrent));
+    let own = listen.to_string();
+    let dir = stage.subdir("mnt/itself");
+    let flags = ["--tracker", &tracker.announce_url(), "--peer", &own];
+    let mount = Mount::start(&stage, &[&source], &flags, &dir, listen);
+    Ramp::new(RAMP).check_file(&mount.join("sent.bin"), 1 << 20).expect("every byte is right");
+    let status = mount.torrent_status();
+    let peers = status["peers"].as_array().into_iter().flatten();
+    let is_itself = |peer: &&serde_json::Value| peer["addr"] == *own;
+    assert_eq!(peers.filter(is_itself).count(), 0, "{status}");
 }
 
 #[test]
