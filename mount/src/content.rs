@@ -4,6 +4,7 @@
 //! come in parallel and in any order; no method may block a thread.
 
 use std::fmt;
+use std::fs::File;
 use std::future::Future;
 use std::pin::Pin;
 
@@ -13,6 +14,15 @@ use crate::errno::FsError;
 
 /// A boxed future, sendable between the runtime's threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A complete file on disk with a content's bytes, for the kernel to read from.
+#[derive(Debug)]
+pub struct BackingFile {
+    /// Opened read-only; its bytes and its length are exactly the content's.
+    pub file: File,
+    /// Dropped when nobody reads from the file any more; until then its owner keeps the file as it is.
+    pub guard: Box<dyn fmt::Debug + Send + Sync>,
+}
 
 /// The bytes behind one open file.
 pub trait Content: fmt::Debug + Send + Sync + 'static {
@@ -37,6 +47,17 @@ pub trait Content: fmt::Debug + Send + Sync + 'static {
     /// # Cancel safety
     /// Dropping the future withdraws the demand for the bytes.
     fn read_at(&self, offset: u64, len: u32) -> BoxFuture<'_, Result<Bytes, FsError>>;
+
+    /// Whether [`Content::backing_file`] is worth asking now: all bytes are in one file on disk. Never waits.
+    fn is_backed(&self) -> bool {
+        false
+    }
+
+    /// The file that holds all of the bytes, if there is one. May block on the disk; called from the pool for
+    /// blocking work.
+    fn backing_file(&self) -> Option<BackingFile> {
+        None
+    }
 }
 
 /// Bytes already in memory: control files, and stand-ins for what is not there yet.

@@ -105,14 +105,15 @@ impl FileSystem {
         self.tree.read_link(number(ino)?)
     }
 
-    pub(crate) fn open(&self, ino: u64, intent: OpenIntent) -> Result<(HandleId, Node), FsError> {
+    pub(crate) fn open(&self, ino: u64, intent: OpenIntent) -> Result<(HandleId, Arc<OpenFile>), FsError> {
         if intent == OpenIntent::Write {
             return Err(FsError::ReadOnly);
         }
         let node = self.node(ino)?;
         let content = self.tree.open(node.ino)?;
-        let handle = self.handles.insert(OpenFile { node: node.clone(), content })?;
-        Ok((handle, node))
+        let file = Arc::new(OpenFile { node, content });
+        let handle = self.handles.insert(Arc::clone(&file))?;
+        Ok((handle, file))
     }
 
     pub(crate) fn open_directory(&self, ino: u64) -> Result<Node, FsError> {
@@ -120,8 +121,9 @@ impl FileSystem {
         if node.kind == NodeKind::Directory { Ok(node) } else { Err(FsError::NotADirectory) }
     }
 
-    pub(crate) fn release(&self, handle: HandleId) {
-        self.handles.remove(handle);
+    /// The file that was open, if it was.
+    pub(crate) fn release(&self, handle: HandleId) -> Option<Arc<OpenFile>> {
+        self.handles.remove(handle)
     }
 
     /// Reads what can be had at once; otherwise says what is left to do.

@@ -21,7 +21,12 @@ use crate::errno::{FsError, Loudness};
 use crate::fs::{AttributeReply, DirEntry, FileSystem, MAX_NAME_BYTES, OpenIntent, ReadStep, Seek};
 use crate::handles::HandleId;
 use crate::reads::{Reads, WaitingRead};
+use crate::session::Passthrough;
 use crate::tree::{Caching, Node, NodeKind};
+
+mod opening;
+
+pub(crate) use opening::Opens;
 
 /// Requests the kernel may have in flight on behalf of read-ahead and page faults, which is how nearly all reads come.
 /// The most there is: what is over the limit queues inside the kernel, where nobody can schedule or interrupt it, and a
@@ -47,10 +52,16 @@ const VOLUME_BLOCK_BYTES: u32 = 4096;
 /// Numbers are hashes of what they stand for and are never given to something else.
 const GENERATION: Generation = Generation(0);
 
+/// How many file systems may be stacked above the data files, this one counted. One: data files on an overlay are
+/// read through this process, but the mount itself can be the lower layer of an overlay, as containers want it.
+const STACK_DEPTH: u32 = 1;
+
 #[derive(Debug)]
 pub(crate) struct Adapter {
     pub(crate) fs: FileSystem,
     pub(crate) reads: Arc<Reads>,
+    pub(crate) opens: Opens,
+    pub(crate) passthrough: Passthrough,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
 }
@@ -149,6 +160,12 @@ impl Filesystem for Adapter {
         ] {
             let _unknown_to_this_kernel = config.add_capabilities(wish);
         }
+        if self.passthrough == Passthrough::WherePossible
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(STACK_DEPTH).is_ok()
+        {
+            self.opens.allow_passthrough();
+        }
         let _previous = config.set_max_background(MAX_BACKGROUND);
         let _previous = config.set_max_write(MAX_REQUEST_BYTES);
         if let Err(most) = config.set_max_readahead(u32::MAX) {
@@ -193,7 +210,7 @@ impl Filesystem for Adapter {
             OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => OpenIntent::Write,
         };
         match self.fs.open(ino.0, intent) {
-            Ok((handle, node)) => reply.opened(FileHandle(handle.0), open_flags(&node)),
+            Ok((handle, file)) => self.opens.answer(&file, handle, open_flags(&file.node), reply),
             Err(error) => reply.error(errno(&error)),
         }
     }
@@ -234,7 +251,9 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.fs.release(HandleId(fh.0));
+        if let Some(file) = self.fs.release(HandleId(fh.0)) {
+            self.opens.closed(&file);
+        }
         reply.ok();
     }
 

@@ -34,13 +34,13 @@ impl HandleTable {
         Self { open: RwLock::default(), next: AtomicU64::new(1), limit }
     }
 
-    pub(crate) fn insert(&self, file: OpenFile) -> Result<HandleId, FsError> {
+    pub(crate) fn insert(&self, file: Arc<OpenFile>) -> Result<HandleId, FsError> {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= self.limit {
             return Err(FsError::TooManyHandles);
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        open.insert(id, Arc::new(file));
+        open.insert(id, file);
         Ok(HandleId(id))
     }
 
@@ -50,10 +50,9 @@ impl HandleTable {
     }
 
     /// Closing twice is harmless; reads that are under way keep their content.
-    pub(crate) fn remove(&self, id: HandleId) {
-        let removed = self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&id.0);
-        // Outside of the lock: dropping a reader may do work.
-        drop(removed);
+    pub(crate) fn remove(&self, id: HandleId) -> Option<Arc<OpenFile>> {
+        // Dropped by the caller, outside of the lock: dropping a reader may do work.
+        self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&id.0)
     }
 
     #[cfg(test)]
@@ -71,7 +70,7 @@ mod tests {
     use crate::inode::InodeNo;
     use crate::tree::{Caching, NodeKind};
 
-    fn file() -> OpenFile {
+    fn file() -> Arc<OpenFile> {
         let node = Node {
             ino: InodeNo::own(9),
             parent: InodeNo::ROOT,
@@ -83,7 +82,7 @@ mod tests {
             modified: SystemTime::UNIX_EPOCH,
             caching: Caching::Immutable,
         };
-        OpenFile { node, content: Arc::new(MemoryContent::new(&b"x"[..])) }
+        Arc::new(OpenFile { node, content: Arc::new(MemoryContent::new(&b"x"[..])) })
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //!  kernel ── fuse.rs ── fs.rs ──┬── tree.rs     port: names      ◄── torrents.rs + catalog.rs
 //!                │              ├── content.rs  port: bytes      ◄── torrents.rs (wtfs_torrent::FileReader)
 //!                │              └── handles.rs, errno.rs
+//!                ├── fuse/opening.rs, modes.rs  complete local files: the kernel reads them alone
 //!                └── reads.rs ── interrupt.rs   reads that wait: a task each, and each ends
 //!  session.rs: mounting, threads, unmounting        changes.rs: names the kernel must forget
 //! ```
@@ -29,6 +30,7 @@ mod handles;
 mod inode;
 mod interrupt;
 mod mapped;
+mod modes;
 mod mountinfo;
 mod reads;
 mod session;
@@ -37,11 +39,13 @@ mod tree;
 
 pub use catalog::{Catalog, CatalogError, Entry, Executable, Leaf, modified_from};
 pub use changes::Changes;
-pub use content::{BoxFuture, Content, MemoryContent};
+pub use content::{BackingFile, BoxFuture, Content, MemoryContent};
 pub use errno::{Cause, FsError};
 pub use inode::{InodeNo, TreeTag};
 pub use mapped::MappedFile;
 pub use mountinfo::{MountedAt, list_mounts};
-pub use session::{Audience, Mount, MountConfig, MountError, UnmountError, Unmounted, unmount_path};
+pub use session::{
+    Audience, Mount, MountConfig, MountError, Passthrough, UnmountError, Unmounted, unmount_path,
+};
 pub use torrents::{ControlFile, EntryError, Progress, TorrentSource, TorrentTree};
 pub use tree::{Caching, Cookie, Listed, Node, NodeKind, Tree, Volume};

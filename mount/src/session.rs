@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::changes::Changes;
 use crate::fs::FileSystem;
-use crate::fuse::Adapter;
+use crate::fuse::{Adapter, Opens};
 use crate::inode::InodeNo;
 use crate::interrupt::Watch;
 use crate::mountinfo::{self, MountedAt};
@@ -63,6 +63,16 @@ pub enum Audience {
     Everybody,
 }
 
+/// Whether complete local files may be read by the kernel alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Passthrough {
+    /// With Linux 6.9 or later and `CAP_SYS_ADMIN`; otherwise they are read through this process.
+    #[default]
+    WherePossible,
+    /// All reads go through this process.
+    Never,
+}
+
 /// How to mount.
 #[derive(Debug, Clone)]
 pub struct MountConfig {
@@ -81,6 +91,8 @@ pub struct MountConfig {
     /// Bytes of answers that may be under way at once, over all reads of the mount. Default 64 MiB; below 1 MiB reads
     /// go one after the other.
     pub in_flight_bytes: u64,
+    /// Whether complete local files may be read by the kernel alone.
+    pub passthrough: Passthrough,
 }
 
 impl MountConfig {
@@ -93,6 +105,7 @@ impl MountConfig {
             threads: cores.clamp(2, 4),
             read_ahead_kib: READ_AHEAD_KIB,
             in_flight_bytes: IN_FLIGHT_BYTES,
+            passthrough: Passthrough::default(),
         }
     }
 }
@@ -141,6 +154,8 @@ impl Mount {
         let adapter = Adapter {
             fs: FileSystem::new(Arc::clone(&tree)),
             reads: Arc::clone(&reads),
+            opens: Opens::new(runtime.clone()),
+            passthrough: config.passthrough,
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
         };

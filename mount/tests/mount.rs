@@ -7,6 +7,8 @@
 mod content;
 #[path = "mount/ending.rs"]
 mod ending;
+#[path = "mount/passthrough.rs"]
+mod passthrough;
 #[path = "mount/reading.rs"]
 mod reading;
 #[path = "mount/stalling.rs"]

@@ -205,7 +205,7 @@ async fn a_content_that_answers_short_is_an_error_and_not_zeros() {
 #[test]
 fn writing_is_refused_and_odd_numbers_are_errors() {
     let (_, fs) = mounted(&["a"]);
-    let errno = |outcome: Result<(HandleId, Node), FsError>| outcome.unwrap_err().errno();
+    let errno = |outcome: Result<(HandleId, Arc<OpenFile>), FsError>| outcome.unwrap_err().errno();
     assert_eq!(errno(fs.open(11, OpenIntent::Write)), libc::EROFS);
     assert_eq!(errno(fs.open(1, OpenIntent::Read)), libc::EISDIR);
     assert_eq!(errno(fs.open(99, OpenIntent::Read)), libc::ESTALE);
@@ -250,7 +250,8 @@ fn attributes_tell_their_size_first_and_need_room() {
 #[test]
 fn bytes_that_are_not_local_are_no_hole() {
     let (_, fs) = mounted(&["a"]);
-    let (handle, node) = fs.open(11, OpenIntent::Read).unwrap();
+    let (handle, file) = fs.open(11, OpenIntent::Read).unwrap();
+    let node = file.node.clone();
     assert_eq!(node.local_bytes, 0);
     assert_eq!(fs.seek(handle, 3, Seek::Data).unwrap(), 3);
     assert_eq!(fs.seek(handle, 3, Seek::Hole).unwrap(), 10);

@@ -9,7 +9,7 @@ use wtfs_proto::id::InfoHash;
 use wtfs_proto::metainfo::Metainfo;
 use wtfs_torrent::{FileReader, OpenError, ReadError, Torrent, TorrentStatus};
 
-use crate::content::{BoxFuture, Content};
+use crate::content::{BackingFile, BoxFuture, Content};
 use crate::errno::FsError;
 use crate::torrents::source::{Progress, TorrentSource};
 
@@ -64,6 +64,15 @@ impl Content for FileReader {
 
     fn read_at(&self, offset: u64, len: u32) -> BoxFuture<'_, Result<Bytes, FsError>> {
         Box::pin(async move { Self::read_at(self, offset, len).await.map_err(read_failed) })
+    }
+
+    fn is_backed(&self) -> bool {
+        self.is_whole()
+    }
+
+    fn backing_file(&self) -> Option<BackingFile> {
+        let held = self.data_file()?;
+        Some(BackingFile { file: held.file, guard: Box::new(held.hold) })
     }
 }
 

@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
+use std::fs;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use wtfs_mount::Changes;
 use wtfs_mount::{
-    BoxFuture, Caching, Content, Cookie, FsError, InodeNo, Listed, Node, NodeKind, Tree, Volume,
+    BackingFile, BoxFuture, Caching, Content, Cookie, FsError, InodeNo, Listed, Node, NodeKind, Tree, Volume,
 };
 use wtfs_testkit::ramp::Ramp;
 
@@ -28,6 +29,8 @@ pub(crate) enum Supply {
     Fails,
     /// Another text at each look; control files are like that.
     Changes,
+    /// As remote until the counters say that all is whole; from then on there is a file on disk too.
+    Filling,
 }
 
 /// What the test sees of the reads.
@@ -35,6 +38,28 @@ pub(crate) enum Supply {
 pub(crate) struct Counters {
     pub(crate) waiting: AtomicUsize,
     pub(crate) opened: AtomicUsize,
+    /// Reads that reached the content.
+    pub(crate) reads: AtomicUsize,
+    /// Whether files that fill are complete by now.
+    pub(crate) is_whole: AtomicBool,
+    /// Guards of data files that the mount holds.
+    pub(crate) held: AtomicUsize,
+}
+
+impl Counters {
+    pub(crate) fn reads(&self) -> usize {
+        self.reads.load(Ordering::SeqCst)
+    }
+}
+
+/// Counted for as long as the mount keeps it.
+#[derive(Debug)]
+struct Held(Arc<Counters>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 #[derive(Debug)]
@@ -43,6 +68,7 @@ struct File {
     bytes: u64,
     ramp: Ramp,
     counters: Arc<Counters>,
+    on_disk: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -74,6 +100,7 @@ impl Content for File {
     }
 
     fn try_read_at(&self, offset: u64, len: u32) -> Option<Bytes> {
+        self.counters.reads.fetch_add(1, Ordering::SeqCst);
         matches!(self.supply, Supply::Local | Supply::Changes).then(|| self.ramp(offset, len))
     }
 
@@ -83,12 +110,22 @@ impl Content for File {
             match self.supply {
                 Supply::Never => std::future::pending().await,
                 Supply::Fails => Err(FsError::io(std::io::Error::other("no source has piece 3"))),
-                Supply::Local | Supply::Remote | Supply::Changes => {
+                Supply::Local | Supply::Remote | Supply::Changes | Supply::Filling => {
                     tokio::time::sleep(Duration::from_millis(2)).await;
                     Ok(self.ramp(offset, len))
                 }
             }
         })
+    }
+
+    fn is_backed(&self) -> bool {
+        self.on_disk.is_some() && self.counters.is_whole.load(Ordering::SeqCst)
+    }
+
+    fn backing_file(&self) -> Option<BackingFile> {
+        let file = fs::File::open(self.on_disk.as_ref()?).ok()?;
+        self.counters.held.fetch_add(1, Ordering::SeqCst);
+        Some(BackingFile { file, guard: Box::new(Held(Arc::clone(&self.counters))) })
     }
 }
 
@@ -97,6 +134,8 @@ impl Content for File {
 pub(crate) struct TestTree {
     files: BTreeMap<u64, (String, Supply, u64)>,
     many: u64,
+    /// Where the data files of `Supply::Filling` lie.
+    data_dir: Option<PathBuf>,
     removed: Mutex<HashSet<String>>,
     changes: OnceLock<Changes>,
     pub(crate) counters: Arc<Counters>,
@@ -118,6 +157,15 @@ impl TestTree {
     /// Adds a directory `many` with so many empty-looking local files.
     pub(crate) fn and_many(mut self, many: u64) -> Self {
         self.many = many;
+        self
+    }
+
+    /// Says where the data files of `Supply::Filling` lie, and writes them.
+    pub(crate) fn and_data_in(mut self, dir: &Path) -> Self {
+        for (name, _, bytes) in self.files.values().filter(|(_, supply, _)| *supply == Supply::Filling) {
+            Self::ramp(name).write_file(&dir.join(name), *bytes).expect("writing a data file");
+        }
+        self.data_dir = Some(dir.to_owned());
         self
     }
 
@@ -230,7 +278,8 @@ impl Tree for TestTree {
         } else {
             Self::ramp(name)
         };
-        Ok(Arc::new(File { supply, bytes, ramp, counters }))
+        let on_disk = self.data_dir.as_ref().filter(|_| supply == Supply::Filling).map(|dir| dir.join(name));
+        Ok(Arc::new(File { supply, bytes, ramp, counters, on_disk }))
     }
 
     fn attribute_names(&self, _ino: InodeNo) -> Vec<String> {
