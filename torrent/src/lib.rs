@@ -29,6 +29,7 @@ mod extension;
 mod holds;
 pub mod http;
 mod limiter;
+mod local;
 mod peer_task;
 mod present;
 mod reader;

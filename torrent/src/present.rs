@@ -54,8 +54,43 @@ impl PresentMap {
         }
     }
 
-    pub(crate) fn has_all(&self, mut pieces: Range<u32>) -> bool {
-        pieces.all(|piece| self.get(piece))
+    pub(crate) fn has_all(&self, pieces: Range<u32>) -> bool {
+        pieces.is_empty() || (pieces.end <= self.len && self.find(pieces.clone(), !0) == pieces.end)
+    }
+
+    /// How many pieces of the range are present.
+    pub(crate) fn count_in(&self, pieces: Range<u32>) -> u32 {
+        let mut count = 0;
+        let mut at = pieces.start;
+        while at < pieces.end {
+            let Some(word) = self.words.get(at as usize / 64) else { break };
+            let bits = (64 - at % 64).min(pieces.end - at);
+            let rest = word.load(Ordering::Acquire) >> (at % 64);
+            count += (rest & (!0 >> (64 - bits))).count_ones();
+            at += bits;
+        }
+        count
+    }
+
+    /// The first run of present pieces within the range.
+    pub(crate) fn next_run(&self, within: Range<u32>) -> Option<Range<u32>> {
+        let end = within.end.min(self.len);
+        let first = self.find(within.start..end, 0);
+        (first < end).then(|| first..self.find(first..end, !0))
+    }
+
+    /// The first piece of the range that is present (`flip` all zeros) or missing (all ones); its end if there is none.
+    fn find(&self, within: Range<u32>, flip: u64) -> u32 {
+        let mut at = within.start;
+        while at < within.end {
+            let Some(word) = self.words.get(at as usize / 64) else { break };
+            let rest = (word.load(Ordering::Acquire) ^ flip) >> (at % 64);
+            if rest != 0 {
+                return (at + rest.trailing_zeros()).min(within.end);
+            }
+            at = (at / 64 + 1) * 64;
+        }
+        within.end
     }
 
     pub(crate) fn count(&self) -> u32 {

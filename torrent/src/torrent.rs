@@ -15,6 +15,7 @@ use wtfs_proto::wire::handshake::Handshake;
 
 use crate::error::{OpenError, ReadError};
 use crate::holds::{FileHold, Holds};
+use crate::local;
 use crate::present::PresentMap;
 use crate::reader::FileReader;
 use crate::session::Engine;
@@ -282,22 +283,22 @@ impl Torrent {
     /// Bytes of a file whose pieces are present. Never waits.
     pub fn file_local_bytes(&self, file: FileIndex) -> u64 {
         let Some(content) = self.shared.content() else { return 0 };
-        let geometry = content.geometry();
-        let len = geometry.file_len(file);
-        let pieces = geometry.pieces_of(file, 0..len);
         if content.present.is_full() {
-            return len;
+            return content.geometry().file_len(file);
         }
-        pieces
-            .filter(|piece| content.present.get(piece.get()))
-            .map(|piece| {
-                geometry
-                    .spans(piece, 0..geometry.piece_len(piece))
-                    .filter(|span| span.file == file)
-                    .map(|span| u64::from(span.bytes))
-                    .sum::<u64>()
-            })
-            .sum()
+        local::bytes(content.geometry(), &content.present, file)
+    }
+
+    /// The parts of a file that are present, in order and joined where they touch; the first `limit` of them. Never
+    /// waits.
+    pub fn file_local_ranges(&self, file: FileIndex, limit: usize) -> Vec<Range<u64>> {
+        let Some(content) = self.shared.content() else { return Vec::new() };
+        local::ranges(content.geometry(), &content.present, file, limit)
+    }
+
+    /// How many pieces are present. Never waits.
+    pub fn pieces_present(&self) -> u32 {
+        self.shared.content().map_or(0, |content| content.present.count())
     }
 
     /// Whether somebody reads the file's data past this process, so that none of it may be evicted. Never waits.
