@@ -38,6 +38,10 @@ const SEED_TURN: Duration = Duration::from_secs(60);
 /// Rounds out of turn (a slot became free, interest arrived) are at least this far apart.
 const LEAST_ROUND_GAP: Duration = Duration::from_secs(1);
 
+/// The same while slots are free: nobody loses by such a round, and the newcomer's first byte waits for it. What is left
+/// of a gap keeps a peer that flaps from holding rounds without end.
+const FREE_SLOT_ROUND_GAP: Duration = Duration::from_millis(20);
+
 /// What the decision ranks peers by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -275,7 +279,10 @@ impl<K: Copy + Eq + Hash> Choker<K> {
 
     /// A peer became interested. While a slot is free it need not wait for the regular round.
     pub fn handle_interested(&mut self, now: Moment) {
-        if self.slots > 0 && self.unchoked_count() <= self.slots {
+        let unchoked = self.unchoked_count();
+        if unchoked < self.slots {
+            self.hasten_by(now, FREE_SLOT_ROUND_GAP);
+        } else if self.slots > 0 && unchoked == self.slots {
             self.hasten(now);
         }
     }
@@ -303,7 +310,10 @@ impl<K: Copy + Eq + Hash> Choker<K> {
         view: &[PeerView<K>],
         random: &mut impl FnMut() -> u64,
     ) -> RoundChanges<K> {
-        self.last_round = Some(now);
+        // A round over nobody decided nothing, and nobody need wait after it.
+        if !view.is_empty() {
+            self.last_round = Some(now);
+        }
         self.next_round = now.saturating_add(ROUND_INTERVAL);
         let unknown = Turn { unchoked_since: None, waiting_since: now, is_known: false };
         let mut turns: HashMap<K, Turn> = HashMap::with_capacity(view.len());
@@ -336,7 +346,11 @@ impl<K: Copy + Eq + Hash> Choker<K> {
     }
 
     fn hasten(&mut self, now: Moment) {
-        let earliest = self.last_round.map_or(now, |last| last.saturating_add(LEAST_ROUND_GAP).max(now));
+        self.hasten_by(now, LEAST_ROUND_GAP);
+    }
+
+    fn hasten_by(&mut self, now: Moment, gap: Duration) {
+        let earliest = self.last_round.map_or(now, |last| last.saturating_add(gap).max(now));
         self.next_round = self.next_round.min(earliest);
     }
 }

@@ -72,7 +72,6 @@ fn the_promises_hold_in_a_storm() {
 }
 
 #[test]
-#[ignore = "the picker starves started pieces when a read is out of budget, and mixes sources of contested pieces"]
 fn the_promises_hold_when_memory_is_short_and_peers_refuse() {
     for seed in seeds(100) {
         let _replay = Replay(seed);
@@ -81,7 +80,6 @@ fn the_promises_hold_when_memory_is_short_and_peers_refuse() {
 }
 
 #[test]
-#[ignore = "the picker goes through hash maps in their own order"]
 fn the_same_seed_gives_the_same_history() {
     for seed in seeds(10) {
         let _replay = Replay(seed);

@@ -250,3 +250,23 @@ proptest! {
         prop_assert!(missing.is_empty(), "{:?} never unchoked", missing);
     }
 }
+
+#[test]
+fn a_newcomer_takes_a_free_slot_at_once_even_right_after_a_round_over_nobody() {
+    let mut choker: Choker<u32> = Choker::new(4);
+    let nobody = choker.handle_round(Moment::ZERO, Role::Seeding, &[], &mut || 0);
+    assert!(nobody.unchoke.is_empty());
+    choker.handle_interested(Moment::from_millis(2));
+    assert_eq!(choker.poll_timeout(), Moment::from_millis(2));
+    let peer = |key| PeerView {
+        key,
+        is_interested: true,
+        is_snubbing: false,
+        download_rate: 0,
+        upload_rate: 0,
+        connected_at: Moment::ZERO,
+    };
+    choker.handle_round(Moment::from_millis(2), Role::Seeding, &[peer(1)], &mut || 0);
+    choker.handle_interested(Moment::from_millis(3));
+    assert!(choker.poll_timeout() <= Moment::from_millis(30), "{:?}", choker.poll_timeout());
+}

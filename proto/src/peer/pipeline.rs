@@ -176,7 +176,7 @@ impl Pipeline {
     /// The most requests to have outstanding now. At least one, at most the ceiling and the source's own limit.
     #[must_use]
     pub fn window(&self) -> usize {
-        let limit = self.config.ceiling.min(self.remote_limit).min(self.learnt_limit).max(1);
+        let limit = self.limit();
         let wanted = match self.phase {
             Phase::Snubbed => return 1,
             Phase::SlowStart => self.window,
@@ -184,6 +184,13 @@ impl Pipeline {
             Phase::Probing => self.blocks_in(self.floor.least.unwrap_or_default()),
         };
         wanted.max(FLOOR).min(limit)
+    }
+
+    /// The most requests the source takes at once, whatever the window: our ceiling, what it said (`reqq`), or what its
+    /// rejections taught.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.config.ceiling.min(self.remote_limit).min(self.learnt_limit).max(1)
     }
 
     /// How many requests may be sent now: the window less what is outstanding.

@@ -10,7 +10,7 @@
 //! never hold more bytes than the budget and one piece more, which only a waiting `read()` may add; a present piece
 //! is never picked.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -103,6 +103,46 @@ enum Piece {
     Present,
 }
 
+/// Who alone may give a contested piece now, and who failed to and has to let others try first.
+#[derive(Debug, Default)]
+struct Alone {
+    owner: Option<SourceId>,
+    asked_at: Moment,
+    declined: Vec<(SourceId, Moment)>,
+}
+
+impl Alone {
+    /// Takes the piece from an owner that is of no use, because another source asks; returns whether it did.
+    fn lapse(&mut self, source: SourceId, partial: &mut Partial, now: Moment) -> bool {
+        let Some(owner) = self.owner.filter(|owner| *owner != source) else { return false };
+        let is_asked = partial.blocks.iter().any(|b| matches!(b, Block::Asked(by, _) if *by == owner));
+        let idle = now.saturating_sub(partial.last_block_at.unwrap_or_default().max(self.asked_at));
+        if idle < if is_asked { STUCK_OWNER } else { IDLE_OWNER } {
+            return false;
+        }
+        self.owner = None;
+        self.declined.push((owner, now));
+        restart(partial);
+        for block in partial.blocks.iter_mut().filter(|b| matches!(b, Block::Asked(by, _) if *by == owner)) {
+            *block = Block::Missing;
+            partial.missing += 1;
+        }
+        true
+    }
+}
+
+/// A source that failed to give a contested piece lets others try for this long.
+const DECLINED_FOR: Moment = Moment::from_secs(10);
+
+/// A source that holds a contested piece, and of which nothing is outstanding, loses it after this long.
+const IDLE_OWNER: Moment = Moment::from_secs(2);
+
+/// The same, with requests outstanding of which none is answered.
+const STUCK_OWNER: Moment = Moment::from_secs(6);
+
+/// While filling, a partial piece that no source has keeps its blocks this long: sources do come back.
+const FORSAKEN_AFTER: Moment = Moment::from_secs(20);
+
 #[derive(Debug)]
 struct Partial {
     blocks: Vec<Block>,
@@ -126,12 +166,12 @@ pub struct Picker {
     geometry: Arc<Geometry>,
     pieces: Vec<Piece>,
     present: u32,
-    partials: HashMap<u32, Partial>,
+    partials: BTreeMap<u32, Partial>,
     in_flight_bytes: u64,
     budget_bytes: u64,
     availability: Vec<u16>,
     /// Pieces that failed with several contributors, and the one source that may give each now.
-    contested: HashMap<u32, Option<SourceId>>,
+    contested: HashMap<u32, Alone>,
     wants: Wants,
     is_filling: bool,
     /// Absent pieces in the order in which fill takes them (last first); rebuilt when it runs dry or grows stale.
@@ -145,11 +185,12 @@ impl Picker {
     /// may hold in memory.
     pub fn new(geometry: Arc<Geometry>, present: &Bitfield, budget_bytes: u64) -> Self {
         let count = geometry.piece_count();
-        let pieces = (0..count).map(|i| if present.get(i) { Piece::Present } else { Piece::Absent }).collect();
+        let pieces =
+            (0..count).map(|i| if present.get(i) { Piece::Present } else { Piece::Absent }).collect();
         Self {
             pieces,
             present: present.count_ones(),
-            partials: HashMap::new(),
+            partials: BTreeMap::new(),
             in_flight_bytes: 0,
             budget_bytes,
             availability: vec![0; count as usize],
@@ -233,8 +274,7 @@ impl Picker {
     /// Replaces what a demand wants; pieces that are present are passed over. An empty set withdraws it.
     pub fn set_demand(&mut self, id: DemandId, urgency: Urgency, ranges: &[Range<u32>]) {
         let (pieces, partials) = (&self.pieces, &self.partials);
-        let is_absent =
-            |p: u32| pieces.get(p as usize).is_some_and(|s| !matches!(s, Piece::Present));
+        let is_absent = |p: u32| pieces.get(p as usize).is_some_and(|s| !matches!(s, Piece::Present));
         let is_open = |p: u32| is_open(pieces, partials, p);
         self.wants.set(id, urgency, ranges, is_absent, is_open);
     }
@@ -263,7 +303,7 @@ impl Picker {
     /// Sets whether a piece is contested.
     pub fn set_contested(&mut self, piece: PieceIndex, contested: Contested) {
         match contested {
-            Contested::Yes => self.contested.insert(piece.get(), None),
+            Contested::Yes => self.contested.insert(piece.get(), Alone::default()),
             Contested::No => self.contested.remove(&piece.get()),
         };
     }
@@ -292,24 +332,22 @@ impl Picker {
         }
     }
 
-    fn pick_wanted(
-        &mut self,
-        source: SourceId,
-        has: Has<'_>,
-        room: Room,
-        now: Moment,
-        out: &mut Vec<Pick>,
-    ) {
+    fn pick_wanted(&mut self, source: SourceId, has: Has<'_>, room: Room, now: Moment, out: &mut Vec<Pick>) {
         let start = out.len();
+        let mut is_out_of_budget = false;
         let mut closed = Vec::new();
         let candidates: Vec<(Urgency, u32)> = {
             // Looked at lazily, but collected: starting a piece needs `self`. A pick rarely takes more than a few.
             let most = room.for_reads.max(1);
+            // Nothing can be started: absent pieces must not hide those under way.
+            let is_over = self.in_flight_bytes > self.budget_bytes;
+            let pieces = &self.pieces;
+            let is_hopeless = |piece: u32| is_over && pieces.get(piece as usize) == Some(&Piece::Absent);
             self.wants
                 .open()
                 .take(SCAN_LIMIT)
                 .take_while(|(urgency, _)| *urgency == Urgency::Read || room.for_rest > 0)
-                .filter(|(_, piece)| has.get(*piece))
+                .filter(|(_, piece)| has.get(*piece) && !is_hopeless(*piece))
                 .take(most)
                 .collect()
         };
@@ -319,9 +357,13 @@ impl Picker {
             if taken >= limit {
                 break;
             }
+            if is_out_of_budget && self.pieces.get(piece as usize) == Some(&Piece::Absent) {
+                continue;
+            }
             if !self.start(piece, Some(urgency)) {
-                // Out of budget: a less urgent piece must not overtake this one.
-                break;
+                // Out of budget: no other piece may be started before this one, but those under way go on.
+                is_out_of_budget = true;
+                continue;
             }
             self.take_missing(piece, source, Some(urgency), limit - taken, now, out);
             if self.partials.get(&piece).is_none_or(|p| p.missing == 0) {
@@ -346,10 +388,14 @@ impl Picker {
         let pieces: Vec<u32> =
             self.wants.of(Urgency::Read).filter(|p| has.get(*p)).take(SCAN_LIMIT).collect();
         for piece in pieces {
-            if self.contested.contains_key(&piece) {
+            let Some(partial) = self.partials.get_mut(&piece) else { continue };
+            if let Some(alone) = self.contested.get_mut(&piece) {
+                // Never hedged; but an owner that is stuck loses it, and the next pick finds it open.
+                if alone.lapse(source, partial, now) {
+                    self.wants.set_open(piece, true);
+                }
                 continue;
             }
-            let Some(partial) = self.partials.get_mut(&piece) else { continue };
             let Some(index) = self.geometry.piece(piece) else { continue };
             for (block, state) in partial.blocks.iter_mut().enumerate() {
                 if out.len() - start >= room.for_reads {
@@ -483,10 +529,16 @@ impl Picker {
     ) {
         let Some(index) = self.geometry.piece(piece) else { return };
         let Some(partial) = self.partials.get_mut(&piece) else { return };
-        if let Some(owner) = self.contested.get_mut(&piece)
-            && *owner.get_or_insert(source) != source
-        {
-            return;
+        if let Some(alone) = self.contested.get_mut(&piece) {
+            alone.lapse(source, partial, now);
+            alone.declined.retain(|(_, at)| now.saturating_sub(*at) < DECLINED_FOR);
+            if alone.owner.is_none() && alone.declined.iter().any(|(by, _)| *by == source) {
+                return;
+            }
+            if *alone.owner.get_or_insert(source) != source {
+                return;
+            }
+            alone.asked_at = now;
         }
         let mut left = room;
         for (block, state) in partial.blocks.iter_mut().enumerate() {
@@ -523,6 +575,15 @@ impl Picker {
             return Receipt::Unwanted;
         }
         let Some(state) = partial.blocks.get_mut(key.block as usize) else { return Receipt::Unwanted };
+        if self.contested.get(&piece).is_some_and(|alone| alone.owner != Some(source)) {
+            // From an earlier holder: it is not mixed with what the present one gives.
+            if matches!(*state, Block::Asked(by, _) if by == source) {
+                *state = Block::Missing;
+                partial.missing += 1;
+                self.wants.set_open(piece, true);
+            }
+            return Receipt::Unwanted;
+        }
         let also_asked = match *state {
             Block::Received => return Receipt::Unwanted,
             // Late after a time-out, but still of use: it need not be asked for again.
@@ -551,12 +612,6 @@ impl Picker {
         let piece = key.piece.get();
         let Some(partial) = self.partials.get_mut(&piece) else { return };
         let Some(state) = partial.blocks.get_mut(key.block as usize) else { return };
-        if let Some(owner) = self.contested.get_mut(&piece)
-            && *owner == Some(source)
-        {
-            // It did not deliver: somebody else may.
-            *owner = None;
-        }
         match *state {
             Block::Asked(by, _) if by == source => {
                 *state = Block::Missing;
@@ -594,19 +649,24 @@ impl Picker {
         }
     }
 
-    /// Partial pieces nobody wants any more and that nobody is being asked for: to be dropped, blocks and all, with
-    /// [`Self::handle_failed`]. While filling there are none.
-    pub fn abandoned(&self) -> Vec<PieceIndex> {
-        if self.is_filling {
-            return Vec::new();
-        }
+    /// Partial pieces that hold memory in vain: to be dropped, blocks and all, with [`Self::handle_failed`].
+    ///
+    /// Those are pieces of which nothing is outstanding and that nobody wants any more or, while filling, that
+    /// nobody has any more: else they would keep the budget from pieces that can be had.
+    pub fn abandoned(&self, now: Moment) -> Vec<PieceIndex> {
+        let is_idle = |piece: u32, partial: &Partial| {
+            self.pieces[piece as usize] == Piece::Partial
+                && self.wants.urgency(piece).is_none()
+                && partial.blocks.iter().all(|b| matches!(b, Block::Missing | Block::Received))
+        };
+        let is_lost = |piece: u32, partial: &Partial| {
+            let since = partial.last_block_at.unwrap_or_default();
+            self.availability[piece as usize] == 0 && now.saturating_sub(since) >= FORSAKEN_AFTER
+        };
         self.partials
             .iter()
-            .filter(|(piece, partial)| {
-                self.pieces[**piece as usize] == Piece::Partial
-                    && self.wants.urgency(**piece).is_none()
-                    && partial.blocks.iter().all(|b| matches!(b, Block::Missing | Block::Received))
-            })
+            .filter(|(piece, partial)| is_idle(**piece, partial))
+            .filter(|(piece, partial)| !self.is_filling || is_lost(**piece, partial))
             .filter_map(|(piece, _)| self.geometry.piece(*piece))
             .collect()
     }
@@ -644,8 +704,17 @@ pub enum Filling {
     Everything,
 }
 
+/// Forgets the blocks that came: the piece is to come from one source.
+fn restart(partial: &mut Partial) {
+    for block in partial.blocks.iter_mut().filter(|block| **block == Block::Received) {
+        *block = Block::Missing;
+        partial.missing += 1;
+        partial.received -= 1;
+    }
+}
+
 /// A piece of which a block may still be asked for.
-fn is_open(pieces: &[Piece], partials: &HashMap<u32, Partial>, piece: u32) -> bool {
+fn is_open(pieces: &[Piece], partials: &BTreeMap<u32, Partial>, piece: u32) -> bool {
     match pieces.get(piece as usize) {
         Some(Piece::Absent) => true,
         Some(Piece::Partial) => partials.get(&piece).is_some_and(|p| p.missing > 0),
@@ -654,4 +723,5 @@ fn is_open(pieces: &[Piece], partials: &HashMap<u32, Partial>, piece: u32) -> bo
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a demand is a list of ranges, often of one")]
 mod tests;

@@ -8,7 +8,7 @@
 //! Invariant: a piece is in `order` exactly if it is *open* (wanted, and some block of it may still be asked for),
 //! under the key its most urgent want gives it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
 use smallvec::SmallVec;
@@ -50,7 +50,7 @@ impl PieceWants {
 #[derive(Debug, Default)]
 pub(super) struct Wants {
     demands: HashMap<DemandId, Demand>,
-    pieces: HashMap<u32, PieceWants>,
+    pieces: BTreeMap<u32, PieceWants>,
     order: BTreeSet<(Rank, u32)>,
     next_rank: u64,
 }
@@ -181,6 +181,7 @@ impl Wants {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a demand is a list of ranges, often of one")]
 mod tests {
     use super::*;
 

@@ -136,26 +136,76 @@ fn a_partial_piece_nobody_wants_is_given_up() {
     let (a, b) = (key(&p, 0, 0), key(&p, 0, 1));
     p.handle_block(SourceId(1), a, Moment::ZERO);
     p.clear_demand(DemandId(1));
-    assert!(p.abandoned().is_empty(), "a block is still on its way");
+    assert!(p.abandoned(Moment::ZERO).is_empty(), "a block is still on its way");
     p.handle_lost(SourceId(1), b, Moment::ZERO);
-    let abandoned = p.abandoned();
+    let abandoned = p.abandoned(Moment::ZERO);
     assert_eq!(abandoned.len(), 1);
     p.handle_failed(abandoned[0]);
     assert_eq!(p.in_flight_bytes(), 0);
 }
 
 #[test]
-fn a_contested_piece_comes_from_one_source_until_that_one_fails() {
-    let mut p = picker(2, 2);
+fn a_contested_piece_comes_whole_from_one_source_and_from_another_when_that_fails() {
+    let mut p = picker(2, 3);
+    let piece = key(&p, 0, 0).piece;
+    p.set_contested(piece, Contested::Yes);
+    p.set_demand(DemandId(1), Urgency::Read, &[0..1]);
+    assert_eq!(pick(&mut p, 1, room(2), 0), [(0, 0), (0, 1)]);
+    let hedging = Room { hedge_after: Moment::ZERO, ..room(9) };
+    assert!(pick(&mut p, 2, hedging, 1).is_empty());
+    let (a, b) = (key(&p, 0, 0), key(&p, 0, 1));
+    p.handle_block(SourceId(1), a, Moment::from_secs(1));
+    p.handle_lost(SourceId(1), b, Moment::from_secs(1));
+    // A refusal alone costs it nothing: it may be asked again for a while.
+    assert!(pick(&mut p, 2, room(9), 2).is_empty());
+    // Then what it gave does not count any more, and it has to let others try.
+    assert_eq!(pick(&mut p, 2, room(9), 4), [(0, 0), (0, 1), (0, 2)]);
+    assert!(pick(&mut p, 1, room(9), 4).is_empty());
+    assert_eq!(p.handle_block(SourceId(1), b, Moment::from_secs(4)), Receipt::Unwanted);
+    assert!(matches!(p.handle_block(SourceId(2), b, Moment::from_secs(4)), Receipt::Accepted { .. }));
+}
+
+#[test]
+fn an_owner_that_left_with_nothing_outstanding_gives_a_contested_piece_free() {
+    let mut p = picker(1, 2);
     let piece = key(&p, 0, 0).piece;
     p.set_contested(piece, Contested::Yes);
     p.set_demand(DemandId(1), Urgency::Read, &[0..1]);
     assert_eq!(pick(&mut p, 1, room(1), 0), [(0, 0)]);
-    let hedging = Room { hedge_after: Moment::ZERO, ..room(9) };
-    assert!(pick(&mut p, 2, hedging, 5).is_empty());
     let k = key(&p, 0, 0);
-    p.handle_lost(SourceId(1), k, Moment::ZERO);
-    assert_eq!(pick(&mut p, 2, room(9), 6), [(0, 0), (0, 1)]);
+    p.handle_block(SourceId(1), k, Moment::from_secs(1));
+    assert!(pick(&mut p, 2, room(9), 2).is_empty());
+    assert_eq!(pick(&mut p, 2, room(9), 4), [(0, 0), (0, 1)]);
+}
+
+#[test]
+fn a_read_out_of_budget_does_not_hold_up_the_pieces_that_would_free_it() {
+    let mut p = picker(8, 2);
+    let piece = 2 * u64::from(BLOCK_BYTES);
+    p.set_budget(piece);
+    p.set_demand(DemandId(1), Urgency::ReadAhead, &[0..1]);
+    p.set_demand(DemandId(2), Urgency::Read, &[5..6]);
+    assert_eq!(pick(&mut p, 1, room(1), 0), [(5, 0)]);
+    p.clear_demand(DemandId(2));
+    p.set_demand(DemandId(3), Urgency::ReadAhead, &[5..6]);
+    p.set_budget(0);
+    p.set_demand(DemandId(4), Urgency::Read, &[7..8]);
+    assert_eq!(pick(&mut p, 1, room(9), 1), [(5, 1)]);
+}
+
+#[test]
+fn while_filling_a_piece_that_nobody_has_any_more_is_given_up_in_time() {
+    let mut p = picker(2, 2);
+    p.set_filling(Filling::Everything);
+    p.add_availability(0..2);
+    pick(&mut p, 1, room(1), 0);
+    let lost =
+        p.geometry.pieces().find(|piece| p.partials.contains_key(&piece.get())).expect("one is started");
+    let block = BlockKey { piece: lost, block: 0 };
+    p.handle_lost(SourceId(1), block, Moment::ZERO);
+    p.remove_availability(0..2);
+    assert!(p.abandoned(Moment::from_secs(1)).is_empty());
+    assert_eq!(p.abandoned(Moment::from_secs(60)), [lost]);
 }
 
 #[derive(Debug, Clone)]
@@ -170,8 +220,12 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        (0..4_u64, 0..3_u8, 0..12_u32, 0..6_u32)
-            .prop_map(|(id, urgency, first, len)| Step::Demand { id, urgency, first, len }),
+        (0..4_u64, 0..3_u8, 0..12_u32, 0..6_u32).prop_map(|(id, urgency, first, len)| Step::Demand {
+            id,
+            urgency,
+            first,
+            len
+        }),
         (0..4_u64).prop_map(Step::Clear),
         (0..4_u32, 0..12_usize).prop_map(|(source, room)| Step::Pick { source, room }),
         (0..64_usize).prop_map(Step::Deliver),
@@ -253,7 +307,7 @@ proptest! {
             // One demanded piece may exceed the budget.
             prop_assert!(p.in_flight_bytes() <= budget + 3 * u64::from(BLOCK_BYTES));
             p.wants.assert_consistent();
-            for piece in p.abandoned() {
+            for piece in p.abandoned(now) {
                 received.retain(|k, ()| k.piece != piece);
                 outstanding.retain(|(_, k)| k.piece != piece);
                 p.handle_failed(piece);

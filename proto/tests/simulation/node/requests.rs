@@ -104,7 +104,9 @@ impl Node {
         let count = self.torrent.geometry.block_count(piece);
         let gathered =
             self.gathering.entry(piece.get()).or_insert_with(|| Gathered::new(piece, count, contested));
-        assert!(gathered.from[block as usize].is_none(), "{key:?} was accepted twice");
+        // A contested piece that changes hands is asked for anew.
+        let is_new = gathered.from[block as usize].is_none();
+        assert!(is_new || is_contested, "{key:?} was accepted twice");
         gathered.blocks[block as usize] = data;
         gathered.from[block as usize] = Some(node);
         if is_piece_complete {

@@ -20,7 +20,7 @@ impl Node {
         self.time_out_requests(net);
         self.expire_reads(net);
         self.hold_choke_round(net);
-        for piece in self.picker.abandoned() {
+        for piece in self.picker.abandoned(now) {
             self.gathering.remove(&piece.get());
             self.picker.handle_failed(piece);
         }
