@@ -10,6 +10,15 @@ use std::time::Duration;
 pub struct SessionConfig {
     /// Where torrents, their data and the record of what is present are kept.
     pub cache_dir: PathBuf,
+    /// Bytes of data kept in the cache over all its torrents; `None` is as much as the disk has. What was used longest
+    /// ago goes first. Waiting reads may pass it by the pieces they wait for; below a few pieces all data is fetched
+    /// again for nearly every read.
+    pub cache_bytes: Option<u64>,
+    /// Bytes left free on the cache's disk, but never more than a quarter of it: when others fill the disk, the cache
+    /// shrinks. 0 does not look.
+    pub min_free_bytes: u64,
+    /// Whether there is a network.
+    pub network: NetworkPolicy,
     /// Where peers may connect to.
     pub listen: ListenConfig,
     /// Connections over all torrents, both directions. Each costs a file descriptor and about 40 KiB when idle.
@@ -66,6 +75,15 @@ pub enum UploadPolicy {
     Off,
 }
 
+/// Whether a session uses the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetworkPolicy {
+    /// Peers and trackers are talked to.
+    Online,
+    /// Nothing listens and nothing is connected to: a read of what is not there fails at once.
+    Offline,
+}
+
 impl Default for ListenConfig {
     fn default() -> Self {
         Self {
@@ -81,6 +99,9 @@ impl SessionConfig {
     pub fn new(cache_dir: PathBuf) -> Self {
         Self {
             cache_dir,
+            cache_bytes: None,
+            min_free_bytes: 1 << 30,
+            network: NetworkPolicy::Online,
             listen: ListenConfig::default(),
             max_peers: 500,
             max_peers_per_torrent: 60,

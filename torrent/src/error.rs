@@ -43,6 +43,12 @@ pub enum ReadError {
     /// The store cannot be read or written.
     #[error("the store failed: {0}")]
     Store(Arc<StoreError>),
+    /// Something is missing and the session has no network.
+    #[error("piece {piece} is not on this machine, and the session is offline")]
+    Offline {
+        /// The first piece that is missing.
+        piece: u32,
+    },
     /// The torrent was removed or the session is shutting down.
     #[error("the torrent was closed")]
     Closed,
@@ -59,7 +65,7 @@ impl ReadError {
         match self {
             Self::Timeout { .. } => Fault::Network,
             Self::NoSpace | Self::Store(_) => Fault::Local,
-            Self::Closed => Fault::Caller,
+            Self::Closed | Self::Offline { .. } => Fault::Caller,
         }
     }
 }
@@ -87,6 +93,24 @@ pub enum OpenError {
     #[error("{0}")]
     Failed(String),
     /// The torrent was removed or the session is shutting down.
+    #[error("the torrent was closed")]
+    Closed,
+}
+
+/// Why a file could not be pinned or unpinned.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum PinError {
+    /// The metadata is still missing.
+    #[error("the torrent's metadata has not arrived yet")]
+    NotReady,
+    /// The index names no file, or names a symbolic link or padding.
+    #[error("the torrent has no such file")]
+    NoSuchFile,
+    /// The pin could not be saved.
+    #[error("the pin could not be saved: {0}")]
+    Store(Arc<StoreError>),
+    /// The session is shutting down.
     #[error("the torrent was closed")]
     Closed,
 }

@@ -30,6 +30,11 @@ impl Holds {
         self.lock().contains_key(&file)
     }
 
+    /// All files that anybody holds now.
+    pub(crate) fn files(&self) -> Vec<FileIndex> {
+        self.lock().keys().copied().collect()
+    }
+
     fn release(&self, file: FileIndex) {
         let mut counts = self.lock();
         if let Some(count) = counts.get_mut(&file) {

@@ -20,6 +20,7 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod budget;
 mod clock;
 mod config;
 pub mod create;
@@ -31,6 +32,7 @@ pub mod http;
 mod limiter;
 mod local;
 mod peer_task;
+mod prefetch;
 mod present;
 mod reader;
 pub mod resolve;
@@ -43,13 +45,14 @@ pub mod tracker;
 mod transport;
 pub mod verify;
 
-pub use config::{ListenConfig, PortPolicy, SessionConfig, UploadPolicy};
-pub use error::{AddError, Fault, OpenError, ReadError, StartError};
+pub use config::{ListenConfig, NetworkPolicy, PortPolicy, SessionConfig, UploadPolicy};
+pub use error::{AddError, Fault, OpenError, PinError, ReadError, StartError};
 pub use extension::{Extension, ExtensionPeer, Extensions, NotQueued};
 pub use holds::FileHold;
+pub use prefetch::{Prefetch, PrefetchProgress};
 pub use reader::{FileReader, HeldFile};
 pub use resolve::Source;
 pub use session::{AddOptions, ExistingData, Fill, RemovedData, Session, StorageKind};
-pub use status::{BannedPeer, PeerStatus, Phase, SessionStatus, TorrentStatus};
+pub use status::{BannedPeer, CacheStatus, PeerStatus, Phase, SessionStatus, TorrentStatus};
 pub use torrent::Torrent;
 pub use transport::{Direction, TransportKind};

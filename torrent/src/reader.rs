@@ -25,7 +25,7 @@ use crate::torrent::{Command, Content, Shared};
 /// Demand ids are unique in the process, so that a late withdrawal never hits somebody else's demand.
 static NEXT_DEMAND: AtomicU64 = AtomicU64::new(1);
 
-fn next_demand() -> DemandId {
+pub(crate) fn next_demand() -> DemandId {
     DemandId(NEXT_DEMAND.fetch_add(1, Ordering::Relaxed))
 }
 
@@ -122,7 +122,9 @@ impl FileReader {
         if range.is_empty() {
             return Some(Bytes::new());
         }
-        if !inner.content.present.has_all(inner.pieces(&range)) {
+        let pieces = inner.pieces(&range);
+        let _in_use = inner.content.use_pieces(pieces.clone());
+        if !inner.content.present.has_all(pieces) {
             return None;
         }
         let mut buffer = BytesMut::zeroed(usize::try_from(range.end - range.start).ok()?);
@@ -152,12 +154,15 @@ impl FileReader {
         }
         inner.advise(&range);
         let pieces = inner.pieces(&range);
+        // From before looking until the bytes are copied, also if this future is dropped meanwhile.
+        let in_use = inner.content.use_pieces(pieces.clone());
         if !inner.content.present.has_all(pieces.clone()) {
             inner.demand(pieces).await?;
         }
         let (content, file) = (inner.content.clone(), inner.file);
         let size = usize::try_from(range.end - range.start).map_err(|_| ReadError::Closed)?;
         let read = inner.engine.disk.run(move || {
+            let _in_use = in_use;
             let mut buffer = BytesMut::zeroed(size);
             content.store.read_file(file, range.start, &mut buffer).map(|()| buffer.freeze())
         });

@@ -17,7 +17,8 @@ use tokio_util::task::TaskTracker;
 use wtfs_proto::id::{InfoHash, PeerId};
 use wtfs_proto::wire::extended::ExtensionRegistry;
 
-use crate::config::{PortPolicy, SessionConfig};
+use crate::budget::{Budget, evictor};
+use crate::config::{NetworkPolicy, PortPolicy, SessionConfig};
 use crate::disk::DiskPool;
 use crate::error::{AddError, StartError};
 use crate::extension::Extensions;
@@ -45,6 +46,7 @@ pub(crate) struct Engine {
     pub(crate) peer_id: PeerId,
     pub(crate) http: HttpClient,
     pub(crate) disk: DiskPool,
+    pub(crate) budget: Arc<Budget>,
     pub(crate) upload_limit: Limiter,
     pub(crate) download_limit: Limiter,
     pub(crate) half_open: Arc<Semaphore>,
@@ -75,6 +77,16 @@ impl Engine {
     /// Whether an address is one we listen on ourselves.
     pub(crate) fn is_ourselves(&self, addr: SocketAddr) -> bool {
         self.listening.contains(&addr)
+    }
+
+    /// Whether nothing may be connected to.
+    pub(crate) fn is_offline(&self) -> bool {
+        self.config.network == NetworkPolicy::Offline
+    }
+
+    /// All torrents, in no order.
+    pub(crate) fn torrents(&self) -> Vec<Torrent> {
+        self.torrents.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     fn find(&self, info_hash: InfoHash) -> Option<Torrent> {
@@ -183,7 +195,11 @@ impl Session {
             .await
             .unwrap_or_else(|lost| Err(std::io::Error::other(lost)))
             .map_err(|source| StartError::CacheDir { path: config.cache_dir.clone(), source })?;
-        let listeners = listen(&config)?;
+        let listeners = match config.network {
+            NetworkPolicy::Online => listen(&config)?,
+            NetworkPolicy::Offline => Vec::new(),
+        };
+        let (budget, space_requests) = Budget::new(&config);
         let http = HttpClient::new(HttpConfig { user_agent: config.user_agent.clone(), ..HttpConfig::default() })?;
         let mut random = [0; 12];
         random.iter_mut().for_each(|byte| *byte = fastrand::alphanumeric() as u8);
@@ -191,6 +207,7 @@ impl Session {
             peer_id: PeerId::generate(random),
             http: http.clone(),
             disk: DiskPool::new(),
+            budget,
             upload_limit: Limiter::new(config.upload_limit),
             download_limit: Limiter::new(config.download_limit),
             half_open: Arc::new(Semaphore::new(config.max_half_open.max(1))),
@@ -205,6 +222,7 @@ impl Session {
             torrents: Mutex::new(HashMap::new()),
             config,
         });
+        engine.tasks.spawn(evictor::evict_task(engine.clone(), space_requests));
         let pending = Arc::new(Semaphore::new(MAX_PENDING_INCOMING));
         for listener in listeners {
             engine.tasks.spawn(accept_task(engine.clone(), listener, pending.clone()));
@@ -249,8 +267,7 @@ impl Session {
 
     /// All torrents, in the order of their info hashes.
     pub fn torrents(&self) -> Vec<Torrent> {
-        let torrents = self.engine.torrents.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<Torrent> = torrents.values().cloned().collect();
+        let mut all = self.engine.torrents();
         all.sort_by_key(Torrent::info_hash);
         all
     }
@@ -273,7 +290,8 @@ impl Session {
     /// What it is doing. Never waits.
     pub fn status(&self) -> SessionStatus {
         let torrents = self.torrents().iter().map(Torrent::status).collect();
-        SessionStatus { listening: self.engine.listening.clone(), torrents }
+        let cache = self.engine.budget.status();
+        SessionStatus { listening: self.engine.listening.clone(), cache, torrents }
     }
 
     /// Stops a torrent; its readers get errors. Returns whether it was there.

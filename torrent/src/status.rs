@@ -15,8 +15,23 @@ use crate::transport::{Direction, TransportKind};
 pub struct SessionStatus {
     /// Where peers can connect to.
     pub listening: Vec<SocketAddr>,
+    /// The cache's disk budget.
+    pub cache: CacheStatus,
     /// Its torrents.
     pub torrents: Vec<TorrentStatus>,
+}
+
+/// The cache's disk budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct CacheStatus {
+    /// What the cache may hold now, by its size and by the disk's free space; `None` is no limit.
+    pub limit_bytes: Option<u64>,
+    /// Bytes of present pieces of all torrents in the cache.
+    pub used_bytes: u64,
+    /// The most it has been since the session began.
+    pub peak_bytes: u64,
+    /// Bytes given up since the session began.
+    pub evicted_bytes: u64,
 }
 
 /// Where a torrent stands.
@@ -153,4 +168,6 @@ pub(crate) struct Counters {
     pub(crate) wasted: Counter,
     pub(crate) failed_pieces: Counter,
     pub(crate) failed_reads: Counter,
+    /// Requests of peers for pieces that are not there.
+    pub(crate) absent_requests: Counter,
 }

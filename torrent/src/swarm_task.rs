@@ -21,6 +21,7 @@ use wtfs_proto::wire::message::{BlockRequest, Message};
 
 use self::candidates::{Candidates, Origin};
 use self::download::{Download, Gathered, Outcome};
+use self::eviction::{Evicted, Eviction, Relieved};
 use self::opening::Opening;
 use self::peers::Peers;
 use self::suspects::Suspects;
@@ -38,6 +39,7 @@ mod candidates;
 mod connect;
 mod demands;
 mod download;
+mod eviction;
 mod messages;
 mod opening;
 mod peers;
@@ -70,6 +72,10 @@ enum Event {
     Opened(Result<Arc<Content>, StoreError>),
     /// The record was written.
     Checkpoint(Result<(), StoreError>),
+    /// Pieces were given up.
+    Evicted(Evicted),
+    /// Space was made for a piece, or could not be.
+    Relieved(Box<Relieved>),
     /// Names in the magnet were looked up.
     Addresses(Vec<SocketAddr>),
 }
@@ -89,6 +95,7 @@ struct SwarmTask {
     choker: Choker<SourceId>,
     channels: Channels,
     upkeep: upkeep::Upkeep,
+    eviction: Eviction,
 }
 
 /// Ways back into the task, handed to what it spawns.
@@ -128,6 +135,7 @@ pub(crate) async fn start(
         suspects: Suspects::default(),
         announcer,
         channels: Channels { events, peer_events, cancel },
+        eviction: Eviction::default(),
         upkeep: upkeep::Upkeep::new(fill == Fill::Everything),
         opening,
         shared,
@@ -211,6 +219,7 @@ impl SwarmTask {
 
     /// After each round: asks for what is wanted and starts the jobs that are due.
     fn settle(&mut self) {
+        self.hold_fill_back();
         self.request_blocks();
         let Some(download) = &mut self.download else { return };
         for job in download.take_jobs() {
@@ -242,18 +251,32 @@ impl SwarmTask {
                     self.upkeep.needs_requests();
                 }
             }
+            Command::Prefetch { id, pieces } => {
+                if let Some(download) = &mut self.download {
+                    let urgency = wtfs_proto::swarm::Urgency::Prefetch;
+                    download.picker.set_demand(id, urgency, &[pieces]);
+                    self.upkeep.needs_requests();
+                    self.upkeep.wake_soon();
+                }
+            }
+            Command::Evict { pieces, reply } => self.handle_evict(pieces, reply),
             Command::AddPeers(addrs) => {
                 for addr in addrs {
                     self.candidates.add(addr, Origin::Given);
                 }
                 self.connect_more();
             }
-            Command::AddTrackers(urls) => self.announcer.add_trackers(urls),
+            Command::AddTrackers(urls) => {
+                if !self.engine.is_offline() {
+                    self.announcer.add_trackers(urls);
+                }
+            }
             Command::FillAll => {
                 self.upkeep.is_filling = true;
                 if let Some(download) = &mut self.download {
                     download.picker.set_filling(wtfs_proto::swarm::picker::Filling::Everything);
                 }
+                self.eviction.handle_filling();
                 self.upkeep.needs_requests();
             }
             Command::Incoming(connected) => self.handle_connected(*connected),
@@ -273,6 +296,12 @@ impl SwarmTask {
             return;
         };
         let present = |piece| download.content.present.get(piece);
+        if self.engine.is_offline()
+            && let Some(piece) = pieces.clone().find(|piece| !present(*piece))
+        {
+            demands::answer(reply, Err(ReadError::Offline { piece }));
+            return;
+        }
         if download.demands.add(id, pieces.clone(), reply, now, present) {
             download.picker.set_demand(id, wtfs_proto::swarm::Urgency::Read, &[pieces]);
             self.upkeep.needs_requests();
@@ -309,6 +338,8 @@ impl SwarmTask {
                 self.shared.phase.send_replace(crate::status::Phase::Failed { message: error.to_string() });
             }
             Event::Checkpoint(result) => self.handle_checkpoint(result),
+            Event::Evicted(evicted) => self.handle_evicted(evicted),
+            Event::Relieved(relieved) => self.handle_relieved(*relieved),
             Event::Addresses(addrs) => {
                 for addr in addrs {
                     self.candidates.add(addr, Origin::Given);
@@ -325,6 +356,7 @@ impl SwarmTask {
         match outcome {
             Outcome::Stored => {
                 download.picker.handle_verified(piece);
+                self.eviction.handle_stored(piece);
                 download.is_dirty = true;
                 for id in download.demands.handle_stored(piece.get(), now) {
                     download.picker.clear_demand(id);
@@ -345,14 +377,11 @@ impl SwarmTask {
                 self.ban_liars(liars);
             }
             Outcome::NotStored(error) => {
-                tracing::error!(piece = piece.get(), %error, "a piece could not be stored");
-                download.picker.handle_failed(piece);
-                let error = ReadError::from(error);
-                for id in download.demands.handle_failed(piece.get(), &error) {
-                    download.picker.clear_demand(id);
-                    self.shared.counters.failed_reads.add(1);
+                if matches!(error, StoreError::NoSpace { .. }) && self.make_space_for(gathered).is_ok() {
+                    return;
                 }
-                download.pause(now);
+                tracing::error!(piece = piece.get(), %error, "a piece could not be stored");
+                self.give_up_storing(piece, &ReadError::from(error));
             }
         }
         self.upkeep.needs_requests();

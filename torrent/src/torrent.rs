@@ -7,15 +7,18 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use wtfs_proto::geometry::{FileIndex, Geometry};
+use wtfs_proto::geometry::{FileIndex, Geometry, PieceIndex};
 use wtfs_proto::id::{InfoHash, InfoHashes};
 use wtfs_proto::metainfo::Metainfo;
 use wtfs_proto::swarm::DemandId;
 use wtfs_proto::wire::handshake::Handshake;
 
-use crate::error::{OpenError, ReadError};
+use crate::budget::ledger::Ledger;
+use crate::budget::pins::{Pinned, Pins};
+use crate::error::{OpenError, PinError, ReadError};
 use crate::holds::{FileHold, Holds};
 use crate::local;
+use crate::prefetch::{self, Prefetch};
 use crate::present::PresentMap;
 use crate::reader::FileReader;
 use crate::session::Engine;
@@ -32,6 +35,10 @@ pub(crate) struct Content {
     pub(crate) metainfo: Arc<Metainfo>,
     pub(crate) store: Arc<dyn PieceStore>,
     pub(crate) present: PresentMap,
+    /// Bytes of all files that are shown; summed once, because a torrent may have 60,000 files.
+    pub(crate) total_bytes: u64,
+    pub(crate) ledger: Ledger,
+    pub(crate) pins: Pins,
 }
 
 impl Content {
@@ -49,6 +56,10 @@ pub(crate) enum Command {
     Withdraw(DemandId),
     /// Replaces what an open file reads ahead.
     ReadAhead { id: DemandId, ranges: Vec<Range<u32>> },
+    /// A person wants these pieces here; replaces nothing.
+    Prefetch { id: DemandId, pieces: Range<u32> },
+    /// The disk budget wants these pieces gone. Answered with the bytes freed; dropped when none can go.
+    Evict { pieces: Vec<PieceIndex>, reply: oneshot::Sender<u64> },
     /// Addresses given by the user.
     AddPeers(Vec<std::net::SocketAddr>),
     /// Trackers given by the user.
@@ -97,6 +108,11 @@ impl Shared {
         self.holds.hold(file)
     }
 
+    /// All files whose data must stay on disk as it is.
+    pub(crate) fn held_files(&self) -> Vec<FileIndex> {
+        self.holds.files()
+    }
+
     /// Whether a file's data must stay on disk as it is.
     pub(crate) fn is_held(&self, file: FileIndex) -> bool {
         self.holds.is_held(file)
@@ -136,7 +152,7 @@ impl Shared {
         status.name = self.name();
         status.phase = self.phase.borrow().clone();
         if let Some(content) = self.content() {
-            status.total_bytes = content.metainfo.info.display_total();
+            status.total_bytes = content.total_bytes;
             status.piece_bytes = content.geometry().piece_bytes();
             status.pieces = content.geometry().piece_count();
             status.pieces_present = content.present.count();
@@ -266,6 +282,12 @@ impl Torrent {
         self.shared.content().is_some_and(|content| content.present.is_full())
     }
 
+    /// Pieces that are present, and pieces in all; none while the metadata is missing. Never waits.
+    pub fn pieces(&self) -> (u32, u32) {
+        let content = self.shared.content();
+        content.map_or((0, 0), |content| (content.present.count(), content.geometry().piece_count()))
+    }
+
     /// Opens a file for reading. Never waits.
     ///
     /// # Errors
@@ -306,7 +328,54 @@ impl Torrent {
         self.shared.is_held(file)
     }
 
-    /// Fetches everything from now on, rarest pieces first.
+    /// Keeps a file's data on the disk, whatever the cache's size says: what is there of it and what comes. Fetches
+    /// nothing by itself. Durable when this returns, and kept over restarts.
+    ///
+    /// # Errors
+    /// [`PinError::NotReady`] while the metadata is missing; when it cannot be saved it is not pinned.
+    ///
+    /// # Cancel safety
+    /// Dropped, the file may or may not be pinned.
+    pub async fn pin(&self, file: FileIndex) -> Result<(), PinError> {
+        self.set_pinned(file, Pinned::Yes).await
+    }
+
+    /// Takes a pin back: from now on the file's data may be evicted.
+    ///
+    /// # Errors
+    /// [`PinError::NotReady`] while the metadata is missing; when it cannot be saved it stays pinned.
+    ///
+    /// # Cancel safety
+    /// Dropped, the file may or may not be pinned.
+    pub async fn unpin(&self, file: FileIndex) -> Result<(), PinError> {
+        self.set_pinned(file, Pinned::No).await
+    }
+
+    async fn set_pinned(&self, file: FileIndex, pinned: Pinned) -> Result<(), PinError> {
+        let content = self.shared.content().ok_or(PinError::NotReady)?.clone();
+        let entry = content.metainfo.info.files.get(file.get() as usize).ok_or(PinError::NoSuchFile)?;
+        if entry.is_pad || entry.symlink.is_some() {
+            return Err(PinError::NoSuchFile);
+        }
+        let set = self.engine.disk.run(move || content.pins.set(file, pinned)).await;
+        set.map_err(|_| PinError::Closed)?.map_err(|error| PinError::Store(Arc::new(error)))
+    }
+
+    /// The pinned files, in their order. Never waits.
+    pub fn pins(&self) -> Vec<FileIndex> {
+        self.shared.content().map(|content| content.pins.files()).unwrap_or_default()
+    }
+
+    /// Fetches a range of a file in the background, behind all reads; what is there already is passed over. The range
+    /// is clamped to the file. It goes on until it is done or the result is dropped.
+    ///
+    /// # Errors
+    /// [`OpenError::NotReady`] while the metadata is missing, [`OpenError::NoSuchFile`].
+    pub fn prefetch(&self, file: FileIndex, range: Range<u64>) -> Result<Prefetch, OpenError> {
+        prefetch::start(self, file, range)
+    }
+
+    /// Fetches everything from now on, rarest pieces first. In the cache it stops short of evicting anything.
     ///
     /// # Cancel safety
     /// Cancel safe: either the torrent was told or it was not.

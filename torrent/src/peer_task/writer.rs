@@ -1,6 +1,7 @@
 //! The writing half of a connection: our messages, keep-alives, and the blocks the peer asked for.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -9,6 +10,7 @@ use tokio::sync::mpsc;
 use wtfs_proto::wire::message::{BlockRequest, Message, encode_piece_header};
 
 use super::{CloseReason, HasFast, PeerCommand, PeerContext, PeerEvent};
+use crate::torrent::Content;
 use crate::transport::Writer;
 
 /// Requests of one peer kept waiting; what we announce as `reqq` (BEP 10).
@@ -120,7 +122,11 @@ impl Out {
             .check_request(request.piece, request.begin, request.length)
             .map_err(|_| CloseReason::Violation("asked for bytes outside the torrent"))?;
         let is_allowed = !self.is_choking || self.allowed_fast.contains(&piece.get());
-        let is_servable = is_allowed && content.present.get(piece.get());
+        let is_present = content.present.get(piece.get());
+        if !is_present {
+            self.context.shared.counters.absent_requests.add(1);
+        }
+        let is_servable = is_allowed && is_present;
         if is_servable && self.uploads.len() < UPLOAD_QUEUE as usize {
             self.uploads.push_back(request);
         } else {
@@ -188,12 +194,17 @@ impl Out {
 
 /// Appends a piece message for each request that could be read; says which could.
 fn read_blocks(
-    content: &crate::torrent::Content,
+    content: &Arc<Content>,
     requests: &[BlockRequest],
     out: &mut BytesMut,
 ) -> Vec<bool> {
     let mut read = |request: &BlockRequest| {
         let Some(piece) = content.geometry().piece(request.piece) else { return false };
+        let _in_use = content.use_pieces(request.piece..request.piece + 1);
+        if !content.present.get(request.piece) {
+            // Evicted while the request waited.
+            return false;
+        }
         let start = out.len();
         encode_piece_header(request.piece, request.begin, request.length, out);
         let body = out.len();

@@ -18,6 +18,9 @@ use super::record::replace_file;
 /// Largest saved metainfo that is read back. 4 million pieces make 80 MB; file names and layers come on top.
 const MAX_METAINFO_BYTES: u64 = 512 << 20;
 
+/// Longest list of pinned files that is read back: 2 million files make 16 MB.
+const MAX_PINS_BYTES: u64 = 32 << 20;
+
 /// The state directory of one torrent. A path and nothing more: it may not exist yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateDir {
@@ -81,6 +84,42 @@ impl StateDir {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Keeps the numbers of the pinned files as `pins.json`; durable when this returns. Whoever calls it has the torrent
+    /// open.
+    ///
+    /// # Errors
+    /// When it cannot be written; an older one is then still in place.
+    pub(crate) fn save_pins(&self, files: &[u32]) -> Result<(), StoreError> {
+        let text = serde_json::json!({ "files": files }).to_string();
+        self.make()?;
+        replace_file(&self.pins(), text.as_bytes())
+    }
+
+    /// The numbers of the pinned files; none when none were saved.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub(crate) fn load_pins(&self) -> Result<Vec<u32>, StoreError> {
+        #[derive(serde::Deserialize)]
+        struct Saved {
+            files: Vec<u32>,
+        }
+        let path = self.pins();
+        let mut bytes = Vec::new();
+        match File::open(&path).and_then(|file| file.take(MAX_PINS_BYTES).read_to_end(&mut bytes)) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(StoreError::from_io("read", &path, error)),
+        }
+        let saved: Saved =
+            serde_json::from_slice(&bytes).map_err(|error| StoreError::from_io("read", &path, error.into()))?;
+        Ok(saved.files)
+    }
+
+    fn pins(&self) -> PathBuf {
+        self.path.join("pins.json")
     }
 
     pub(super) fn make(&self) -> Result<(), StoreError> {

@@ -45,6 +45,9 @@ pub(super) fn announce(
 ) -> AnnouncerHandle {
     let mut tiers = opening.trackers();
     tiers.extend(extra.iter().map(|url| vec![url.clone()]));
+    if engine.is_offline() {
+        tiers.clear();
+    }
     let stats = {
         let shared = shared.clone();
         move || TransferStats {
@@ -75,7 +78,7 @@ impl SwarmTask {
         // A seed connects out too: who asked the tracker before it came would not hear of it for a quarter of an hour.
         let is_complete = self.download.as_ref().is_some_and(|d| d.picker.is_complete());
         let is_pointless = is_complete && self.engine.config.upload == UploadPolicy::Off;
-        if is_pointless || self.channels.cancel.is_cancelled() {
+        if is_pointless || self.channels.cancel.is_cancelled() || self.engine.is_offline() {
             return;
         }
         let config = &self.engine.config;
@@ -261,12 +264,16 @@ impl SwarmTask {
             }
         }
         match reason {
-            // It stays of no use until one of us loses data.
-            CloseReason::BothSeeds => self.candidates.forget(addr),
+            // It stays of no use until one of us loses data, as a cache does.
+            CloseReason::BothSeeds if !self.may_lose_pieces() => self.candidates.forget(addr),
             reason if reason.is_misbehaviour() => self.ban(addr, reason.to_string()),
             _ => self.candidates.handle_closed(addr, now),
         }
         self.upkeep.wake_soon();
+    }
+
+    fn may_lose_pieces(&self) -> bool {
+        self.shared.content().is_some_and(|content| content.ledger.is_budgeted())
     }
 
     fn ban(&mut self, addr: SocketAddr, reason: String) {

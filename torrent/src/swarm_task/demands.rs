@@ -94,6 +94,12 @@ impl Demands {
         ids
     }
 
+    /// Those who lack a piece, and all the pieces each asked for.
+    pub(super) fn waiting_for(&self, piece: u32) -> Vec<(DemandId, Range<u32>)> {
+        let ids = self.by_piece.get(&piece).map(Vec::as_slice).unwrap_or_default();
+        ids.iter().filter_map(|id| Some((*id, self.waiting.get(id)?.pieces.clone()))).collect()
+    }
+
     /// Forgets a waiter that was withdrawn.
     pub(super) fn withdraw(&mut self, id: DemandId) {
         drop(self.remove(id));

@@ -130,9 +130,14 @@ impl Download {
         jobs
     }
 
+    /// Stores a verified piece once more, with the next jobs.
+    pub(super) fn store_again(&mut self, gathered: Gathered) {
+        self.complete.push(gathered);
+    }
+
     /// Drops partial pieces that nobody wants any more.
-    pub(super) fn drop_abandoned(&mut self) {
-        for piece in self.picker.abandoned() {
+    pub(super) fn drop_abandoned(&mut self, now: Moment) {
+        for piece in self.picker.abandoned(now) {
             self.gathering.remove(&piece.get());
             self.picker.handle_failed(piece);
         }
@@ -152,7 +157,7 @@ pub(super) fn store_pieces(content: &Content, job: Vec<Gathered>) -> Vec<(Gather
         }
         match content.store.write_piece(gathered.piece, &gathered.blocks) {
             Ok(()) => {
-                content.present.set(gathered.piece.get());
+                content.mark_present(gathered.piece);
                 Outcome::Stored
             }
             Err(error) => Outcome::NotStored(error),
@@ -164,7 +169,9 @@ pub(super) fn store_pieces(content: &Content, job: Vec<Gathered>) -> Vec<(Gather
             if gathered.is_contested || matches!(outcome, Outcome::BadHash) {
                 gathered.digests = gathered.blocks.iter().map(digest).collect();
             }
-            gathered.blocks.clear();
+            if !matches!(outcome, Outcome::NotStored(StoreError::NoSpace { .. })) {
+                gathered.blocks.clear();
+            }
             (gathered, outcome)
         })
         .collect()

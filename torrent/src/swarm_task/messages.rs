@@ -56,6 +56,7 @@ impl SwarmTask {
             Message::Interested => {
                 peer.stance.is_interested = true;
                 self.choker.handle_interested(now);
+                self.hold_choke_round(now);
                 self.upkeep.wake_soon();
             }
             Message::NotInterested => {

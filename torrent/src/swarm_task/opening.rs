@@ -21,12 +21,15 @@ use wtfs_proto::time::Moment;
 use wtfs_proto::wire::metadata::{MetadataAssembler, MetadataError, Progress};
 
 use super::Event;
+use crate::budget::Budget;
+use crate::budget::ledger::Ledger;
+use crate::budget::pins::Pins;
 use crate::error::AddError;
 use crate::present::PresentMap;
 use crate::resolve::{Source, fetch_metadata_http};
 use crate::session::{AddOptions, Engine, ExistingData, StorageKind, data_dir};
 use crate::status::Phase;
-use crate::store::{FileStore, FileStoreConfig, MemoryStore, PieceStore, StateDir, StoreError};
+use crate::store::{DataOwner, FileStore, FileStoreConfig, MemoryStore, PieceStore, StateDir, StoreError};
 use crate::torrent::{Content, Shared};
 use crate::verify::check_data;
 
@@ -46,6 +49,7 @@ pub(super) struct Place {
     existing: ExistingData,
     cache_dir: PathBuf,
     info_hash: InfoHash,
+    budget: Arc<Budget>,
 }
 
 /// See the module's documentation.
@@ -79,6 +83,7 @@ impl Opening {
             existing: options.existing,
             cache_dir: engine.config.cache_dir.clone(),
             info_hash: shared.info_hash(),
+            budget: engine.budget.clone(),
         };
         let (magnet, metainfo) = match source {
             Source::Metainfo(metainfo) => (None, Some(*metainfo)),
@@ -126,6 +131,11 @@ impl Opening {
             return;
         }
         let Some(magnet) = &self.magnet else { return };
+        if engine.is_offline() {
+            let message = "the torrent's metadata is not on this machine, and the session is offline".to_owned();
+            shared.phase.send_replace(Phase::Failed { message });
+            return;
+        }
         let urls: Vec<String> =
             magnet.exact_sources.iter().chain(&magnet.acceptable_sources).cloned().collect();
         if urls.is_empty() {
@@ -150,6 +160,9 @@ impl Opening {
 
     /// Looks up the names among the magnet's peers.
     pub(super) fn look_up_peers(&self, engine: &Arc<Engine>, events: &mpsc::Sender<Event>) {
+        if engine.is_offline() {
+            return;
+        }
         let named = self.magnet_peers().filter(|peer| peer.socket_addr().is_none()).take(MAX_LOOKUPS);
         for PeerAddr { host, port } in named.cloned() {
             let (events, cancel) = (events.clone(), engine.cancel.clone());
@@ -329,6 +342,13 @@ impl Place {
         }
     }
 
+    fn owner(&self) -> DataOwner {
+        match &self.storage {
+            StorageKind::Directory(_) => DataOwner::User,
+            StorageKind::Cache | StorageKind::Memory => DataOwner::Store,
+        }
+    }
+
     fn data_dir(&self) -> PathBuf {
         match &self.storage {
             StorageKind::Directory(dir) => dir.clone(),
@@ -347,7 +367,7 @@ fn open(place: &Place, metainfo: &Arc<Metainfo>, shared: &Shared) -> Result<Arc<
         StorageKind::Cache | StorageKind::Directory(_) => {
             let state = place.state_dir();
             let config =
-                FileStoreConfig { data_dir: place.data_dir(), state_dir: state.path().to_path_buf() };
+                FileStoreConfig { data_dir: place.data_dir(), state_dir: state.path().to_path_buf(), owner: place.owner() };
             let (store, mut present) = FileStore::open(config, metainfo.clone())?;
             state.save_metainfo(metainfo)?;
             if place.existing == ExistingData::Verify {
@@ -363,5 +383,12 @@ fn open(place: &Place, metainfo: &Arc<Metainfo>, shared: &Shared) -> Result<Arc<
         }
     };
     let present = PresentMap::new(&present);
-    Ok(Arc::new(Content { metainfo: metainfo.clone(), store, present }))
+    let (budget, state) = match &place.storage {
+        StorageKind::Cache => (Some(place.budget.clone()), Some(place.state_dir())),
+        StorageKind::Directory(_) => (None, Some(place.state_dir())),
+        StorageKind::Memory => (None, None),
+    };
+    let geometry = &metainfo.info.geometry;
+    let (ledger, pins) = (Ledger::new(budget, geometry, &present), Pins::load(state, geometry));
+    Ok(Arc::new(Content { metainfo: metainfo.clone(), store, present, ledger, pins }))
 }

@@ -175,7 +175,7 @@ impl Peer {
         }
         let free = self.pipeline.free();
         let extra = if self.pipeline.is_snubbed() || self.refusals > 0 { 0 } else { EXTRA_FOR_READS };
-        let most_for_reads = self.pipeline.window() + extra;
+        let most_for_reads = (self.pipeline.window() + extra).min(self.pipeline.limit());
         let room = Room {
             for_reads: most_for_reads.saturating_sub(self.outstanding.len()).max(free),
             for_rest: free,

@@ -10,6 +10,7 @@ use wtfs_proto::wire::message::{BlockRequest, Message};
 
 use super::peers::Answer;
 use super::{SwarmTask, one, request_of};
+use crate::budget::Room as CacheRoom;
 use crate::peer_task::{Block, CloseReason, PeerCommand};
 
 impl SwarmTask {
@@ -22,7 +23,7 @@ impl SwarmTask {
             return;
         }
         let now = self.clock.now();
-        let is_paused = now < download.paused_until;
+        let is_paused = now < download.paused_until || download.content.ledger.room() == CacheRoom::ReadsOnly;
         self.set_budget();
         let mut order: Vec<(Moment, SourceId)> = match targets {
             super::upkeep::Targets::All => {
@@ -67,7 +68,8 @@ impl SwarmTask {
         let Some(download) = &mut self.download else { return };
         let all = self.engine.in_flight_bytes.load(Ordering::Relaxed);
         let others = all.saturating_sub(self.upkeep.in_flight_reported);
-        download.picker.set_budget(self.engine.config.memory_bytes.saturating_sub(others));
+        let memory = self.engine.config.memory_bytes.saturating_sub(others);
+        download.picker.set_budget(memory.min(download.content.ledger.room_in_flight()));
     }
 
     fn report_in_flight(&mut self) {
@@ -78,6 +80,7 @@ impl SwarmTask {
         } else {
             self.engine.in_flight_bytes.fetch_sub(old - new, Ordering::Relaxed);
         }
+        download.content.ledger.set_in_flight(new);
         self.upkeep.in_flight_reported = new;
     }
 

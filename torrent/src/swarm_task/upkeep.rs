@@ -22,6 +22,8 @@ use crate::status::{BannedPeer, Phase};
 use crate::store::StoreError;
 use crate::torrent::Content;
 
+/// However much is due, the task is not woken more often.
+const LEAST_TICK: Duration = Duration::from_millis(5);
 /// The tick with peers but no read waiting.
 const CALM_TICK: Duration = Duration::from_millis(500);
 /// The tick with nobody there: a thousand idle torrents must not keep a core awake.
@@ -136,7 +138,11 @@ impl SwarmTask {
     pub(super) fn tick_interval(&mut self) -> Duration {
         let is_reading = self.download.as_ref().is_some_and(|d| !d.demands.is_empty());
         let is_asking = self.peers.values().any(|p| p.outstanding() > 0);
-        if is_reading || is_asking || std::mem::take(&mut self.upkeep.is_waking_soon) {
+        if std::mem::take(&mut self.upkeep.is_waking_soon) {
+            // A peer may wait to be unchoked in a round that is due any moment.
+            let round = self.choker.poll_timeout().saturating_sub(self.clock.now());
+            BUSY_TICK.min(round.max(LEAST_TICK))
+        } else if is_reading || is_asking {
             BUSY_TICK
         } else if !self.peers.is_empty() || self.download.is_none() {
             CALM_TICK
@@ -153,7 +159,7 @@ impl SwarmTask {
         self.hold_choke_round(now);
         self.connect_more();
         if let Some(download) = &mut self.download {
-            download.drop_abandoned();
+            download.drop_abandoned(now);
         }
         if is_due(&mut self.upkeep.interest_at, now, INTEREST_EVERY) {
             self.check_interest();
@@ -267,7 +273,8 @@ impl SwarmTask {
         }
     }
 
-    fn hold_choke_round(&mut self, now: Moment) {
+    /// Holds a round if one is due.
+    pub(super) fn hold_choke_round(&mut self, now: Moment) {
         if self.engine.config.upload == UploadPolicy::Off || now < self.choker.poll_timeout() {
             return;
         }
@@ -389,8 +396,11 @@ impl SwarmTask {
         tracing::error!(%error, "the record could not be written");
         if let StoreError::NotDurable { pieces, .. } = error {
             for piece in pieces {
-                download.content.present.clear(piece.get());
-                download.picker.handle_removed(piece);
+                // Otherwise it is being evicted.
+                if download.content.present.get(piece.get()) {
+                    download.content.mark_absent(piece);
+                    download.picker.handle_removed(piece);
+                }
             }
         } else {
             download.is_dirty = true;

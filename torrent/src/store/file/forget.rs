@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::sync::PoisonError;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::io::Errno;
 use wtfs_proto::geometry::{FileIndex, FileSpan, PieceIndex};
 
 use super::super::layout;
@@ -62,6 +63,11 @@ impl FileStore {
         let path = layout::path_of(&self.metainfo.info, file);
         // Not through the cache of open files, which would make a file that is missing.
         let Some(found) = self.root.open(&path, Access::ReadWrite)? else { return Ok(()) };
+        // Somebody may read the file past every process's store, also one that this process knows nothing of.
+        if let Err(Errno::WOULDBLOCK) = rustix::fs::flock(&found.fd, FlockOperation::NonBlockingLockExclusive) {
+            tracing::debug!(file = file.get(), "read past the store: its space is not freed");
+            return Ok(());
+        }
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         rustix::fs::fallocate(&found.fd, mode, hole.start, hole.end - hole.start)
             .map_err(StoreError::errno("punch a hole in", &self.root.display_path(&path)))

@@ -1,0 +1,291 @@
+//! One disk budget over all torrents that are kept in the cache.
+//!
+//! [`Budget`] is what all torrents share: how many bytes the cache may hold, how many it holds, and the clock by which
+//! pieces age. [`ledger`] is a torrent's part: who uses which piece now and when each was used last. [`victims`] chooses
+//! what was used longest ago over all torrents, [`evictor`] is the task that does so when the budget runs out, and the
+//! torrents' tasks give the pieces up (`swarm_task/eviction`). [`pins`] are the files that always stay. Torrents in a
+//! directory of the user's or in memory have no part in any of this.
+//!
+//! Three marks order what happens, from the bottom: below `low` the cache fills by itself; above `high` the evictor
+//! frees down to `low`; at `most` only reads that wait are still fetched for, one piece at a time, and may pass it by
+//! just those pieces. The gap between `high` and `most` is what arrives while the evictor works.
+//!
+//! Why no read sees a hole: a reader counts itself in at its pieces and *then* looks whether they are present; whoever
+//! evicts takes the pieces out of the present map and *then* looks whether anybody is counted in, and puts those back.
+//! A full fence stands between the two steps on both sides, so that one of the two always sees the other. A reader
+//! stays counted in until its bytes are copied, also while it waits for the piece to be fetched; so nothing needs to be
+//! checked or read again afterwards, and what is being read or waited for is never evicted.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::config::SessionConfig;
+use crate::status::{CacheStatus, Counter};
+
+pub(crate) mod evictor;
+pub(crate) mod ledger;
+pub(crate) mod pins;
+mod victims;
+
+/// The marks lie this fraction of the budget apart.
+const GAP_FRACTION: u64 = 16;
+
+/// The marks lie at most this far apart: some seconds of a fast network.
+const LONGEST_GAP: u64 = 256 << 20;
+
+/// What is kept free is at most this fraction of the disk: a small one is not to be unusable.
+const RESERVE_FRACTION: u64 = 4;
+
+/// Requests for space that may wait. Whoever finds the queue full is told that there is none.
+const RELIEF_QUEUE: usize = 64;
+
+/// A disk that is full: frees at least so many bytes and says how many it was.
+#[derive(Debug)]
+pub(crate) struct Relief {
+    bytes: u64,
+    reply: oneshot::Sender<u64>,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    cache_dir: PathBuf,
+    /// From the configuration; `u64::MAX` is none.
+    cache_bytes: u64,
+    min_free_bytes: u64,
+    /// What the cache may hold, as of the last look at the disk.
+    most: AtomicU64,
+    stored: AtomicU64,
+    in_flight: AtomicU64,
+    peak: AtomicU64,
+    pub(crate) evicted: Counter,
+    /// Counts stored pieces. Pieces used between two of these are equally old.
+    tick: AtomicU32,
+    wake: Notify,
+    relief: mpsc::Sender<Relief>,
+}
+
+/// What may be fetched now besides what reads wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Room {
+    /// Nothing.
+    ReadsOnly,
+    /// What somebody asked for or is expected to read: older pieces make place.
+    Demands,
+    /// Anything.
+    Everything,
+}
+
+impl Budget {
+    /// A budget, and the requests for space that [`evictor`] serves.
+    pub(crate) fn new(config: &SessionConfig) -> (Arc<Self>, mpsc::Receiver<Relief>) {
+        let (relief, requests) = mpsc::channel(RELIEF_QUEUE);
+        let cache_bytes = config.cache_bytes.unwrap_or(u64::MAX);
+        let budget = Self {
+            cache_dir: config.cache_dir.clone(),
+            cache_bytes,
+            min_free_bytes: config.min_free_bytes,
+            most: AtomicU64::new(cache_bytes),
+            stored: AtomicU64::new(0),
+            in_flight: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            evicted: Counter::default(),
+            tick: AtomicU32::new(1),
+            wake: Notify::new(),
+            relief,
+        };
+        (Arc::new(budget), requests)
+    }
+
+    /// Looks how much the disk has free. Blocks on it.
+    pub(crate) fn measure(&self) {
+        if self.min_free_bytes == 0 {
+            return;
+        }
+        match rustix::fs::statvfs(&self.cache_dir) {
+            Ok(disk) => {
+                let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+                let reserve =
+                    self.min_free_bytes.min(disk.f_blocks.saturating_mul(disk.f_frsize) / RESERVE_FRACTION);
+                self.set_free(free, reserve);
+            }
+            Err(error) => tracing::warn!(%error, "the free space of the cache's disk cannot be measured"),
+        }
+    }
+
+    fn set_free(&self, free: u64, reserve: u64) {
+        let by_disk = self.stored().saturating_add(free).saturating_sub(reserve);
+        self.most.store(by_disk.min(self.cache_bytes), Ordering::Relaxed);
+    }
+
+    fn most(&self) -> u64 {
+        self.most.load(Ordering::Relaxed)
+    }
+
+    fn gap(&self) -> u64 {
+        (self.most() / GAP_FRACTION).min(LONGEST_GAP)
+    }
+
+    fn low(&self) -> u64 {
+        self.most() - 2 * self.gap()
+    }
+
+    fn high(&self) -> u64 {
+        self.most() - self.gap()
+    }
+
+    /// Bytes of present pieces of the cache's torrents.
+    pub(crate) fn stored(&self) -> u64 {
+        self.stored.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of present pieces and of those on their way.
+    fn used(&self) -> u64 {
+        self.stored().saturating_add(self.in_flight.load(Ordering::Relaxed))
+    }
+
+    /// Bytes to free now; 0 below the high mark.
+    fn excess(&self) -> u64 {
+        let used = self.used();
+        if used > self.high() { used - self.low() } else { 0 }
+    }
+
+    /// What may be fetched now besides what reads wait for.
+    pub(crate) fn room(&self) -> Room {
+        let used = self.used();
+        if used < self.low() {
+            Room::Everything
+        } else if used < self.most() {
+            Room::Demands
+        } else {
+            Room::ReadsOnly
+        }
+    }
+
+    /// What a torrent that has `own` bytes on their way may have on their way in all.
+    fn room_in_flight(&self, own: u64) -> u64 {
+        self.most().saturating_sub(self.used().saturating_sub(own))
+    }
+
+    /// The age of what is used now.
+    fn now(&self) -> u32 {
+        self.tick.load(Ordering::Relaxed)
+    }
+
+    fn add_stored(&self, bytes: u64) {
+        let stored = self.stored.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.peak.fetch_max(stored, Ordering::Relaxed);
+        self.tick.fetch_add(1, Ordering::Relaxed);
+        self.wake_if_full();
+    }
+
+    fn remove_stored(&self, bytes: u64) {
+        self.stored.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn move_in_flight(&self, old: u64, new: u64) {
+        if new >= old {
+            self.in_flight.fetch_add(new - old, Ordering::Relaxed);
+            self.wake_if_full();
+        } else {
+            self.in_flight.fetch_sub(old - new, Ordering::Relaxed);
+        }
+    }
+
+    fn wake_if_full(&self) {
+        if self.used() > self.high() {
+            self.wake.notify_one();
+        }
+    }
+
+    /// The disk is full: asks for space. The answer is the number of bytes that were freed; 0 when none could be.
+    ///
+    /// # Cancel safety
+    /// Cancel safe; what is being freed is freed.
+    pub(crate) async fn relieve(&self, bytes: u64) -> u64 {
+        let (reply, answer) = oneshot::channel();
+        if self.relief.try_send(Relief { bytes, reply }).is_err() {
+            return 0;
+        }
+        // An error: the session is closing.
+        answer.await.unwrap_or(0)
+    }
+
+    /// For people.
+    pub(crate) fn status(&self) -> CacheStatus {
+        let most = self.most();
+        CacheStatus {
+            limit_bytes: (most != u64::MAX).then_some(most),
+            used_bytes: self.stored(),
+            peak_bytes: self.peak.load(Ordering::Relaxed),
+            evicted_bytes: self.evicted.total(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(cache_bytes: Option<u64>) -> Arc<Budget> {
+        let config =
+            SessionConfig { cache_bytes, min_free_bytes: 0, ..SessionConfig::new(PathBuf::from("/")) };
+        Budget::new(&config).0
+    }
+
+    #[test]
+    fn what_may_be_fetched_shrinks_from_mark_to_mark() {
+        let b = budget(Some(1600));
+        assert_eq!((b.low(), b.high()), (1400, 1500));
+        assert_eq!(b.room(), Room::Everything);
+        b.add_stored(1399);
+        assert_eq!(b.room(), Room::Everything);
+        b.move_in_flight(0, 101);
+        assert_eq!((b.room(), b.excess()), (Room::Demands, 0));
+        b.add_stored(1);
+        assert_eq!((b.room(), b.excess()), (Room::Demands, 101));
+        b.add_stored(99);
+        assert_eq!((b.room(), b.excess()), (Room::ReadsOnly, 200));
+        assert_eq!((b.room_in_flight(101), b.room_in_flight(0)), (101, 0));
+        b.remove_stored(1499);
+        b.move_in_flight(101, 0);
+        assert_eq!((b.used(), b.room()), (0, Room::Everything));
+        assert_eq!(b.status().peak_bytes, 1499);
+    }
+
+    #[test]
+    fn without_a_limit_everything_may_be_fetched() {
+        let b = budget(None);
+        b.add_stored(1 << 60);
+        assert_eq!((b.room(), b.excess()), (Room::Everything, 0));
+        assert_eq!(b.status().limit_bytes, None);
+    }
+
+    #[test]
+    fn what_the_disk_has_free_bounds_the_cache_too() {
+        let b = budget(Some(10_000));
+        b.add_stored(1_000);
+        b.set_free(500, 100);
+        assert_eq!(b.most(), 1_400);
+        b.set_free(50, 100);
+        assert_eq!(b.most(), 950);
+        assert!(b.excess() > 50);
+        b.set_free(50_000, 100);
+        assert_eq!(b.most(), 10_000);
+        b.set_free(0, u64::MAX);
+        assert_eq!((b.most(), b.room()), (0, Room::ReadsOnly));
+    }
+
+    #[test]
+    fn the_free_space_of_a_real_disk_is_measured() {
+        let dir = tempfile::tempdir().expect("dir");
+        let mut config = SessionConfig::new(dir.path().to_owned());
+        (config.cache_bytes, config.min_free_bytes) = (None, 1);
+        let (budget, _requests) = Budget::new(&config);
+        budget.measure();
+        assert!(budget.status().limit_bytes.is_some_and(|bytes| bytes > 0));
+    }
+}

@@ -1,0 +1,130 @@
+//! The task that frees space: when the cache passes its mark, and when the disk itself is full.
+//!
+//! Chooses what to free over all torrents and leaves the freeing to each torrent's task, which alone knows what may go
+//! at that moment. One round at a time: what it frees is counted before the next begins. Never holds anything back
+//! itself; that the torrents fetch less while the cache is full is theirs to see to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use wtfs_proto::bitfield::Bitfield;
+use wtfs_proto::geometry::PieceIndex;
+
+use super::Relief;
+use super::victims::{Candidate, Victims};
+use crate::session::Engine;
+use crate::torrent::{Command, Shared, Torrent};
+
+/// How often the disk's free space is looked at while nothing happens: others may fill it.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// After a round in which nothing could go, the next one waits: everything is in use or pinned.
+const FRUITLESS_PAUSE: Duration = Duration::from_millis(200);
+
+/// Runs until the session closes.
+pub(crate) async fn evict_task(engine: Arc<Engine>, mut requests: mpsc::Receiver<Relief>) {
+    loop {
+        let mut asked = Vec::new();
+        tokio::select! {
+            biased;
+            () = engine.cancel.cancelled() => return,
+            request = requests.recv() => asked.extend(request),
+            () = engine.budget.wake.notified() => {}
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        while let Ok(request) = requests.try_recv() {
+            asked.push(request);
+        }
+        let budget = engine.budget.clone();
+        if engine.disk.run(move || budget.measure()).await.is_err() {
+            return;
+        }
+        let asked_bytes = asked.iter().map(|request| request.bytes).fold(0, u64::saturating_add);
+        let need = engine.budget.excess().max(asked_bytes);
+        if need == 0 {
+            continue;
+        }
+        let freed = tokio::select! {
+            biased;
+            () = engine.cancel.cancelled() => return,
+            freed = evict(&engine, need) => freed,
+        };
+        tracing::debug!(need, freed, "evicted");
+        for request in asked {
+            // Whoever asked may be gone.
+            let _gone = request.reply.send(freed);
+        }
+        if freed == 0 {
+            tokio::select! {
+                () = engine.cancel.cancelled() => return,
+                () = tokio::time::sleep(FRUITLESS_PAUSE) => {}
+            }
+        }
+    }
+}
+
+/// Frees the oldest pieces that come to `need` bytes; returns how many bytes it were.
+async fn evict(engine: &Arc<Engine>, need: u64) -> u64 {
+    let torrents = engine.torrents();
+    let offered = torrents.clone();
+    let Ok(batches) = engine.disk.run(move || choose(&offered, need)).await else { return 0 };
+    let mut answers = Vec::new();
+    for (number, pieces) in batches {
+        let Some(torrent) = torrents.get(number) else { continue };
+        let (reply, answer) = oneshot::channel();
+        if torrent.shared.commands.send(Command::Evict { pieces, reply }).await.is_ok() {
+            answers.push(answer);
+        }
+    }
+    // A torrent that stops meanwhile frees nothing.
+    futures_util::future::join_all(answers).await.into_iter().map(|freed| freed.unwrap_or(0)).sum()
+}
+
+/// What has been used longest ago, torrent by torrent. Looks at every piece of the cache.
+fn choose(torrents: &[Torrent], need: u64) -> Vec<(usize, Vec<PieceIndex>)> {
+    let mut victims = Victims::new(need);
+    for (number, torrent) in torrents.iter().enumerate() {
+        let Some(content) = torrent.shared.content().filter(|content| content.ledger.is_budgeted()) else {
+            continue;
+        };
+        let geometry = content.geometry();
+        let protected = protected(&torrent.shared);
+        for piece in content.present.to_bitfield().iter_ones().filter_map(|piece| geometry.piece(piece)) {
+            let at = piece.get();
+            if content.ledger.is_in_use(at) || protected.as_ref().is_some_and(|set| set.get(at)) {
+                continue;
+            }
+            let touched = content.ledger.touched(at);
+            victims.offer(Candidate {
+                touched,
+                torrent: number,
+                piece: at,
+                bytes: geometry.piece_len(piece),
+            });
+        }
+    }
+    let index = |number: usize, pieces: Vec<u32>| {
+        let geometry = torrents.get(number)?.shared.content()?.geometry();
+        Some((number, pieces.into_iter().filter_map(|piece| geometry.piece(piece)).collect()))
+    };
+    victims.into_batches().into_iter().filter_map(|(number, pieces)| index(number, pieces)).collect()
+}
+
+/// The pieces of files that are pinned or held; `None` when there are no such files.
+fn protected(shared: &Shared) -> Option<Bitfield> {
+    let content = shared.content()?;
+    let mut files = content.pins.files();
+    files.extend(shared.held_files());
+    if files.is_empty() {
+        return None;
+    }
+    let geometry = content.geometry();
+    let mut set = Bitfield::new(geometry.piece_count());
+    for file in files {
+        for piece in geometry.pieces_of(file, 0..geometry.file_len(file)) {
+            set.set(piece.get());
+        }
+    }
+    Some(set)
+}
