@@ -196,7 +196,7 @@ class Rqbit:
         port = 7000 + place.number()
         command = [
             tools.rqbit, "--http-api-listen-addr", address, "--disable-dht", "--disable-dht-persistence",
-            "--disable-lsd", "--listen-port", str(port), "--disable-upnp-port-forward", "server", "start",
+            "--disable-lsd", "--listen-port", str(port), "--disable-upnp-port-forward", "--ipv4-only", "server", "start",
             "--disable-persistence", self.data]
         env = {"PATH": os.environ["PATH"], "HOME": self.data}
         self.process = Process(command, place.log("rqbit"), place.space, env=env)

@@ -8,6 +8,8 @@ from .processes import BenchError, read
 
 MIB = 1 << 20
 BLOCK = 16384
+# Below it the daemon cannot have copied the data: the kernel read the cached file by itself.
+PASSTHROUGH_S_PER_GB = 0.03
 
 
 def rate(bytes_, seconds):
@@ -38,11 +40,12 @@ class Bench:
         """Runs one measurement; where it cannot be made, each of its rows says so and the run goes on."""
         try:
             what()
-        except (BenchError, OSError) as error:
-            self.options.say(f"{subject}: {error}")
+        except (BenchError, OSError, ValueError, KeyError) as error:
+            text = str(error) or type(error).__name__
+            self.options.say(f"{subject}: {text}")
             for row in rows:
                 if subject not in row.samples:
-                    row.failures.setdefault(subject, []).append(str(error))
+                    row.failures.setdefault(subject, []).append(text)
 
     @staticmethod
     def add(row, subject, value):
@@ -53,7 +56,8 @@ class Bench:
 def given(seeders, before, size):
     after = seeders.counters()
     requests = after["requests"] - before["requests"]
-    wasted = after["uploaded_bytes"] - before["uploaded_bytes"] - size
+    # The giver's own counter lags a little behind what it sent.
+    wasted = max(0, after["uploaded_bytes"] - before["uploaded_bytes"] - size)
     return requests / (size / BLOCK), wasted / 1e6
 
 
@@ -63,13 +67,15 @@ def sequential(bench):
     size = f"{bench.options.size // MIB} MiB, 1 MiB pieces"
     cold = row("cold", f"cold sequential read, {size}", "MB/s", "more", rival="libtorrent", target=1.0)
     begun = row("cold-begun", "the same, from the start of the program to the last byte", "s", "less")
+    gap = row("gap", "its longest wait for 1 MiB", "ms", "less")
     peak = row("peak", "peak memory while doing so", "MB", "less", rival="libtorrent", limit=150)
     cpu = row("cpu", "processor time for it", "s/GB", "less", rival="libtorrent", target=1.0)
     asked = row("requests", "requests sent, per block of 16 KiB", "", "less", rival="libtorrent")
     wasted = row("wasted", "bytes received beyond the file's", "MB", "less", rival="libtorrent")
     again = row("again", "the same again, same mount (the kernel's pages)", "MB/s", "more", rival="native")
-    local = row("local", "the same again, pages dropped (through the daemon)", "MB/s", "more", rival="native", target=0.5)
-    anew = row("anew", "the same again after a new mount", "MB/s", "more", rival="native")
+    local = row("local", "the same again, pages of the mount dropped", "MB/s", "more", rival="native", target=0.5)
+    anew = row("anew", "the same again after a new mount", "MB/s", "more", rival="native", target=0.5)
+    own = row("local-cpu", "processor time of the daemon for that", "s/GB", "less")
     restart = row("restart", "start of that mount", "s", "less")
     torrent = bench.torrent()
     fetched = [cold, peak, cpu, asked, wasted]
@@ -94,6 +100,7 @@ def sequential(bench):
                 before, used = seeders.counters(), mount.process.cpu_s()
                 said = read(mode="sequential", path=mount.path(torrent), original=torrent.data)
                 expect_all(said, torrent)
+                bench.add(gap, "wtfs", said["longest_s"] * 1e3)
                 bench.add(cold, "wtfs", rate(said["bytes"], said["seconds"]))
                 bench.add(begun, "wtfs", mount.start_s + said["seconds"])
                 costs("wtfs", mount.process, used, seeders, before, torrent.size)
@@ -102,7 +109,11 @@ def sequential(bench):
                 bench.add(local, "wtfs", file_again("wtfs", mount.path(torrent)))
         with Wtfs(bench.tools, bench.place, [torrent.path], cache=cache) as mount:
             bench.add(restart, "wtfs", mount.start_s)
+            used = mount.process.cpu_s()
             bench.add(anew, "wtfs", file_again("wtfs", mount.path(torrent)))
+            bench.add(own, "wtfs", (mount.process.cpu_s() - used) / (torrent.size / 1e9))
+        if own.value("wtfs") < PASSTHROUGH_S_PER_GB:
+            anew.target = local.target = 0.95
         native = os.path.join(bench.place.scratch, "native.bin")
         bench.options.run(["cp", torrent.data, native], 120)
         file_again("native", native)
@@ -149,7 +160,7 @@ def sequential(bench):
                 costs("rqbit", server.process, used, seeders, before, torrent.size)
 
     for turn in range(bench.options.turns):
-        bench.measure("wtfs", [*fetched, again, local, anew, restart], ours)
+        bench.measure("wtfs", [*fetched, begun, again, local, anew, own, restart], ours)
         bench.measure("libtorrent", fetched, libtorrent)
         if bench.tools.rqbit:
             bench.measure("rqbit", fetched, rqbit)

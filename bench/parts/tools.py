@@ -110,7 +110,9 @@ def rqbit(may_build):
     path = os.path.join(tools_dir(), "bin", "rqbit")
     if not os.path.exists(path) and may_build:
         say(f"building rqbit {RQBIT}: this takes long")
-        install = ["cargo", "install", "rqbit", "--version", RQBIT, "--locked", "--root", tools_dir()]
+        # Without its web pages and its database, which need npm and PostgreSQL to build; neither is measured.
+        features = ["--no-default-features", "--features", "rust-tls"]
+        install = ["cargo", "install", "rqbit", "--version", RQBIT, "--locked", "--root", tools_dir(), *features]
         shown([*install, "--target-dir", os.path.join(tools_dir(), "rqbit-build")], 3600)
         shutil.rmtree(os.path.join(tools_dir(), "rqbit-build"), ignore_errors=True)
     return path if os.path.exists(path) else None
