@@ -65,6 +65,13 @@ impl Swarm {
         Libtorrent::seeder(&self.stage, &self.torrent.path, &self.data)
     }
 
+    /// Waits until the whole file is on the disk: libtorrent counts a piece before it is written.
+    #[track_caller]
+    fn wait_for_bytes(&self, saved: &Path) {
+        let file = saved.join("shared.bin");
+        eventually("every byte is there and right", LONG, || self.ramp.check_file(&file, BYTES).ok());
+    }
+
     /// Waits until a client that says nothing useful has the whole file.
     #[track_caller]
     fn wait_for_file(&self, client: &mut Process, saved: &Path) {
@@ -90,7 +97,7 @@ fn libtorrent_downloads_from_wtfs_seed() {
     let stats = leecher.wait_complete(LONG);
     assert_eq!(stats.failed_bytes, 0, "{stats:?}");
     assert!(stats.downloaded >= BYTES, "{stats:?}");
-    swarm.ramp.check_file(&saved.join("shared.bin"), BYTES).expect("every byte is right");
+    swarm.wait_for_bytes(&saved);
 }
 
 #[test]
@@ -104,7 +111,7 @@ fn libtorrent_downloads_from_wtfs_seed_by_a_magnet() {
     let magnet = swarm.torrent.magnet(&[], &[]);
     let mut leecher = Libtorrent::magnet_leecher(&swarm.stage, &magnet, &saved, &[addr]);
     let _stats = leecher.wait_complete(LONG);
-    swarm.ramp.check_file(&saved.join("shared.bin"), BYTES).expect("every byte is right");
+    swarm.wait_for_bytes(&saved);
 }
 
 #[test]
@@ -132,7 +139,7 @@ fn aria2_downloads_from_wtfs_seed() {
     let mut client = clients::aria2(&swarm.stage, &swarm.torrent.path, &saved);
     let status = client.wait(LONG);
     assert!(status.success(), "{status}");
-    swarm.ramp.check_file(&saved.join("shared.bin"), BYTES).expect("every byte is right");
+    swarm.wait_for_bytes(&saved);
 }
 
 #[test]
@@ -154,7 +161,7 @@ fn libtorrent_downloads_from_a_half_read_mount_and_gets_the_rest_as_it_is_read()
     file.read_to_end(&mut rest).expect("it can be read");
     let stats = leecher.wait_complete(LONG);
     assert_eq!(stats.failed_bytes, 0, "{stats:?}");
-    swarm.ramp.check_file(&saved.join("shared.bin"), BYTES).expect("every byte is right");
+    swarm.wait_for_bytes(&saved);
 }
 
 #[test]
@@ -189,7 +196,7 @@ fn aria2_downloads_from_a_mount_as_it_is_read() {
     file.read_to_end(&mut rest).expect("it can be read");
     let status = client.wait(LONG);
     assert!(status.success(), "{status}");
-    swarm.ramp.check_file(&saved.join("shared.bin"), BYTES).expect("every byte is right");
+    swarm.wait_for_bytes(&saved);
 }
 
 /// Waits until the mount has given something away.
