@@ -25,10 +25,8 @@ impl Limiter {
     pub(crate) async fn take(&self, bytes: u64) {
         let Some(bucket) = &self.bucket else { return };
         loop {
-            let taken = bucket
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(self.start.elapsed(), bytes);
+            let taken =
+                bucket.lock().unwrap_or_else(PoisonError::into_inner).take(self.start.elapsed(), bytes);
             match taken {
                 Ok(()) => return,
                 Err(wait) => tokio::time::sleep(wait).await,

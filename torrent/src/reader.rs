@@ -11,16 +11,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use wtfs_proto::geometry::FileIndex;
 use wtfs_proto::readahead::{Readahead, ReadaheadConfig};
 use wtfs_proto::swarm::DemandId;
+use wtfs_proto::weights::{Header, read_header};
 
 use crate::clock::Clock;
 use crate::error::{OpenError, ReadError};
+use crate::hints::Hints;
 use crate::holds::FileHold;
 use crate::session::Engine;
 use crate::store::TryRead;
 use crate::torrent::{Command, Content, Shared};
+
+/// What is first read of a header: most are no longer, and it is less than a piece.
+const FIRST_HEADER_BYTES: u64 = 16 * 1024;
 
 /// Demand ids are unique in the process, so that a late withdrawal never hits somebody else's demand.
 static NEXT_DEMAND: AtomicU64 = AtomicU64::new(1);
@@ -33,6 +39,8 @@ pub(crate) fn next_demand() -> DemandId {
 #[derive(Debug, Clone)]
 pub struct FileReader {
     inner: Arc<Inner>,
+    /// Ends what goes on for the handle in the background when its last clone is dropped.
+    _open: Arc<DropGuard>,
 }
 
 #[derive(Debug)]
@@ -45,11 +53,17 @@ struct Inner {
     clock: Clock,
     ahead_id: DemandId,
     ahead: Mutex<Ahead>,
+    hints: Hints,
+    closed: CancellationToken,
 }
 
 #[derive(Debug)]
 struct Ahead {
     policy: Readahead,
+    /// What the policy last planned.
+    planned: Vec<Range<u64>>,
+    /// The rest of the tensor whose beginning was read last.
+    hinted: Option<Range<u64>>,
     /// The pieces the torrent's task was last told of.
     sent: Vec<Range<u32>>,
 }
@@ -81,10 +95,22 @@ impl FileReader {
             ..ReadaheadConfig::default()
         };
         let policy = Readahead::new(len, config);
-        let ahead = Mutex::new(Ahead { policy, sent: Vec::new() });
-        let clock = Clock::start();
-        let inner = Inner { engine, shared, content, file, len, clock, ahead_id: next_demand(), ahead };
-        Ok(Self { inner: Arc::new(inner) })
+        let hints = Hints::of_file(entry.path.file_name());
+        let ahead = Ahead { policy, planned: Vec::new(), hinted: None, sent: Vec::new() };
+        let inner = Inner {
+            engine,
+            shared,
+            content,
+            file,
+            len,
+            clock: Clock::start(),
+            ahead_id: next_demand(),
+            ahead: Mutex::new(ahead),
+            hints,
+            closed: CancellationToken::new(),
+        };
+        let open = Arc::new(inner.closed.clone().drop_guard());
+        Ok(Self { inner: Arc::new(inner), _open: open })
     }
 
     /// Length of the file in bytes.
@@ -153,21 +179,8 @@ impl FileReader {
             return Ok(Bytes::new());
         }
         inner.advise(&range);
-        let pieces = inner.pieces(&range);
-        // From before looking until the bytes are copied, also if this future is dropped meanwhile.
-        let in_use = inner.content.use_pieces(pieces.clone());
-        if !inner.content.present.has_all(pieces.clone()) {
-            inner.demand(pieces).await?;
-        }
-        let (content, file) = (inner.content.clone(), inner.file);
-        let size = usize::try_from(range.end - range.start).map_err(|_| ReadError::Closed)?;
-        let read = inner.engine.disk.run(move || {
-            let _in_use = in_use;
-            let mut buffer = BytesMut::zeroed(size);
-            content.store.read_file(file, range.start, &mut buffer).map(|()| buffer.freeze())
-        });
-        let bytes = read.await.map_err(|_| ReadError::Closed)??;
-        Ok(bytes)
+        inner.learn_tensors();
+        inner.read(range).await
     }
 }
 
@@ -185,6 +198,56 @@ impl Inner {
         }
     }
 
+    /// Bytes of a range of the file, fetched if need be. Says nothing to read-ahead.
+    async fn read(&self, range: Range<u64>) -> Result<Bytes, ReadError> {
+        let pieces = self.pieces(&range);
+        // From before looking until the bytes are copied, also if this future is dropped meanwhile.
+        let in_use = self.content.use_pieces(pieces.clone());
+        if !self.content.present.has_all(pieces.clone()) {
+            self.demand(pieces).await?;
+        }
+        let (content, file) = (self.content.clone(), self.file);
+        let size = usize::try_from(range.end - range.start).map_err(|_| ReadError::Closed)?;
+        let read = self.engine.disk.run(move || {
+            let _in_use = in_use;
+            let mut buffer = BytesMut::zeroed(size);
+            content.store.read_file(file, range.start, &mut buffer).map(|()| buffer.freeze())
+        });
+        Ok(read.await.map_err(|_| ReadError::Closed)??)
+    }
+
+    /// Reads the header of a file of weights in the background, once for a handle.
+    fn learn_tensors(self: &Arc<Self>) {
+        let Some(format) = self.hints.take_format() else { return };
+        let inner = Arc::clone(self);
+        let learning = async move {
+            let mut need = FIRST_HEADER_BYTES.min(inner.len);
+            loop {
+                let beginning = inner.read(0..need).await?;
+                let len = inner.len;
+                let header = inner.engine.disk.run(move || read_header(format, &beginning, len)).await;
+                match header {
+                    Ok(Header::Tensors(tensors)) => inner.hints.set(tensors),
+                    Ok(Header::Need(more)) => {
+                        need = more;
+                        continue;
+                    }
+                    Ok(Header::Unusable) | Err(_) => {}
+                }
+                return Ok::<(), ReadError>(());
+            }
+        };
+        let closed = self.closed.clone();
+        self.engine.tasks.spawn(async move {
+            tokio::select! {
+                () = closed.cancelled() => {}
+                learnt = learning => if let Err(error) = learnt {
+                    tracing::debug!(%error, "a header of weights could not be read");
+                }
+            }
+        });
+    }
+
     /// Notes a read and, if the pieces worth reading ahead changed, tells the torrent's task.
     fn advise(&self, range: &Range<u64>) {
         if self.content.present.is_full() {
@@ -192,9 +255,18 @@ impl Inner {
         }
         let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
         let len = u32::try_from(range.end - range.start).unwrap_or(u32::MAX);
-        let Some(plan) = ahead.policy.handle_read(self.clock.now(), range.start, len) else { return };
+        let plan = ahead.policy.handle_read(self.clock.now(), range.start, len);
+        let hint = self.hints.after(range.start);
+        if plan.is_none() && hint.is_none() {
+            return;
+        }
+        if let Some(plan) = plan {
+            ahead.planned = plan.ranges;
+        }
+        ahead.hinted = hint.or(ahead.hinted.take());
+        let wanted = ahead.planned.iter().chain(&ahead.hinted);
         let mut ranges: Vec<Range<u32>> =
-            plan.ranges.iter().map(|range| self.pieces(range)).filter(|range| !range.is_empty()).collect();
+            wanted.map(|range| self.pieces(range)).filter(|range| !range.is_empty()).collect();
         ranges.dedup();
         ranges.retain(|range| !self.content.present.has_all(range.clone()));
         if ranges != ahead.sent {

@@ -29,8 +29,8 @@ use crate::resolve::Source;
 use crate::status::{Phase, SessionStatus};
 use crate::store::StateDir;
 use crate::swarm_task;
-use crate::tracker::{TrackerClient, TrackerLimits};
 use crate::torrent::{COMMAND_QUEUE, Command, Shared, Torrent};
+use crate::tracker::{TrackerClient, TrackerLimits};
 use crate::transport::{Direction, tcp};
 
 /// Incoming connections that have not shown which torrent they want.
@@ -59,7 +59,7 @@ pub(crate) struct Engine {
     pub(crate) cancel: CancellationToken,
     pub(crate) tasks: TaskTracker,
     listening: Vec<SocketAddr>,
-    torrents: Mutex<HashMap<InfoHash, Torrent>>,
+    pub(crate) torrents: Mutex<HashMap<InfoHash, Torrent>>,
 }
 
 impl Engine {
@@ -167,7 +167,7 @@ pub enum RemovedData {
 /// A running engine. Clones are the same session.
 #[derive(Debug, Clone)]
 pub struct Session {
-    engine: Arc<Engine>,
+    pub(crate) engine: Arc<Engine>,
 }
 
 impl Session {
@@ -200,7 +200,8 @@ impl Session {
             NetworkPolicy::Offline => Vec::new(),
         };
         let (budget, space_requests) = Budget::new(&config);
-        let http = HttpClient::new(HttpConfig { user_agent: config.user_agent.clone(), ..HttpConfig::default() })?;
+        let http =
+            HttpClient::new(HttpConfig { user_agent: config.user_agent.clone(), ..HttpConfig::default() })?;
         let mut random = [0; 12];
         random.iter_mut().for_each(|byte| *byte = fastrand::alphanumeric() as u8);
         let engine = Arc::new(Engine {

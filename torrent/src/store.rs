@@ -28,7 +28,7 @@ pub(crate) mod faulty;
 mod file;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod fixture;
+pub(crate) mod fixture;
 mod journal;
 mod layout;
 mod memory;
@@ -44,7 +44,7 @@ mod spans;
 mod state;
 
 pub use check::{CheckReport, check_data};
-pub use file::{FileStore, FileStoreConfig};
+pub use file::{DataOwner, FileStore, FileStoreConfig};
 pub use memory::MemoryStore;
 pub use piece_hash::{PieceHasher, verify_piece};
 pub use state::{StateDir, list_states};

@@ -82,7 +82,8 @@ async fn a_reader_gets_any_range_from_a_seed_and_no_more_than_it_needs() {
     let torrent = reader.add(source, with_peer(seeded.addr)).await.expect("added");
     let file = torrent.metainfo().expect("known").info.geometry.file(0).expect("one file");
     let handle = torrent.open(file).expect("opens");
-    for (offset, len) in [(5_000_000, 100), (0, 1), (9_999_990, 100), (65_530, 20), (10_000_000, 5), (77, 0)] {
+    for (offset, len) in [(5_000_000, 100), (0, 1), (9_999_990, 100), (65_530, 20), (10_000_000, 5), (77, 0)]
+    {
         let read = tokio::time::timeout(PATIENCE, handle.read_at(offset, len)).await.expect("in time");
         let end = (offset + u64::from(len)).min(10_000_000);
         assert_eq!(read.expect("read"), ramp(offset..end.max(offset)), "{offset}+{len}");

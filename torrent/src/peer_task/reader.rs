@@ -96,11 +96,7 @@ fn serve(writer: &mpsc::Sender<PeerCommand>, command: PeerCommand) -> Result<(),
     writer.try_send(command).map_err(|_| CloseReason::Violation("asked for more than it reads"))
 }
 
-async fn send_blocks(
-    blocks: &mut Vec<Block>,
-    want: usize,
-    context: &PeerContext,
-) -> Result<(), CloseReason> {
+async fn send_blocks(blocks: &mut Vec<Block>, want: usize, context: &PeerContext) -> Result<(), CloseReason> {
     if blocks.is_empty() {
         return Ok(());
     }

@@ -9,8 +9,8 @@ use wtfs_proto::metainfo::{InfoBuilder, Metainfo, MetainfoBuilder};
 use wtfs_proto::wire::message::Decoder;
 
 use super::*;
-use crate::{AddOptions, ListenConfig, PortPolicy, Session, SessionConfig, Source, StorageKind, Torrent};
 use crate::transport::memory;
+use crate::{AddOptions, ListenConfig, PortPolicy, Session, SessionConfig, Source, StorageKind, Torrent};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const PIECE: u32 = 32 * 1024;
@@ -135,7 +135,9 @@ async fn a_choked_peer_is_refused_unless_the_piece_was_allowed() {
 
 #[tokio::test]
 async fn a_request_outside_the_torrent_ends_the_connection() {
-    for bad in [request(3, 0, 16), request(0, PIECE - 8, 16), request(0, u32::MAX, 16), request(0, 0, 1 << 30)] {
+    for bad in
+        [request(3, 0, 16), request(0, PIECE - 8, 16), request(0, u32::MAX, 16), request(0, 0, 1 << 30)]
+    {
         let mut wire = wire(HasFast::No).await;
         wire.say_message(Message::Request(bad)).await;
         assert!(wire.closed().await.is_misbehaviour(), "{bad:?}");

@@ -193,11 +193,7 @@ impl Out {
 }
 
 /// Appends a piece message for each request that could be read; says which could.
-fn read_blocks(
-    content: &Arc<Content>,
-    requests: &[BlockRequest],
-    out: &mut BytesMut,
-) -> Vec<bool> {
+fn read_blocks(content: &Arc<Content>, requests: &[BlockRequest], out: &mut BytesMut) -> Vec<bool> {
     let mut read = |request: &BlockRequest| {
         let Some(piece) = content.geometry().piece(request.piece) else { return false };
         let _in_use = content.use_pieces(request.piece..request.piece + 1);

@@ -46,6 +46,17 @@ pub struct FileStoreConfig {
     pub data_dir: PathBuf,
     /// Holds the record, the journal, the lock and the saved metainfo. One torrent's own; made when opening.
     pub state_dir: PathBuf,
+    /// Whose the data directory is.
+    pub owner: DataOwner,
+}
+
+/// Whose a data directory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DataOwner {
+    /// The store's: nobody else has a say in it, so a file that was cut short is set to its length again.
+    Store,
+    /// The user's: a file of another length than in the torrent may be precious and is left alone.
+    User,
 }
 
 /// A torrent's pieces on disk.
@@ -148,8 +159,24 @@ impl FileStore {
         {
             return Err(error);
         }
+        if config.owner == DataOwner::Store {
+            // Only now: a record that still vouched for the lost pieces would vouch for zeros.
+            recovered.cut.iter().try_for_each(|&file| store.restore_length(file))?;
+        }
         let present = store.state().present.clone();
         Ok((store, present))
+    }
+
+    /// Gives a file that was cut short its length again; what it lost is a hole and no longer present.
+    fn restore_length(&self, file: FileIndex) -> Result<(), StoreError> {
+        let path = layout::path_of(&self.metainfo.info, file);
+        let Some(found) = self.root.open(&path, Access::ReadWrite)? else { return Ok(()) };
+        let expected = self.geometry().file_len(file);
+        if found.bytes < expected {
+            rustix::fs::ftruncate(&found.fd, expected)
+                .map_err(StoreError::errno("extend", &self.root.display_path(&path)))?;
+        }
+        Ok(())
     }
 
     /// Takes over what a check of the data found, in place of what the record said. Durable after the next checkpoint.

@@ -9,7 +9,7 @@ use wtfs_proto::geometry::{FileIndex, PieceIndex};
 use wtfs_proto::metainfo::{FileEntry, InfoBuilder, Metainfo, MetainfoBuilder};
 use wtfs_proto::path::TorrentPath;
 
-use super::{FileStore, FileStoreConfig};
+use super::{DataOwner, FileStore, FileStoreConfig};
 
 /// Bytes of one block as the tests hand them to a store: odd, so that blocks and files never meet by chance.
 const TEST_BLOCK_BYTES: usize = 1000;
@@ -84,7 +84,7 @@ impl Place {
     }
 
     pub(crate) fn config(&self) -> FileStoreConfig {
-        FileStoreConfig { data_dir: self.data_dir(), state_dir: self.state("") }
+        FileStoreConfig { data_dir: self.data_dir(), state_dir: self.state(""), owner: DataOwner::User }
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {

@@ -36,6 +36,8 @@ pub(super) struct Recovered {
     /// Whether the record vouches for pieces that are not there. It must be replaced before anything is written: were
     /// a missing file made anew, it would vouch for zeros.
     pub(super) has_losses: bool,
+    /// Files that hold some of their bytes, but end too early.
+    pub(super) cut: Vec<FileIndex>,
 }
 
 /// Finds what is present. Writes nothing.
@@ -58,7 +60,7 @@ pub(super) fn recover(
     if is_moved {
         union(&mut doubtful, &recorded);
     }
-    survey(metainfo, root, &mut trusted, &mut doubtful)?;
+    let cut = survey(metainfo, root, &mut trusted, &mut doubtful)?;
     subtract(&mut doubtful, &trusted);
 
     let mut unsynced = Vec::new();
@@ -82,18 +84,20 @@ pub(super) fn recover(
         );
     }
     let is_stale = losses > 0 || is_moved || !unsynced.is_empty() || hinted.count_ones() > 0;
-    Ok(Recovered { present, unsynced, is_stale, has_losses: losses > 0 })
+    Ok(Recovered { present, unsynced, is_stale, has_losses: losses > 0, cut })
 }
 
-/// Takes out the pieces whose files cannot hold them, and moves those with holes from `trusted` to `doubtful`.
+/// Takes out the pieces whose files cannot hold them, and moves those with holes from `trusted` to `doubtful`. Returns
+/// the files that end too early.
 fn survey(
     metainfo: &Metainfo,
     root: &DataRoot,
     trusted: &mut Bitfield,
     doubtful: &mut Bitfield,
-) -> Result<(), StoreError> {
+) -> Result<Vec<FileIndex>, StoreError> {
     let info = &metainfo.info;
     let geometry = &info.geometry;
+    let mut cut = Vec::new();
     for file in geometry.files() {
         if layout::entry_of(info, file).is_none_or(|entry| entry.is_pad) {
             continue;
@@ -117,6 +121,9 @@ fn survey(
             doubtful.clear(piece.get());
         }
         if let Some(found) = found {
+            if found_bytes < place.bytes {
+                cut.push(file);
+            }
             for hole in place.runs(geometry, trusted).into_iter().flat_map(|run| holes(&found.fd, run)) {
                 for piece in geometry.pieces_of(file, hole) {
                     if trusted.clear(piece.get()) {
@@ -126,7 +133,7 @@ fn survey(
             }
         }
     }
-    Ok(())
+    Ok(cut)
 }
 
 /// A file in the torrent's address space.

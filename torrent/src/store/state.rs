@@ -113,8 +113,8 @@ impl StateDir {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(StoreError::from_io("read", &path, error)),
         }
-        let saved: Saved =
-            serde_json::from_slice(&bytes).map_err(|error| StoreError::from_io("read", &path, error.into()))?;
+        let saved: Saved = serde_json::from_slice(&bytes)
+            .map_err(|error| StoreError::from_io("read", &path, error.into()))?;
         Ok(saved.files)
     }
 

@@ -142,7 +142,8 @@ impl Candidate {
     fn is_due(&self, now: Moment, is_needed: bool) -> bool {
         let ahead = self.retry_at.saturating_sub(now);
         // A wait that was long when it began is cut short once somebody waits for data.
-        let patience = if is_needed { self.longest_retry().saturating_sub(LONGEST_RETRY_NEEDED) } else { Moment::ZERO };
+        let patience =
+            if is_needed { self.longest_retry().saturating_sub(LONGEST_RETRY_NEEDED) } else { Moment::ZERO };
         ahead <= patience
     }
 }

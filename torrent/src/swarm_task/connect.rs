@@ -196,7 +196,8 @@ impl SwarmTask {
             (_, HasFast::Yes) => messages.push(Message::HaveNone),
             (_, HasFast::No) => {}
         }
-        if let (Some(present), HasFast::Yes, IpAddr::V4(ip)) = (present, peer.about.has_fast, peer.about.addr.ip())
+        if let (Some(present), HasFast::Yes, IpAddr::V4(ip)) =
+            (present, peer.about.has_fast, peer.about.addr.ip())
             && self.engine.config.upload == UploadPolicy::On
             && let Some(download) = &self.download
         {

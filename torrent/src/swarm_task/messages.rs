@@ -168,7 +168,8 @@ impl SwarmTask {
     /// What a peer said of its pieces before the metadata came is sorted out.
     pub(super) fn adopt_raw_pieces(&mut self, id: SourceId, count: u32) -> Result<(), CloseReason> {
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
-        let Pieces::Raw(raw) = std::mem::replace(&mut peer.pieces, Pieces::Known(Bitfield::new(count))) else {
+        let Pieces::Raw(raw) = std::mem::replace(&mut peer.pieces, Pieces::Known(Bitfield::new(count)))
+        else {
             return Ok(());
         };
         let RawPieces { bitfield, has_all, haves } = raw;
@@ -268,10 +269,8 @@ impl SwarmTask {
         if pieces.is_empty() {
             return Ok(());
         }
-        let request = |piece| Message::Extended {
-            id: extension,
-            payload: MetadataMessage::Request { piece }.encode(),
-        };
+        let request =
+            |piece| Message::Extended { id: extension, payload: MetadataMessage::Request { piece }.encode() };
         peer.link.send(crate::peer_task::PeerCommand::Messages(pieces.into_iter().map(request).collect()))
     }
 

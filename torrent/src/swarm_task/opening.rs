@@ -90,7 +90,8 @@ impl Opening {
             Source::Magnet(magnet) => {
                 // An earlier run may have fetched the metadata.
                 let (dir, hashes) = (place.state_dir(), magnet.hashes);
-                let saved = engine.disk.run(move || dir.load_metainfo()).await.map_err(|_| AddError::Closed)?;
+                let saved =
+                    engine.disk.run(move || dir.load_metainfo()).await.map_err(|_| AddError::Closed)?;
                 let saved = saved.unwrap_or_else(|error| {
                     tracing::warn!(%error, "saved metadata is fetched anew");
                     None
@@ -104,8 +105,7 @@ impl Opening {
             (None, None) => Vec::new(),
         };
         let assembler = metainfo.is_none().then(|| MetadataAssembler::new(shared.hashes));
-        let mut opening =
-            Self { place, magnet, pending: None, trackers, assembler, asked: HashMap::new() };
+        let mut opening = Self { place, magnet, pending: None, trackers, assembler, asked: HashMap::new() };
         if let Some(metainfo) = metainfo {
             let metainfo = Arc::new(metainfo);
             if opening.place.existing == ExistingData::Verify {
@@ -132,7 +132,8 @@ impl Opening {
         }
         let Some(magnet) = &self.magnet else { return };
         if engine.is_offline() {
-            let message = "the torrent's metadata is not on this machine, and the session is offline".to_owned();
+            let message =
+                "the torrent's metadata is not on this machine, and the session is offline".to_owned();
             shared.phase.send_replace(Phase::Failed { message });
             return;
         }
@@ -366,8 +367,11 @@ fn open(place: &Place, metainfo: &Arc<Metainfo>, shared: &Shared) -> Result<Arc<
         }
         StorageKind::Cache | StorageKind::Directory(_) => {
             let state = place.state_dir();
-            let config =
-                FileStoreConfig { data_dir: place.data_dir(), state_dir: state.path().to_path_buf(), owner: place.owner() };
+            let config = FileStoreConfig {
+                data_dir: place.data_dir(),
+                state_dir: state.path().to_path_buf(),
+                owner: place.owner(),
+            };
             let (store, mut present) = FileStore::open(config, metainfo.clone())?;
             state.save_metainfo(metainfo)?;
             if place.existing == ExistingData::Verify {
@@ -390,5 +394,6 @@ fn open(place: &Place, metainfo: &Arc<Metainfo>, shared: &Shared) -> Result<Arc<
     };
     let geometry = &metainfo.info.geometry;
     let (ledger, pins) = (Ledger::new(budget, geometry, &present), Pins::load(state, geometry));
-    Ok(Arc::new(Content { metainfo: metainfo.clone(), store, present, ledger, pins }))
+    let total_bytes = metainfo.info.display_total();
+    Ok(Arc::new(Content { metainfo: metainfo.clone(), store, present, total_bytes, ledger, pins }))
 }

@@ -29,9 +29,11 @@ impl SwarmTask {
             super::upkeep::Targets::All => {
                 self.peers.values().map(|p| (p.pipeline.expected_latency(), p.id)).collect()
             }
-            super::upkeep::Targets::Some(ids) => {
-                ids.into_iter().filter(|id| self.peers.contains_key(id)).map(|id| (Moment::ZERO, id)).collect()
-            }
+            super::upkeep::Targets::Some(ids) => ids
+                .into_iter()
+                .filter(|id| self.peers.contains_key(id))
+                .map(|id| (Moment::ZERO, id))
+                .collect(),
         };
         order.sort_unstable();
         let mut too_slow = Vec::new();
@@ -47,7 +49,9 @@ impl SwarmTask {
     }
 
     fn request_from(&mut self, id: SourceId, now: Moment, is_paused: bool) -> Result<(), CloseReason> {
-        let (Some(download), Some(peer)) = (&mut self.download, self.peers.get_mut(&id)) else { return Ok(()) };
+        let (Some(download), Some(peer)) = (&mut self.download, self.peers.get_mut(&id)) else {
+            return Ok(());
+        };
         let Some((has, room)) = peer.offer(now) else { return Ok(()) };
         let room = if is_paused { Room { for_rest: 0, ..room } } else { room };
         let mut picks: Vec<Pick> = Vec::new();

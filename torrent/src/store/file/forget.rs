@@ -64,7 +64,8 @@ impl FileStore {
         // Not through the cache of open files, which would make a file that is missing.
         let Some(found) = self.root.open(&path, Access::ReadWrite)? else { return Ok(()) };
         // Somebody may read the file past every process's store, also one that this process knows nothing of.
-        if let Err(Errno::WOULDBLOCK) = rustix::fs::flock(&found.fd, FlockOperation::NonBlockingLockExclusive) {
+        if let Err(Errno::WOULDBLOCK) = rustix::fs::flock(&found.fd, FlockOperation::NonBlockingLockExclusive)
+        {
             tracing::debug!(file = file.get(), "read past the store: its space is not freed");
             return Ok(());
         }

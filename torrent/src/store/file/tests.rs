@@ -10,7 +10,7 @@ use wtfs_proto::path::TorrentPath;
 
 use super::super::fixture::{Place, Sample, entry, pad};
 use super::super::record::RecordFile;
-use super::super::{PieceStore, StoreError, TryRead};
+use super::super::{DataOwner, PieceStore, StoreError, TryRead};
 use super::FileStore;
 
 const PIECE: u32 = 16 * 1024;
@@ -487,4 +487,31 @@ fn a_link_in_the_place_of_a_file_is_not_opened_past_the_store() {
     std::fs::rename(&path, place.data_dir().join("elsewhere")).unwrap();
     symlink(place.data_dir().join("elsewhere"), &path).unwrap();
     assert!(store.open_file(sample.file(0)).is_none());
+}
+
+#[test]
+fn a_file_of_our_own_that_was_cut_short_is_written_again_and_a_users_is_left_alone() {
+    for owner in [DataOwner::User, DataOwner::Store] {
+        let (sample, place) = (sample(), Place::new());
+        let open = || {
+            let config = super::FileStoreConfig { owner, ..place.config() };
+            FileStore::open(config, Arc::clone(&sample.metainfo)).unwrap()
+        };
+        let (store, _) = open();
+        write_all(&store, &sample);
+        store.checkpoint().unwrap();
+        drop(store);
+        let path = place.data_dir().join("t/a/big");
+        std::fs::File::options().write(true).open(path).unwrap().set_len(40_000).unwrap();
+        let (store, present) = open();
+        assert!(present.get(0) && !present.get(4));
+        let written = store.write_piece(sample.piece(4), &sample.blocks(sample.piece(4)));
+        match owner {
+            DataOwner::User => assert!(matches!(written, Err(StoreError::FileLength { .. }))),
+            DataOwner::Store => {
+                written.unwrap();
+                assert_reads(&store, &sample, 4);
+            }
+        }
+    }
 }
