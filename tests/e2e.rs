@@ -39,7 +39,5 @@ mod seeding;
 mod semantics;
 #[path = "e2e/sparse.rs"]
 mod sparse;
-#[path = "e2e/speed.rs"]
-mod speed;
 #[path = "e2e/trackers.rs"]
 mod trackers;

@@ -167,14 +167,24 @@ fn two_torrents_in_one_mount_keep_their_bytes_apart() {
 
 #[test]
 fn a_hybrid_torrent_of_libtorrent_shows_its_files_and_no_padding() {
+    repository_is_exact("hybrid", "hybrid");
+}
+
+#[test]
+fn a_v2_torrent_of_libtorrent_has_every_name_and_every_byte() {
+    repository_is_exact("v2-only", "v2");
+}
+
+fn repository_is_exact(name: &str, version: &str) {
     if missing(NEEDS) {
         return;
     }
-    let stage = Stage::new("hybrid");
+    let stage = Stage::new(name);
     let tree = Tree::repository();
     let data = stage.subdir("seeded");
     tree.write(&data.join("repo"));
-    let torrent = libtorrent::create_with(&stage, &data.join("repo"), 64 << 10, &json!({ "v1_only": false }));
+    let torrent =
+        libtorrent::create_with(&stage, &data.join("repo"), 64 << 10, &json!({ "version": version }));
     let seeder = Libtorrent::seeder(&stage, &torrent.path, &data);
     let mount = stage.mount(&[&text(&torrent.path)], &["--peer", &seeder.addr().to_string()]);
     assert_eq!(walk(&mount.join("repo")), walk(&data.join("repo")));

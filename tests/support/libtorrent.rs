@@ -81,7 +81,7 @@ pub(crate) fn create(stage: &Stage, data: &Path, piece_bytes: u32, trackers: &[S
 pub(crate) fn create_with(stage: &Stage, data: &Path, piece_bytes: u32, more: &Value) -> MadeTorrent {
     let name = data.file_name().expect("data has a name").to_string_lossy().into_owned();
     let out = stage.join(format!("torrents/{name}.torrent"));
-    let mut options = json!({ "path": data, "out": out, "piece_bytes": piece_bytes });
+    let mut options = json!({ "path": data, "out": out, "piece_bytes": piece_bytes, "version": "v1" });
     let (Some(all), Some(more)) = (options.as_object_mut(), more.as_object()) else {
         panic!("not an object")
     };

@@ -25,7 +25,7 @@ def say(message):
 def create(options):
     files = lt.file_storage()
     add_sorted(files, options["path"])
-    flags = lt.create_torrent.v1_only if options.get("v1_only", True) else 0
+    flags = {"v1": lt.create_torrent.v1_only, "hybrid": 0, "v2": lt.create_torrent.v2_only}[options["version"]]
     torrent = lt.create_torrent(files, options.get("piece_bytes", 0), flags)
     for tier, url in enumerate(options.get("trackers", [])):
         torrent.add_tracker(url, tier)
@@ -55,8 +55,9 @@ def add_sorted(files, path):
 
 def describe(path):
     info = lt.torrent_info(path)
+    hashes = info.info_hashes()
     say({
-        "info_hash": str(info.info_hashes().v1),
+        "info_hash": str(hashes.v1 if hashes.has_v1() else hashes.v2)[:40],
         "piece_bytes": info.piece_length(),
         "pieces": info.num_pieces(),
         "total_bytes": info.total_size(),
