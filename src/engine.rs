@@ -4,17 +4,17 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use serde::Serialize;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use wtfs_proto::metainfo::{Layout, Metainfo};
 use wtfs_torrent::http::{HttpClient, HttpConfig};
 use wtfs_torrent::store::StoreError;
-use wtfs_torrent::{AddError, AddOptions, Session, SessionStatus, Source, Torrent, resolve};
+use wtfs_torrent::{AddError, AddOptions, Session, Source, Torrent, resolve};
 
 use crate::config::Settings;
-use crate::control::Control;
 use crate::exit::{Exit, OrEnd as _, ended};
 use crate::table::printable;
 
@@ -34,15 +34,38 @@ pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyh
     outcome
 }
 
-/// Starts the engine.
+/// Starts the engine, with as many files and connections as the system lets this process have.
 pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Session> {
+    raise_open_files();
     Session::open(settings.session.clone()).await.or_end(Exit::Failure, || "the engine cannot start".into())
+}
+
+/// Most shells and service managers give 1024 by default: too few for some hundred peers and open files at once.
+fn raise_open_files() {
+    let now = getrlimit(Resource::Nofile);
+    // `None` is no limit.
+    if now.current.is_none() || now.current == now.maximum {
+        return;
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum }) {
+        Ok(()) => tracing::debug!(from = now.current, to = now.maximum, "more files may be open"),
+        Err(error) => tracing::warn!(%error, limit = now.current, "the limit of open files stays"),
+    }
 }
 
 /// Finds out what was typed as a SOURCE, fetching the `.torrent` where it is a URL.
 pub(crate) async fn source(typed: &str) -> anyhow::Result<Source> {
+    resolve::source(typed, http_client()?).await.map_err(|error| ended(Exit::Source, error.to_string()))
+}
+
+/// One client for all sources: making one reads the machine's certificates from disk.
+fn http_client() -> anyhow::Result<&'static HttpClient> {
+    static CLIENT: OnceLock<HttpClient> = OnceLock::new();
+    if let Some(client) = CLIENT.get() {
+        return Ok(client);
+    }
     let client = HttpClient::new(HttpConfig::default()).context("HTTP cannot be set up")?;
-    resolve::source(typed, &client).await.map_err(|error| ended(Exit::Source, error.to_string()))
+    Ok(CLIENT.get_or_init(|| client))
 }
 
 /// As [`source`], for commands that cannot do with less than the whole metainfo.
@@ -120,60 +143,6 @@ pub(crate) fn data_dir(metainfo: &Metainfo, typed: &Path) -> anyhow::Result<Path
     }
 }
 
-/// What one running process tells `wtfs status`.
-#[derive(Debug, Serialize)]
-pub(crate) struct ProcessStatus {
-    pid: u32,
-    version: &'static str,
-    role: Role,
-    /// The mount point, or where the data goes or lies.
-    path: Option<PathBuf>,
-    #[serde(flatten)]
-    session: SessionStatus,
-}
-
-/// What a process runs for.
-#[derive(Clone, Copy, Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Role {
-    Mount,
-    Seed,
-    Get,
-}
-
-/// What this process tells about itself, asked for again each time.
-#[derive(Clone, Debug)]
-pub(crate) struct Reporter {
-    session: Session,
-    role: Role,
-    path: Option<PathBuf>,
-}
-
-impl Reporter {
-    pub(crate) fn new(session: &Session, role: Role, path: Option<PathBuf>) -> Self {
-        Self { session: session.clone(), role, path }
-    }
-
-    /// Never waits.
-    pub(crate) fn status(&self) -> ProcessStatus {
-        ProcessStatus {
-            pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION"),
-            role: self.role,
-            path: self.path.clone(),
-            session: self.session.status(),
-        }
-    }
-
-    /// Lets `wtfs status` see this process while the result lives. Where that cannot be, the process does its work
-    /// unseen, with a warning.
-    pub(crate) fn show(self, settings: &Settings) -> Option<Control> {
-        Control::open(settings.directories.runtime(), move || self.status())
-            .inspect_err(|error| tracing::warn!(%error, "`wtfs status` will not see this process"))
-            .ok()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use wtfs_proto::metainfo::{FileEntry, InfoBuilder, MetainfoBuilder};
@@ -205,6 +174,13 @@ mod tests {
         let error = data_dir(&directory_torrent(), dir.path()).expect_err("refused");
         assert_eq!(exit_of(&error), Exit::BadData);
         assert!(error.to_string().contains("\"model\""), "{error}");
+    }
+
+    #[test]
+    fn as_many_files_may_be_open_as_the_system_allows() {
+        raise_open_files();
+        let now = getrlimit(Resource::Nofile);
+        assert_eq!(now.current, now.maximum);
     }
 
     #[test]

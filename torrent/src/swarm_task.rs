@@ -91,7 +91,7 @@ struct SwarmTask {
     candidates: Candidates,
     download: Option<Download>,
     suspects: Suspects,
-    announcer: AnnouncerHandle,
+    announcer: Arc<AnnouncerHandle>,
     choker: Choker<SourceId>,
     channels: Channels,
     upkeep: upkeep::Upkeep,
@@ -121,7 +121,8 @@ pub(crate) async fn start(
     let (peer_events, peer_inbox) = mpsc::channel(PEER_EVENTS);
     let (found, found_inbox) = mpsc::channel(ADDRESS_LISTS);
     let cancel = engine.cancel.child_token();
-    let announcer = connect::announce(&shared, &engine, &opening, &trackers, found);
+    let announcer = Arc::new(connect::announce(&shared, &engine, &opening, &trackers, found));
+    shared.set_announcer(announcer.clone());
     let mut candidates = Candidates::default();
     for addr in peers.into_iter().chain(opening.peers()) {
         candidates.add(addr, Origin::Given);

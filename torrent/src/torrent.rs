@@ -24,6 +24,7 @@ use crate::reader::FileReader;
 use crate::session::Engine;
 use crate::status::{Counters, Phase, TorrentStatus};
 use crate::store::PieceStore;
+use crate::tracker::announcer::AnnouncerHandle;
 use crate::transport::Connection;
 
 /// Commands a torrent's task can be behind with; readers wait when it is full.
@@ -78,6 +79,8 @@ pub(crate) struct Shared {
     pub(crate) hashes: InfoHashes,
     pub(crate) magnet_name: Option<String>,
     content: OnceLock<Arc<Content>>,
+    /// Asked for the trackers' states; the torrent's task has it too, and stops it.
+    announcer: OnceLock<Arc<AnnouncerHandle>>,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) counters: Counters,
     pub(crate) commands: mpsc::Sender<Command>,
@@ -95,6 +98,7 @@ impl Shared {
             hashes,
             magnet_name,
             content: OnceLock::new(),
+            announcer: OnceLock::new(),
             phase: watch::Sender::new(Phase::Metadata),
             counters: Counters::default(),
             commands,
@@ -129,6 +133,13 @@ impl Shared {
         }
     }
 
+    /// Publishes the announcer; only the first call counts.
+    pub(crate) fn set_announcer(&self, announcer: Arc<AnnouncerHandle>) {
+        if self.announcer.set(announcer).is_err() {
+            tracing::error!("a torrent's announcer was set twice");
+        }
+    }
+
     pub(crate) fn info_hash(&self) -> InfoHash {
         self.hashes.primary()
     }
@@ -151,6 +162,7 @@ impl Shared {
         let mut status = published.map_or_else(|| self.blank_status(), |s| TorrentStatus::clone(&s));
         status.name = self.name();
         status.phase = self.phase.borrow().clone();
+        status.trackers = self.announcer.get().map(|announcer| announcer.status()).unwrap_or_default();
         if let Some(content) = self.content() {
             status.total_bytes = content.total_bytes;
             status.piece_bytes = content.geometry().piece_bytes();

@@ -128,6 +128,11 @@ impl Candidates {
         self.banned.contains(&ip)
     }
 
+    /// When the next address is to be tried, if any is known.
+    pub(super) fn next_retry(&self) -> Option<Moment> {
+        self.known.values().filter(|c| c.state == State::Idle).map(|c| c.retry_at).min()
+    }
+
     /// Addresses that are not connected.
     pub(super) fn idle_count(&self) -> usize {
         self.known.values().filter(|c| c.state == State::Idle).count()

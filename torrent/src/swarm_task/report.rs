@@ -19,7 +19,6 @@ impl SwarmTask {
             known_peers: self.candidates.idle_count(),
             peers: self.peers.values().map(|peer| peer_status(peer, now)).collect(),
             banned: self.upkeep.banned.clone(),
-            trackers: self.announcer.status(),
             ..self.shared.blank_status()
         };
         self.shared.publish(status);

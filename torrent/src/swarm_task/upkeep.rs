@@ -26,8 +26,10 @@ use crate::torrent::Content;
 const LEAST_TICK: Duration = Duration::from_millis(5);
 /// The tick with peers but no read waiting.
 const CALM_TICK: Duration = Duration::from_millis(500);
-/// The tick with nobody there: a thousand idle torrents must not keep a core awake.
+/// The tick with nobody there.
 const IDLE_TICK: Duration = Duration::from_secs(2);
+/// The tick when nothing is left to be done by the clock: a thousand idle torrents must not keep a core awake.
+const QUIET_TICK: Duration = Duration::from_secs(60);
 
 /// How often what is new is made durable.
 const CHECKPOINT_EVERY: Moment = Moment::from_secs(2);
@@ -146,9 +148,26 @@ impl SwarmTask {
             BUSY_TICK
         } else if !self.peers.is_empty() || self.download.is_none() {
             CALM_TICK
+        } else if self.is_quiet() {
+            let now = self.clock.now();
+            let retry = self.candidates.next_retry().map_or(QUIET_TICK, |at| at.saturating_sub(now));
+            retry.clamp(IDLE_TICK, QUIET_TICK)
         } else {
             IDLE_TICK
         }
+    }
+
+    /// Whether nobody is there, nothing is to be written, and what was published stays true.
+    fn is_quiet(&self) -> bool {
+        let now = self.clock.now();
+        let Some(download) = &self.download else { return false };
+        self.peers.is_empty()
+            && self.upkeep.connecting == 0
+            && !download.is_dirty
+            && !download.is_checkpointing
+            && download.picker.in_flight_bytes() == 0
+            && self.upkeep.down.rate(now) == 0
+            && self.upkeep.up.rate(now) == 0
     }
 
     /// The tick; says when the next one is due.
@@ -182,7 +201,12 @@ impl SwarmTask {
         }
         // Whatever the time-outs gave back, and late blocks worth asking somebody else for.
         self.upkeep.needs_requests();
-        self.tick_interval()
+        let next = self.tick_interval();
+        if next > IDLE_TICK {
+            // Nothing will be published for long: this is how things stay.
+            self.report(now);
+        }
+        next
     }
 
     /// The content is there: files can be opened, and what peers said of their pieces has a meaning.
