@@ -28,6 +28,9 @@ use crate::torrent::{Command, Content, Shared};
 /// What is first read of a header: most are no longer, and it is less than a piece.
 const FIRST_HEADER_BYTES: u64 = 16 * 1024;
 
+/// More than this is copied on the pool, not on a thread that others wait for: 0.2 ms.
+const MAX_TRY_BYTES: usize = 1 << 20;
+
 /// Demand ids are unique in the process, so that a late withdrawal never hits somebody else's demand.
 static NEXT_DEMAND: AtomicU64 = AtomicU64::new(1);
 
@@ -153,14 +156,9 @@ impl FileReader {
         if !inner.content.present.has_all(pieces) {
             return None;
         }
-        let mut buffer = BytesMut::zeroed(usize::try_from(range.end - range.start).ok()?);
-        match inner.content.store.try_read_file(inner.file, range.start, &mut buffer) {
-            Ok(TryRead::Done) => {
-                inner.advise(&range);
-                Some(buffer.freeze())
-            }
-            Ok(TryRead::WouldBlock) | Err(_) => None,
-        }
+        let bytes = inner.try_read(&range)?;
+        inner.advise(&range);
+        Some(bytes)
     }
 
     /// Bytes from `offset` on: `len` of them, fewer only at the end of the file, none past it.
@@ -198,6 +196,16 @@ impl Inner {
         }
     }
 
+    /// Bytes of a range whose pieces are present and in use by the caller, if the page cache has them.
+    fn try_read(&self, range: &Range<u64>) -> Option<Bytes> {
+        let size = usize::try_from(range.end - range.start).ok().filter(|size| *size <= MAX_TRY_BYTES)?;
+        let mut buffer = BytesMut::zeroed(size);
+        match self.content.store.try_read_file(self.file, range.start, &mut buffer) {
+            Ok(TryRead::Done) => Some(buffer.freeze()),
+            Ok(TryRead::WouldBlock) | Err(_) => None,
+        }
+    }
+
     /// Bytes of a range of the file, fetched if need be. Says nothing to read-ahead.
     async fn read(&self, range: Range<u64>) -> Result<Bytes, ReadError> {
         let pieces = self.pieces(&range);
@@ -205,6 +213,10 @@ impl Inner {
         let in_use = self.content.use_pieces(pieces.clone());
         if !self.content.present.has_all(pieces.clone()) {
             self.demand(pieces).await?;
+        }
+        // What was demanded was written a moment ago: the page cache has it, and no other thread need be woken.
+        if let Some(bytes) = self.try_read(&range) {
+            return Ok(bytes);
         }
         let (content, file) = (self.content.clone(), self.file);
         let size = usize::try_from(range.end - range.start).map_err(|_| ReadError::Closed)?;

@@ -224,13 +224,11 @@ impl SwarmTask {
         self.request_blocks();
         let Some(download) = &mut self.download else { return };
         for job in download.take_jobs() {
-            let content = download.content.clone();
-            let (disk, events) = (self.engine.disk.clone(), self.channels.events.clone());
-            self.engine.tasks.spawn(async move {
-                if let Ok(outcomes) = disk.run(move || download::store_pieces(&content, job)).await {
-                    // Fails only when the torrent is gone.
-                    let _gone = events.send(Event::Pieces(outcomes)).await;
-                }
+            let (content, events) = (download.content.clone(), self.channels.events.clone());
+            self.engine.disk.start(&self.engine.tasks, move || {
+                let outcomes = download::store_pieces(&content, job);
+                // Fails only when the torrent is gone.
+                let _gone = events.blocking_send(Event::Pieces(outcomes));
             });
         }
     }
