@@ -7,8 +7,9 @@
 //! directory of the user's or in memory have no part in any of this.
 //!
 //! Three marks order what happens, from the bottom: below `low` the cache fills by itself; above `high` the evictor
-//! frees down to `low`; at `most` only reads that wait are still fetched for, one piece at a time, and may pass it by
-//! just those pieces. The gap between `high` and `most` is what arrives while the evictor works.
+//! frees down to `low`; at `most` nothing new is begun until it did. Only when it finds nothing to free, because all is
+//! in use or pinned, reads that wait may overdraw the budget, a gap at a time: by the pieces they hold and a gap at
+//! most. The gap between `high` and `most` is what arrives while the evictor works.
 //!
 //! Why no read sees a hole: a reader counts itself in at its pieces and *then* looks whether they are present; whoever
 //! evicts takes the pieces out of the present map and *then* looks whether anybody is counted in, and puts those back.
@@ -58,6 +59,8 @@ pub(crate) struct Budget {
     min_free_bytes: u64,
     /// What the cache may hold, as of the last look at the disk.
     most: AtomicU64,
+    /// How far reads may overdraw it, since nothing could be freed; counts while it is above `most`.
+    overdraft: AtomicU64,
     stored: AtomicU64,
     in_flight: AtomicU64,
     peak: AtomicU64,
@@ -68,10 +71,12 @@ pub(crate) struct Budget {
     relief: mpsc::Sender<Relief>,
 }
 
-/// What may be fetched now besides what reads wait for.
+/// What may be fetched now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Room {
-    /// Nothing.
+    /// Nothing new: the evictor is at work.
+    Nothing,
+    /// What reads wait for.
     ReadsOnly,
     /// What somebody asked for or is expected to read: older pieces make place.
     Demands,
@@ -89,6 +94,7 @@ impl Budget {
             cache_bytes,
             min_free_bytes: config.min_free_bytes,
             most: AtomicU64::new(cache_bytes),
+            overdraft: AtomicU64::new(0),
             stored: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
             peak: AtomicU64::new(0),
@@ -150,24 +156,41 @@ impl Budget {
     /// Bytes to free now; 0 below the high mark.
     fn excess(&self) -> u64 {
         let used = self.used();
-        if used > self.high() { used - self.low() } else { 0 }
+        if self.is_over(used) { (used - self.low()).max(1) } else { 0 }
     }
 
-    /// What may be fetched now besides what reads wait for.
+    /// At the mark and not above it: the marks of a budget of a few bytes, or none, fall together.
+    fn is_over(&self, used: u64) -> bool {
+        used >= self.high()
+    }
+
+    /// What may be fetched now. When it is nothing, the evictor is woken.
     pub(crate) fn room(&self) -> Room {
         let used = self.used();
         if used < self.low() {
             Room::Everything
         } else if used < self.most() {
             Room::Demands
-        } else {
+        } else if used < self.overdraft.load(Ordering::Relaxed) {
             Room::ReadsOnly
+        } else {
+            self.wake.notify_one();
+            Room::Nothing
         }
+    }
+
+    /// The evictor did what it could. If that was nothing, reads may go on all the same.
+    fn handle_round(&self, freed: u64) {
+        let used = self.used();
+        let overdraft =
+            if freed == 0 && used >= self.most() { used.saturating_add(self.gap().max(1)) } else { 0 };
+        self.overdraft.store(overdraft, Ordering::Relaxed);
     }
 
     /// What a torrent that has `own` bytes on their way may have on their way in all.
     fn room_in_flight(&self, own: u64) -> u64 {
-        self.most().saturating_sub(self.used().saturating_sub(own))
+        let most = self.most().max(self.overdraft.load(Ordering::Relaxed));
+        most.saturating_sub(self.used().saturating_sub(own))
     }
 
     /// The age of what is used now.
@@ -196,7 +219,7 @@ impl Budget {
     }
 
     fn wake_if_full(&self) {
-        if self.used() > self.high() {
+        if self.is_over(self.used()) {
             self.wake.notify_one();
         }
     }
@@ -227,6 +250,14 @@ impl Budget {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod engine_tests;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod model_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -243,17 +274,26 @@ mod tests {
         assert_eq!(b.room(), Room::Everything);
         b.add_stored(1399);
         assert_eq!(b.room(), Room::Everything);
-        b.move_in_flight(0, 101);
+        b.move_in_flight(0, 100);
         assert_eq!((b.room(), b.excess()), (Room::Demands, 0));
         b.add_stored(1);
-        assert_eq!((b.room(), b.excess()), (Room::Demands, 101));
-        b.add_stored(99);
-        assert_eq!((b.room(), b.excess()), (Room::ReadsOnly, 200));
-        assert_eq!((b.room_in_flight(101), b.room_in_flight(0)), (101, 0));
-        b.remove_stored(1499);
-        b.move_in_flight(101, 0);
+        assert_eq!((b.room(), b.excess()), (Room::Demands, 100));
+        b.add_stored(100);
+        assert_eq!((b.room(), b.excess()), (Room::Nothing, 200));
+        assert_eq!((b.room_in_flight(100), b.room_in_flight(0)), (100, 0));
+        b.handle_round(1);
+        assert_eq!(b.room(), Room::Nothing);
+        b.handle_round(0);
+        assert_eq!((b.room(), b.room_in_flight(100)), (Room::ReadsOnly, 200));
+        b.move_in_flight(100, 200);
+        assert_eq!(b.room(), Room::Nothing);
+        b.handle_round(0);
+        assert_eq!(b.room(), Room::ReadsOnly);
+        b.move_in_flight(200, 100);
+        b.remove_stored(1500);
+        b.move_in_flight(100, 0);
         assert_eq!((b.used(), b.room()), (0, Room::Everything));
-        assert_eq!(b.status().peak_bytes, 1499);
+        assert_eq!(b.status().peak_bytes, 1500);
     }
 
     #[test]
@@ -276,7 +316,11 @@ mod tests {
         b.set_free(50_000, 100);
         assert_eq!(b.most(), 10_000);
         b.set_free(0, u64::MAX);
-        assert_eq!((b.most(), b.room()), (0, Room::ReadsOnly));
+        assert_eq!((b.most(), b.room()), (0, Room::Nothing));
+        b.remove_stored(1_000);
+        assert_eq!(b.excess(), 1, "also a cache of nothing asks before reads may overdraw it");
+        b.handle_round(0);
+        assert_eq!(b.room(), Room::ReadsOnly);
     }
 
     #[test]

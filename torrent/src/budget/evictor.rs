@@ -20,7 +20,7 @@ use crate::torrent::{Command, Shared, Torrent};
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// After a round in which nothing could go, the next one waits: everything is in use or pinned.
-const FRUITLESS_PAUSE: Duration = Duration::from_millis(200);
+const FRUITLESS_PAUSE: Duration = Duration::from_millis(50);
 
 /// Runs until the session closes.
 pub(crate) async fn evict_task(engine: Arc<Engine>, mut requests: mpsc::Receiver<Relief>) {
@@ -51,6 +51,7 @@ pub(crate) async fn evict_task(engine: Arc<Engine>, mut requests: mpsc::Receiver
             freed = evict(&engine, need) => freed,
         };
         tracing::debug!(need, freed, "evicted");
+        engine.budget.handle_round(freed);
         for request in asked {
             // Whoever asked may be gone.
             let _gone = request.reply.send(freed);

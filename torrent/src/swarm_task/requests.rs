@@ -23,7 +23,11 @@ impl SwarmTask {
             return;
         }
         let now = self.clock.now();
-        let is_paused = now < download.paused_until || download.content.ledger.room() == CacheRoom::ReadsOnly;
+        let cache = download.content.ledger.room();
+        if cache == CacheRoom::Nothing && download.picker.in_flight_bytes() == 0 {
+            return;
+        }
+        let is_paused = now < download.paused_until || cache <= CacheRoom::ReadsOnly;
         self.set_budget();
         let mut order: Vec<(Moment, SourceId)> = match targets {
             super::upkeep::Targets::All => {
