@@ -35,6 +35,18 @@ pub enum FsError {
     /// Anything that would change the tree or a file.
     #[error("the file system is read-only")]
     ReadOnly,
+    /// What was written makes no torrent, or it cannot be added; the reason is in the log.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// An entry that is not removed; the reason is in the log.
+    #[error("not removed: {0}")]
+    NotRemoved(String),
+    /// More was written than is taken.
+    #[error("more than a torrent file or a line may have")]
+    TooLarge,
+    /// An attribute of a file that is only passing through.
+    #[error("not supported")]
+    NotSupported,
     /// A handle that was never given out or is closed.
     #[error("no such open file")]
     BadHandle,
@@ -93,6 +105,12 @@ impl FsError {
             Self::IsADirectory => libc::EISDIR,
             Self::InvalidArgument => libc::EINVAL,
             Self::ReadOnly => libc::EROFS,
+            Self::Refused(_) => libc::EINVAL,
+            // Not EINVAL: `rm -f` takes that for a name that cannot exist and says nothing.
+            Self::NotRemoved(_) => libc::EBUSY,
+            Self::TooLarge => libc::EFBIG,
+            // What `cp -p` and `mv` take as "this file system has no such attributes", and go on.
+            Self::NotSupported => libc::EOPNOTSUPP,
             Self::BadHandle => libc::EBADF,
             // ENFILE is the system's limit, EMFILE the caller's own: this one is ours, so the system's.
             Self::TooManyHandles => libc::ENFILE,
@@ -111,7 +129,10 @@ impl FsError {
 
     pub(crate) fn loudness(&self) -> Loudness {
         match self {
-            Self::TimedOut(_) | Self::NoSpace(_) | Self::Io(_) | Self::TooManyHandles => Loudness::Warn,
+            Self::TimedOut(_)
+            | Self::NoSpace(_)
+            | Self::Io(_)
+            | Self::TooManyHandles => Loudness::Warn,
             Self::NotFound
             | Self::Stale
             | Self::NameTooLong
@@ -119,6 +140,11 @@ impl FsError {
             | Self::IsADirectory
             | Self::InvalidArgument
             | Self::ReadOnly
+            | Self::TooLarge
+            | Self::NotSupported
+            // Logged where it happened.
+            | Self::Refused(_)
+            | Self::NotRemoved(_)
             | Self::BadHandle
             | Self::NoAttribute
             | Self::BufferTooSmall
@@ -147,6 +173,10 @@ mod tests {
             (FsError::IsADirectory, libc::EISDIR),
             (FsError::InvalidArgument, libc::EINVAL),
             (FsError::ReadOnly, libc::EROFS),
+            (FsError::Refused("no torrent".into()), libc::EINVAL),
+            (FsError::NotRemoved("in use".into()), libc::EBUSY),
+            (FsError::TooLarge, libc::EFBIG),
+            (FsError::NotSupported, libc::EOPNOTSUPP),
             (FsError::BadHandle, libc::EBADF),
             (FsError::TooManyHandles, libc::ENFILE),
             (FsError::NoAttribute, libc::ENODATA),

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use wtfs_proto::id::InfoHash;
 
 use crate::errno::FsError;
 use crate::handles::{HandleId, HandleTable, OpenFile};
@@ -201,6 +202,16 @@ impl FileSystem {
             Seek::Data => Ok(offset),
             Seek::Hole => Ok(size),
         }
+    }
+
+    /// The torrent whose entry `name` in `parent` is; only the root has such.
+    pub(crate) fn torrent_at(&self, parent: u64, name: &OsStr) -> Option<InfoHash> {
+        if parent == InodeNo::ROOT.get() { self.tree.torrent_at(name) } else { None }
+    }
+
+    /// Whether lines can be written into this file.
+    pub(crate) fn takes_lines(&self, ino: u64) -> bool {
+        self.tree.lines_file().is_some_and(|file| file.get() == ino)
     }
 
     pub(crate) fn volume(&self) -> Volume {

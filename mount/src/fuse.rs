@@ -1,8 +1,8 @@
 //! The adapter between fuser and [`FileSystem`]: it translates, and decides nothing but the kernel's settings.
 //!
 //! fuser calls these methods on its few threads, so none of them waits: a read that has to moves, with its reply, into a
-//! task. Whatever would change something answers `EROFS`, also where the kernel's own read-only flag should have caught
-//! it before.
+//! task. Whatever would change something answers `EROFS`, but for what [`Errands`] take: a `.torrent` or a line that is
+//! written, the removal of an entry.
 
 use std::ffi::OsStr;
 use std::ops::ControlFlow;
@@ -20,12 +20,15 @@ use fuser::{
 use crate::errno::{FsError, Loudness};
 use crate::fs::{AttributeReply, DirEntry, FileSystem, MAX_NAME_BYTES, OpenIntent, ReadStep, Seek};
 use crate::handles::HandleId;
+use crate::inbox::Inbox;
 use crate::reads::{Reads, WaitingRead};
 use crate::session::Passthrough;
 use crate::tree::{Caching, Node, NodeKind};
 
+mod errands;
 mod opening;
 
+pub(crate) use errands::Errands;
 pub(crate) use opening::Opens;
 
 /// Requests the kernel may have in flight on behalf of read-ahead and page faults, which is how nearly all reads come.
@@ -61,6 +64,8 @@ pub(crate) struct Adapter {
     pub(crate) fs: FileSystem,
     pub(crate) reads: Arc<Reads>,
     pub(crate) opens: Opens,
+    /// Missing where nothing can be written.
+    pub(crate) errands: Option<Errands>,
     pub(crate) passthrough: Passthrough,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -77,13 +82,55 @@ impl Adapter {
             ctime: node.modified,
             crtime: node.modified,
             kind: file_type(node.kind),
-            perm: node.permissions,
+            perm: node.permissions | self.write_permission(node),
             nlink: node.links,
             uid: self.uid,
             gid: self.gid,
             rdev: 0,
             blksize: MAX_REQUEST_BYTES,
             flags: 0,
+        }
+    }
+
+    /// The kernel asks the permissions before it asks us: where something can be added and removed its owner may write.
+    fn write_permission(&self, node: &Node) -> u16 {
+        if self.errands.is_some() && node.ino == crate::inode::InodeNo::ROOT { 0o200 } else { 0 }
+    }
+
+    /// A file that is being written into the root.
+    fn letter(&self, ino: INodeNo) -> Option<Node> {
+        self.errands.as_ref()?.inbox.node(crate::inode::InodeNo::new(ino.0)?)
+    }
+
+    /// Those who take what is written through this handle.
+    fn taker(&self, handle: HandleId) -> Option<&Errands> {
+        self.errands.as_ref().filter(|_| Inbox::owns(handle))
+    }
+
+    fn find_name(&self, parent: INodeNo, name: &OsStr) -> Result<Node, FsError> {
+        let found = self.fs.lookup(parent.0, name);
+        match (&self.errands, found) {
+            (Some(errands), Err(FsError::NotFound)) if parent == INodeNo::ROOT => {
+                errands.inbox.lookup(name).ok_or(FsError::NotFound)
+            }
+            (_, found) => found,
+        }
+    }
+
+    fn remove(&self, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let removal =
+            self.errands.as_ref().and_then(|errands| Some((errands, self.fs.torrent_at(parent.0, name)?)));
+        match removal {
+            Some((errands, torrent)) => errands.remove(torrent, move |outcome| done(outcome, reply)),
+            None => reply.error(self.read_only()),
+        }
+    }
+
+    /// Opens the file that takes lines.
+    fn open_lines(&self, errands: &Errands, reply: ReplyOpen) {
+        match errands.inbox.open_lines() {
+            Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::FOPEN_DIRECT_IO),
+            Err(error) => reply.error(errno(&error)),
         }
     }
 
@@ -175,7 +222,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.fs.lookup(parent.0, name) {
+        match self.find_name(parent, name) {
             Ok(node) => {
                 reply.entry_with_ttls(
                     &attr_lifetime(&node),
@@ -193,7 +240,10 @@ impl Filesystem for Adapter {
     fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         match self.fs.attributes(ino.0, fh.map(|fh| HandleId(fh.0))) {
             Ok(node) => reply.attr(&attr_lifetime(&node), &self.attr(&node)),
-            Err(error) => reply.error(errno(&error)),
+            Err(error) => match self.letter(ino) {
+                Some(node) => reply.attr(&attr_lifetime(&node), &self.attr(&node)),
+                None => reply.error(errno(&error)),
+            },
         }
     }
 
@@ -209,6 +259,12 @@ impl Filesystem for Adapter {
             OpenAccMode::O_RDONLY => OpenIntent::Read,
             OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => OpenIntent::Write,
         };
+        if intent == OpenIntent::Write
+            && let Some(errands) = &self.errands
+            && self.fs.takes_lines(ino.0)
+        {
+            return self.open_lines(errands, reply);
+        }
         match self.fs.open(ino.0, intent) {
             Ok((handle, file)) => self.opens.answer(&file, handle, open_flags(&file.node), reply),
             Err(error) => reply.error(errno(&error)),
@@ -251,14 +307,23 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        if let Some(file) = self.fs.release(HandleId(fh.0)) {
+        let handle = HandleId(fh.0);
+        if let Some(file) = self.fs.release(handle) {
             self.opens.closed(&file);
         }
-        reply.ok();
+        match self.taker(handle) {
+            // Nobody hears the outcome of a release; it is in the log.
+            Some(errands) => errands.run(errands.inbox.release(handle), move |_| reply.ok()),
+            None => reply.ok(),
+        }
     }
 
-    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        reply.ok();
+    fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        let handle = HandleId(fh.0);
+        match self.taker(handle) {
+            Some(errands) => errands.run(errands.inbox.flush(handle), move |outcome| done(outcome, reply)),
+            None => reply.ok(),
+        }
     }
 
     fn fsync(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
@@ -359,11 +424,11 @@ impl Filesystem for Adapter {
     fn setattr(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _mode: Option<u32>,
         _uid: Option<u32>,
         _gid: Option<u32>,
-        _size: Option<u64>,
+        size: Option<u64>,
         _atime: Option<TimeOrNow>,
         _mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
@@ -374,7 +439,22 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        reply.error(self.read_only());
+        let Some(errands) = &self.errands else { return reply.error(self.read_only()) };
+        // A shell truncates what it writes to. Times and modes of what passes through matter to nobody.
+        let taken = match (self.letter(ino), size) {
+            (Some(letter), Some(size)) => errands.inbox.resize(letter.ino, size),
+            (Some(_), None) => Ok(()),
+            (None, Some(0)) if self.fs.takes_lines(ino.0) => Ok(()),
+            (None, _) => Err(FsError::ReadOnly),
+        };
+        let node = match self.letter(ino) {
+            Some(letter) => Ok(letter),
+            None => self.fs.attributes(ino.0, None),
+        };
+        match taken.and(node) {
+            Ok(node) => reply.attr(&attr_lifetime(&node), &self.attr(&node)),
+            Err(error) => reply.error(errno(&error)),
+        }
     }
 
     fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
@@ -385,12 +465,13 @@ impl Filesystem for Adapter {
         reply.error(self.read_only());
     }
 
-    fn unlink(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(self.read_only());
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.remove(parent, name, reply);
     }
 
-    fn rmdir(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(self.read_only());
+    /// Also of a directory that is not empty: the entry of a torrent is removed as a whole or not at all.
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.remove(parent, name, reply);
     }
 
     fn symlink(&self, _: &Request, _: INodeNo, _: &OsStr, _: &Path, reply: ReplyEntry) {
@@ -414,27 +495,51 @@ impl Filesystem for Adapter {
         reply.error(self.read_only());
     }
 
-    fn create(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
-        reply.error(self.read_only());
+    fn create(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
+        let created = match &self.errands {
+            Some(errands) if parent == INodeNo::ROOT => errands.inbox.create(name),
+            Some(_) | None => Err(FsError::ReadOnly),
+        };
+        match created {
+            Ok((handle, node)) => reply.created(
+                &name_lifetime(&node),
+                &self.attr(&node),
+                GENERATION,
+                FileHandle(handle.0),
+                FopenFlags::FOPEN_DIRECT_IO,
+            ),
+            Err(error) => reply.error(errno(&error)),
+        }
     }
 
     fn write(
         &self,
         _: &Request,
         _: INodeNo,
-        _: FileHandle,
-        _: u64,
-        _: &[u8],
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
         _: WriteFlags,
         _: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        reply.error(self.read_only());
+        let handle = HandleId(fh.0);
+        let Some(errands) = self.taker(handle) else { return reply.error(self.read_only()) };
+        // The kernel writes no more than a request holds.
+        let count = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        match errands.inbox.write(handle, offset, data) {
+            Ok(errand) => errands.run(errand, move |outcome| match outcome {
+                Ok(()) => reply.written(count),
+                Err(error) => reply.error(errno(&error)),
+            }),
+            Err(error) => reply.error(errno(&error)),
+        }
     }
 
-    fn setxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: &[u8], _: i32, _: u32, reply: ReplyEmpty) {
-        reply.error(self.read_only());
+    fn setxattr(&self, _: &Request, ino: INodeNo, _: &OsStr, _: &[u8], _: i32, _: u32, reply: ReplyEmpty) {
+        let refusal = if self.letter(ino).is_some() { FsError::NotSupported } else { FsError::ReadOnly };
+        reply.error(errno(&refusal));
     }
 
     fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
@@ -459,6 +564,13 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         reply.error(self.read_only());
+    }
+}
+
+fn done(outcome: Result<(), FsError>, reply: ReplyEmpty) {
+    match outcome {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
     }
 }
 

@@ -4,6 +4,7 @@
 //!  kernel ── fuse.rs ── fs.rs ──┬── tree.rs     port: names      ◄── torrents.rs + catalog.rs
 //!                │              ├── content.rs  port: bytes      ◄── torrents.rs (wtfs_torrent::FileReader)
 //!                │              └── handles.rs, errno.rs
+//!                ├── fuse/errands.rs, inbox.rs, control.rs   what users ask for by writing into the mount
 //!                ├── fuse/opening.rs, modes.rs  complete local files: the kernel reads them alone
 //!                └── reads.rs ── interrupt.rs   reads that wait: a task each, and each ends
 //!  session.rs: mounting, threads, unmounting        changes.rs: names the kernel must forget
@@ -23,10 +24,12 @@
 mod catalog;
 mod changes;
 mod content;
+mod control;
 mod errno;
 mod fs;
 mod fuse;
 mod handles;
+mod inbox;
 mod inode;
 mod interrupt;
 mod mapped;
@@ -40,6 +43,7 @@ mod tree;
 pub use catalog::{Catalog, CatalogError, Entry, Executable, Leaf, modified_from};
 pub use changes::Changes;
 pub use content::{BackingFile, BoxFuture, Content, MemoryContent};
+pub use control::Control;
 pub use errno::{Cause, FsError};
 pub use inode::{InodeNo, TreeTag};
 pub use mapped::MappedFile;

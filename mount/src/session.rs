@@ -23,8 +23,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::changes::Changes;
+use crate::control::Control;
 use crate::fs::FileSystem;
-use crate::fuse::{Adapter, Opens};
+use crate::fuse::{Adapter, Errands, Opens};
 use crate::inode::InodeNo;
 use crate::interrupt::Watch;
 use crate::mountinfo::{self, MountedAt};
@@ -73,6 +74,19 @@ pub enum Passthrough {
     Never,
 }
 
+/// Whether the kernel lets writes through to this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Writes {
+    Refused,
+    Asked,
+}
+
+impl Writes {
+    fn of(config: &MountConfig) -> Self {
+        if config.control.is_some() { Self::Asked } else { Self::Refused }
+    }
+}
+
 /// How to mount.
 #[derive(Debug, Clone)]
 pub struct MountConfig {
@@ -93,6 +107,9 @@ pub struct MountConfig {
     pub in_flight_bytes: u64,
     /// Whether complete local files may be read by the kernel alone.
     pub passthrough: Passthrough,
+    /// Who carries out what users ask for by writing into the mount. `None`: the kernel itself refuses every write.
+    /// With it the mount cannot be read-only for the kernel; everything else is refused here with the same error.
+    pub control: Option<Arc<dyn Control>>,
 }
 
 impl MountConfig {
@@ -106,6 +123,7 @@ impl MountConfig {
             read_ahead_kib: READ_AHEAD_KIB,
             in_flight_bytes: IN_FLIGHT_BYTES,
             passthrough: Passthrough::default(),
+            control: None,
         }
     }
 }
@@ -129,7 +147,7 @@ impl Mount {
     /// Nothing is left mounted then.
     pub fn start(config: MountConfig, tree: Arc<dyn Tree>, runtime: Handle) -> Result<Self, MountError> {
         let mount_point = check::usable(&config.mount_point)?;
-        let device = device::mount(&mount_point, config.audience)?;
+        let device = device::mount(&mount_point, config.audience, Writes::of(&config))?;
         Self::serve(&config, &mount_point, device, tree, runtime).inspect_err(|_| {
             let _already_failing = device::unmount(&mount_point);
         })
@@ -155,6 +173,10 @@ impl Mount {
             fs: FileSystem::new(Arc::clone(&tree)),
             reads: Arc::clone(&reads),
             opens: Opens::new(runtime.clone()),
+            errands: config
+                .control
+                .clone()
+                .map(|control| Errands::new(control, runtime.clone(), closing.clone())),
             passthrough: config.passthrough,
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),

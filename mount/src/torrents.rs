@@ -197,13 +197,18 @@ impl TorrentTree {
         } else {
             return None;
         };
+        let permissions = match kind {
+            NodeKind::Directory => 0o555,
+            NodeKind::File | NodeKind::Symlink if self.shared.control.lines_file() == Some(ino) => 0o644,
+            NodeKind::File | NodeKind::Symlink => 0o444,
+        };
         Some(Node {
             ino,
             parent,
             kind,
             bytes: 0,
             local_bytes: 0,
-            permissions: if kind == NodeKind::Directory { 0o555 } else { 0o444 },
+            permissions,
             links,
             modified: modified_from(None),
             caching: Caching::Volatile,
@@ -367,11 +372,31 @@ impl Tree for TorrentTree {
     }
 
     fn attribute(&self, ino: InodeNo, name: &OsStr) -> Option<Vec<u8>> {
+        // `ls -l` asks for the access list and the security label of each file.
+        if !name.as_encoded_bytes().starts_with(b"user.wtfs.") {
+            return None;
+        }
+        // `ls -l` asks for every file's access lists and labels: nothing is to be counted for those.
+        if !name.as_encoded_bytes().starts_with(entry::ATTRIBUTE_PREFIX) {
+            return None;
+        }
         let attributes = self.place(ino)?.attributes(ino);
         attributes
             .into_iter()
             .find(|(found, _)| OsStr::new(found) == name)
             .map(|(_, value)| value.into_bytes())
+    }
+
+    fn torrent_at(&self, name: &OsStr) -> Option<InfoHash> {
+        let name = name.to_str()?;
+        self.with(|state| {
+            let place = state.by_name.get(name).and_then(|at| state.places.get(at))?;
+            Some(place.source.info_hash())
+        })
+    }
+
+    fn lines_file(&self) -> Option<InodeNo> {
+        self.shared.control.lines_file()
     }
 
     fn volume(&self) -> Volume {

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use wtfs_proto::id::InfoHash;
+
 use crate::changes::Changes;
 use crate::content::Content;
 use crate::errno::FsError;
@@ -135,6 +137,16 @@ pub trait Tree: fmt::Debug + Send + Sync + 'static {
 
     /// One extended attribute.
     fn attribute(&self, _ino: InodeNo, _name: &OsStr) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// The torrent whose entry `name` in the root is, for a mount through which torrents are removed.
+    fn torrent_at(&self, _name: &OsStr) -> Option<InfoHash> {
+        None
+    }
+
+    /// The file that takes lines naming sources, if there is one.
+    fn lines_file(&self) -> Option<InodeNo> {
         None
     }
 

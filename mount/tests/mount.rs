@@ -5,6 +5,8 @@
 
 #[path = "mount/content.rs"]
 mod content;
+#[path = "mount/control.rs"]
+mod control;
 #[path = "mount/ending.rs"]
 mod ending;
 #[path = "mount/passthrough.rs"]

@@ -17,7 +17,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use crate::mountinfo::FS_TYPE;
 use crate::session::error::{MountError, UnmountError};
-use crate::session::{Audience, FS_NAME};
+use crate::session::{Audience, FS_NAME, Writes};
 
 const DEVICE: &str = "/dev/fuse";
 
@@ -25,15 +25,15 @@ const DEVICE: &str = "/dev/fuse";
 const HELPER: &str = "fusermount3";
 
 /// Mounts and returns the connection.
-pub(super) fn mount(mount_point: &Path, audience: Audience) -> Result<OwnedFd, MountError> {
+pub(super) fn mount(mount_point: &Path, audience: Audience, writes: Writes) -> Result<OwnedFd, MountError> {
     match open_device() {
-        Ok(device) => match mount_directly(&device, mount_point, audience) {
+        Ok(device) => match mount_directly(&device, mount_point, audience, writes) {
             Ok(()) => Ok(device.into()),
-            Err(rustix::io::Errno::PERM) => mount_by_helper(mount_point, audience),
+            Err(rustix::io::Errno::PERM) => mount_by_helper(mount_point, audience, writes),
             Err(error) => Err(MountError::Refused(error.into())),
         },
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            mount_by_helper(mount_point, audience)
+            mount_by_helper(mount_point, audience, writes)
         }
         Err(error) => Err(MountError::NoDevice(error)),
     }
@@ -48,7 +48,12 @@ fn open_device() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(DEVICE)
 }
 
-fn mount_directly(device: &File, mount_point: &Path, audience: Audience) -> rustix::io::Result<()> {
+fn mount_directly(
+    device: &File,
+    mount_point: &Path,
+    audience: Audience,
+    writes: Writes,
+) -> rustix::io::Result<()> {
     let (user, group) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
     let everybody = match audience {
         Audience::Owner => "",
@@ -59,13 +64,20 @@ fn mount_directly(device: &File, mount_point: &Path, audience: Audience) -> rust
         "fd={descriptor},rootmode=40000,user_id={user},group_id={group},default_permissions{everybody}"
     );
     let options = CString::new(options).map_err(|_| rustix::io::Errno::INVAL)?;
-    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    if writes == Writes::Refused {
+        flags |= MountFlags::RDONLY;
+    }
     rustix::mount::mount(FS_NAME, mount_point, FS_TYPE, flags, options.as_c_str())
 }
 
 /// The helper opens the device, mounts, and sends the descriptor over the socket it was given, here its standard input.
-fn mount_by_helper(mount_point: &Path, audience: Audience) -> Result<OwnedFd, MountError> {
-    let mut options = format!("ro,nosuid,nodev,default_permissions,fsname={FS_NAME},subtype=wtfs");
+fn mount_by_helper(mount_point: &Path, audience: Audience, writes: Writes) -> Result<OwnedFd, MountError> {
+    let access = match writes {
+        Writes::Refused => "ro",
+        Writes::Asked => "rw",
+    };
+    let mut options = format!("{access},nosuid,nodev,default_permissions,fsname={FS_NAME},subtype=wtfs");
     if audience == Audience::Everybody {
         options.push_str(",allow_other");
     }

@@ -24,13 +24,27 @@ const FIRST_FILE: u32 = 3;
 pub struct ControlFile {
     name: String,
     render: Arc<dyn Fn() -> Vec<u8> + Send + Sync>,
+    writing: Writing,
+}
+
+/// Whether a control file can be written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Writing {
+    Refused,
+    TakesLines,
 }
 
 impl ControlFile {
     /// A file `.wtfs/<name>` whose bytes `render` makes at each opening. It runs on a thread that serves the kernel and
     /// must not wait for anything.
     pub fn new(name: impl Into<String>, render: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> Self {
-        Self { name: name.into(), render: Arc::new(render) }
+        Self { name: name.into(), render: Arc::new(render), writing: Writing::Refused }
+    }
+
+    /// The file `.wtfs/<name>` into which lines are written that name sources to add; reading it shows `help`. One per
+    /// mount, for a mount with a [`Control`](crate::Control).
+    pub fn for_sources(name: impl Into<String>, help: &'static str) -> Self {
+        Self { writing: Writing::TakesLines, ..Self::new(name, move || help.into()) }
     }
 }
 
@@ -61,6 +75,11 @@ impl ControlFiles {
 
     pub(super) fn contains(&self, ino: InodeNo) -> bool {
         self.at(ino).is_some()
+    }
+
+    /// The one that takes lines.
+    pub(super) fn lines_file(&self) -> Option<InodeNo> {
+        Self::ino(self.0.iter().position(|file| file.writing == Writing::TakesLines)?)
     }
 
     pub(super) fn lookup(&self, name: &OsStr) -> Option<InodeNo> {

@@ -1,6 +1,7 @@
 //! The engine's torrents and readers as what the tree and the mount ask for; the only file that knows both.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -36,12 +37,16 @@ impl TorrentSource for Torrent {
     }
 
     fn progress(&self) -> Progress {
-        let status = self.status();
-        Progress { pieces_present: status.pieces_present, pieces: status.pieces }
+        let (pieces_present, pieces) = self.pieces();
+        Progress { pieces_present, pieces }
     }
 
     fn local_bytes(&self, file: FileIndex) -> u64 {
         self.file_local_bytes(file)
+    }
+
+    fn local_ranges(&self, file: FileIndex, limit: usize) -> Vec<Range<u64>> {
+        self.file_local_ranges(file, limit)
     }
 
     fn open(&self, file: FileIndex) -> Result<Arc<dyn Content>, FsError> {

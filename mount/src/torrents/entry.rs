@@ -1,5 +1,6 @@
 //! One torrent's place in the root: first a text that says what is awaited, then its tree.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -20,6 +21,12 @@ const WAITING: &str = ".waiting-for-metadata";
 
 /// Of an entry that will never be one.
 const FAILED: &str = ".failed";
+
+/// What the names of all attributes begin with.
+pub(super) const ATTRIBUTE_PREFIX: &[u8] = b"user.wtfs.";
+
+/// Ranges told of one file: a value of 64 KiB, the kernel's limit, holds them whatever their numbers are.
+const RANGES_MAX: usize = 1024;
 
 /// The slot of the text's inode number; catalogs use others.
 const TEXT_SLOT: u32 = 1;
@@ -213,6 +220,10 @@ impl Place {
             let (local, bytes) = (self.source.local_bytes(file), metainfo.info.geometry.file_len(file));
             found.push(("user.wtfs.file_index", file.get().to_string()));
             found.push(("user.wtfs.verified_bytes", local.to_string()));
+            found.push((
+                "user.wtfs.verified_ranges",
+                ranges_text(&self.source.local_ranges(file, RANGES_MAX + 1)),
+            ));
             found.push(("user.wtfs.progress", percent(local, bytes)));
         } else {
             found.push(("user.wtfs.pieces_verified", progress.pieces_present.to_string()));
@@ -224,6 +235,17 @@ impl Place {
         }
         found
     }
+}
+
+/// `first-last` of each range as HTTP counts them, with commas between; dots at the end when there are more.
+fn ranges_text(ranges: &[Range<u64>]) -> String {
+    let shown = ranges.iter().take(RANGES_MAX);
+    let mut texts: Vec<String> =
+        shown.map(|range| format!("{}-{}", range.start, range.end.saturating_sub(1))).collect();
+    if ranges.len() > RANGES_MAX {
+        texts.push("...".to_owned());
+    }
+    texts.join(",")
 }
 
 /// With two decimals, rounded down: 100.00 means all of it.
@@ -250,6 +272,16 @@ fn text_node(ino: InodeNo, bytes: u64) -> Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_are_told_as_far_as_a_value_holds_them() {
+        assert_eq!(ranges_text(&[]), "");
+        assert_eq!(ranges_text(&[0..1, 5..10]), "0-0,5-9");
+        let last = u64::MAX;
+        let many: Vec<Range<u64>> = (0..2000).map(|n| last - n - 1..last - n).collect();
+        let text = ranges_text(&many);
+        assert!(text.len() <= 65_536 && text.ends_with("-18446744073709550591,..."), "{text:.80}");
+    }
 
     #[test]
     fn progress_says_all_only_when_it_is_all() {

@@ -1,6 +1,7 @@
 //! What the tree needs from a torrent; the engine's handle is one, a test's stand-in another.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use wtfs_proto::geometry::FileIndex;
@@ -41,6 +42,9 @@ pub trait TorrentSource: fmt::Debug + Send + Sync + 'static {
 
     /// How many bytes of a file are local.
     fn local_bytes(&self, file: FileIndex) -> u64;
+
+    /// Which bytes of a file are local, in order and joined where they touch; the first `limit` ranges.
+    fn local_ranges(&self, file: FileIndex, limit: usize) -> Vec<Range<u64>>;
 
     /// Content for a new handle.
     ///

@@ -67,6 +67,10 @@ impl TorrentSource for Fake {
         let bytes = self.metainfo().map_or(0, |metainfo| metainfo.info.geometry.file_len(file));
         self.local.load(Ordering::Relaxed).min(bytes)
     }
+    fn local_ranges(&self, file: FileIndex, limit: usize) -> Vec<std::ops::Range<u64>> {
+        let local = self.local_bytes(file);
+        if local > 0 && limit > 0 { std::iter::once(0..local).collect() } else { Vec::new() }
+    }
     fn open(&self, file: FileIndex) -> Result<Arc<dyn Content>, FsError> {
         Ok(Arc::new(MemoryContent::new(Bytes::from(vec![file.get() as u8; 10]))))
     }
@@ -303,4 +307,33 @@ async fn a_thousand_torrents_are_found_and_listed_quickly() {
     let started = std::time::Instant::now();
     assert_eq!(names(&tree, InodeNo::ROOT).len(), 1001);
     assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn names_in_the_root_lead_to_torrents_and_one_control_file_takes_lines() {
+    let control =
+        vec![ControlFile::new("status.json", Vec::new), ControlFile::for_sources("add", "one a line\n")];
+    let tree = TorrentTree::new(Handle::current(), control);
+    assert!(tree.torrent_at(OsStr::new("model")).is_none());
+    let fake = Fake::ready(9, repository("model"));
+    tree.add(Arc::clone(&fake) as Arc<dyn TorrentSource>).unwrap();
+    assert_eq!(tree.torrent_at(OsStr::new("model")), Some(fake.hash));
+    assert_eq!(tree.torrent_at(OsStr::new(".wtfs")), None);
+    let add = tree.lookup(control::DIRECTORY, OsStr::new("add")).unwrap();
+    assert_eq!((tree.lines_file(), add.permissions), (Some(add.ino), 0o644));
+    let shown = tree.open(add.ino).unwrap().try_read_at(0, 100).unwrap();
+    assert_eq!(&shown[..], b"one a line\n");
+}
+
+#[tokio::test]
+async fn what_is_local_of_a_file_is_told_in_ranges_and_other_attributes_cost_nothing() {
+    let tree = TorrentTree::new(Handle::current(), Vec::new());
+    let fake = Fake::ready(9, single("model.gguf"));
+    tree.add(Arc::clone(&fake) as Arc<dyn TorrentSource>).unwrap();
+    let file = tree.lookup(InodeNo::ROOT, OsStr::new("model.gguf")).unwrap();
+    let ranges = || tree.attribute(file.ino, OsStr::new("user.wtfs.verified_ranges"));
+    assert_eq!(ranges().as_deref(), Some(&b""[..]));
+    fake.local.store(20_000, Ordering::Relaxed);
+    assert_eq!(ranges().as_deref(), Some(&b"0-19999"[..]));
+    assert!(tree.attribute(file.ino, OsStr::new("security.capability")).is_none());
 }

@@ -14,6 +14,7 @@ use wtfs_mount::Changes;
 use wtfs_mount::{
     BackingFile, BoxFuture, Caching, Content, Cookie, FsError, InodeNo, Listed, Node, NodeKind, Tree, Volume,
 };
+use wtfs_proto::id::InfoHash;
 use wtfs_testkit::ramp::Ramp;
 
 /// How a file's bytes come.
@@ -141,6 +142,14 @@ pub(crate) struct TestTree {
     pub(crate) counters: Arc<Counters>,
 }
 
+/// Stands for a torrent whose entry has this name.
+fn hash_of(name: &str) -> InfoHash {
+    InfoHash::new([name.as_bytes()[0]; 20])
+}
+
+/// The file that takes lines, where there is one.
+const LINES: &str = "add";
+
 const FIRST_FILE: u64 = 100;
 const MANY: u64 = 50;
 const FIRST_OF_MANY: u64 = 1_000_000;
@@ -167,6 +176,12 @@ impl TestTree {
         }
         self.data_dir = Some(dir.to_owned());
         self
+    }
+
+    /// The entry that stands for this torrent.
+    pub(crate) fn name_of(&self, torrent: InfoHash) -> Option<String> {
+        let names = self.files.values().map(|(name, _, _)| name.as_str()).chain(["many"]);
+        names.filter(|name| !self.is_removed(name)).find(|name| hash_of(name) == torrent).map(str::to_owned)
     }
 
     /// Takes a file out while mounted.
@@ -223,8 +238,8 @@ impl Tree for TestTree {
     fn lookup(&self, parent: InodeNo, name: &OsStr) -> Result<Node, FsError> {
         let name = name.to_str().ok_or(FsError::NotFound)?;
         let found = match parent.get() {
-            1 if name == "many" => Some(MANY),
             1 if self.is_removed(name) => None,
+            1 if name == "many" && self.many > 0 => Some(MANY),
             1 => self.files.iter().find(|(_, (entry, _, _))| entry == name).map(|(ino, _)| *ino),
             MANY => name.strip_prefix('f').and_then(|n| n.parse::<u64>().ok()).map(|n| FIRST_OF_MANY + n),
             _ => return Err(FsError::NotADirectory),
@@ -243,7 +258,7 @@ impl Tree for TestTree {
             visit(Listed { cookie: Cookie(cookie), name: OsStr::new(name), node })
         };
         if dir == InodeNo::ROOT {
-            let many = (self.many > 0).then(|| (MANY, "many".to_owned()));
+            let many = (self.many > 0 && !self.is_removed("many")).then(|| (MANY, "many".to_owned()));
             let files = self.files.iter().map(|(ino, (name, _, _))| (*ino, name.clone()));
             let files = files.filter(|(_, name)| !self.is_removed(name));
             for (ino, name) in many.into_iter().chain(files).filter(|(ino, _)| *ino > after.0) {
@@ -288,6 +303,17 @@ impl Tree for TestTree {
 
     fn attribute(&self, _ino: InodeNo, name: &OsStr) -> Option<Vec<u8>> {
         (name == "user.wtfs.infohash").then(|| b"0123456789abcdef".to_vec())
+    }
+
+    fn torrent_at(&self, name: &OsStr) -> Option<InfoHash> {
+        let name = name.to_str().filter(|name| *name != LINES)?;
+        self.name_of(hash_of(name))?;
+        Some(hash_of(name))
+    }
+
+    fn lines_file(&self) -> Option<InodeNo> {
+        let (ino, _) = self.files.iter().find(|(_, (name, _, _))| name == LINES)?;
+        InodeNo::new(*ino)
     }
 
     fn attach(&self, changes: Changes) {

@@ -39,6 +39,14 @@ pub(crate) fn runtime() -> Runtime {
 impl Mounted {
     /// Mounts, or `None` where there is no FUSE.
     pub(crate) fn start(tree: TestTree) -> Option<Self> {
+        Self::configured(Arc::new(tree), |config| config)
+    }
+
+    /// As [`Mounted::start`], with other settings.
+    pub(crate) fn configured(
+        tree: Arc<TestTree>,
+        settings: impl FnOnce(MountConfig) -> MountConfig,
+    ) -> Option<Self> {
         if !has_fuse() {
             return None;
         }
@@ -46,8 +54,7 @@ impl Mounted {
         let dir = scratch.subdir("mnt");
         let runtime = runtime();
         let counters = Arc::clone(&tree.counters);
-        let tree = Arc::new(tree);
-        let config = MountConfig::new(&dir);
+        let config = settings(MountConfig::new(&dir));
         let shown = Arc::clone(&tree) as Arc<dyn wtfs_mount::Tree>;
         let mount = Mount::start(config, shown, runtime.handle().clone()).expect("mounting");
         Some(Self { mount: Some(mount), runtime, counters, tree, scratch })
