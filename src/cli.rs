@@ -48,6 +48,10 @@ pub(crate) struct Verbosity {
 pub(crate) enum Command {
     /// Mount torrents as a read-only directory
     Mount(Mount),
+    /// Add torrents to a running mount
+    Add(Add),
+    /// Take a torrent out of a running mount
+    Remove(Remove),
     /// Take a mount away, a stale one too
     Unmount(Unmount),
     /// Show what the running mounts, seeds and downloads do
@@ -130,8 +134,10 @@ impl Engine {
 
 #[derive(Args, Debug)]
 #[command(
+    allow_missing_positional = true,
     after_help = format!("{SOURCES}\n\
-Each SOURCE is one entry of DIR: a directory, or the file of a single-file torrent.\n\
+Each SOURCE is one entry of DIR: a directory, or the file of a single-file torrent. What was added to DIR with `wtfs \
+add` before is there again.\n\
 Ctrl-C (or SIGTERM) unmounts; a second one ends at once.\n\n\
 Examples:\n  \
 wtfs mount model.torrent /mnt/models\n  \
@@ -141,11 +147,14 @@ wtfs mount --peer 10.0.0.2:6881 model.torrent /mnt/models")
 )]
 pub(crate) struct Mount {
     /// .torrent files, URLs, magnet links or info hashes
-    #[arg(required = true, value_name = "SOURCE")]
+    #[arg(value_name = "SOURCE")]
     pub(crate) sources: Vec<String>,
     /// The directory to mount on; it must exist
     #[arg(required = true, value_name = "DIR")]
     pub(crate) dir: PathBuf,
+    /// Forget what was added to DIR with `wtfs add` before
+    #[arg(long)]
+    pub(crate) fresh: bool,
     /// Go to the background once the mount is usable
     #[arg(short, long)]
     pub(crate) daemon: bool,
@@ -154,6 +163,48 @@ pub(crate) struct Mount {
     pub(crate) allow_other: bool,
     #[command(flatten)]
     pub(crate) engine: Engine,
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = format!("{SOURCES}\n\
+What is added is there again at the next `wtfs mount DIR`, until it is removed.\n\n\
+Examples:\n  \
+wtfs add /mnt/models model.torrent\n  \
+wtfs add /mnt/models 'magnet:?xt=urn:btih:...&tr=...' other.torrent")
+)]
+pub(crate) struct Add {
+    /// The directory the mount is on
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// .torrent files, URLs, magnet links or info hashes
+    #[arg(required = true, value_name = "SOURCE")]
+    pub(crate) sources: Vec<String>,
+    /// Print JSON: what was added
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Programs that have its files open get errors. The data stays in the cache unless told otherwise.\n\n\
+Examples:\n  \
+wtfs remove /mnt/models model\n  \
+wtfs remove --drop-data /mnt/models 0123456789abcdef0123456789abcdef01234567"
+)]
+pub(crate) struct Remove {
+    /// The directory the mount is on
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// The name of its entry in DIR, or its info hash
+    #[arg(value_name = "NAME|INFOHASH")]
+    pub(crate) torrent: String,
+    /// Delete its data from the cache too
+    #[arg(long)]
+    pub(crate) drop_data: bool,
+    /// Print JSON: what was removed
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -337,7 +388,10 @@ mod tests {
         let Command::Mount(mount) = cli.command else { panic!("another command") };
         assert_eq!(mount.sources, ["a.torrent", "b.torrent"]);
         assert_eq!(mount.dir, PathBuf::from("/mnt"));
-        assert!(Cli::try_parse_from(["wtfs", "mount", "a.torrent"]).is_err());
+        let cli = Cli::try_parse_from(["wtfs", "mount", "/mnt"]).expect("parsed");
+        let Command::Mount(mount) = cli.command else { panic!("another command") };
+        assert_eq!((mount.sources.len(), mount.dir), (0, PathBuf::from("/mnt")));
+        assert!(Cli::try_parse_from(["wtfs", "mount"]).is_err());
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The commands, one a file: each builds its configuration, starts the work, waits for it, and says how it ended.
 
+mod add;
 mod completions;
 mod create;
 mod demo;
 mod get;
 mod info;
 mod mount;
+mod remove;
 mod seed;
 mod status;
 mod unmount;
@@ -34,6 +36,8 @@ pub(crate) fn run(
     let show = if verbosity.quiet { Show::Never } else { Show::OnTerminal };
     match command {
         Command::Mount(args) => mount::run(&args, loaded, place),
+        Command::Add(args) => add::run(&args, loaded),
+        Command::Remove(args) => remove::run(&args, loaded),
         Command::Unmount(args) => unmount::run(&args),
         Command::Status(args) => status::run(&args, loaded),
         Command::Get(args) => get::run(&args, loaded, show),

@@ -9,9 +9,11 @@ use wtfs_torrent::{ExistingData, Fill, Phase, Session, StorageKind, Torrent, Tor
 use super::{print_json, print_text};
 use crate::cli::Get;
 use crate::config::{Loaded, Settings};
-use crate::engine::{self, Reporter, Role};
+use crate::control::Role;
+use crate::engine;
 use crate::exit::{Exit, OrEnd as _, ended};
 use crate::progress::{Progress, Show};
+use crate::reporter::Reporter;
 use crate::signals::Stop;
 use crate::table::printable;
 use crate::units::{ByteSize, TimeSpan, count, rate};

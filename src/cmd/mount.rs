@@ -1,16 +1,22 @@
 //! `wtfs mount`: torrents as a directory, until a signal or until somebody unmounts it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
 use wtfs_mount::{Audience, ControlFile, Mount as Mounted, MountConfig, TorrentTree, unmount_path};
+use wtfs_torrent::Session;
 
 use super::{Place, print_text};
 use crate::cli::Mount;
 use crate::config::{Layer, Loaded, Settings};
+use crate::control::Role;
 use crate::daemon;
-use crate::engine::{self, Reporter, Role};
+use crate::engine;
 use crate::exit::{Exit, OrEnd as _, ended};
+use crate::place;
+use crate::reporter::Reporter;
+use crate::roster::{Memory, Origin, Roster};
 use crate::signals::Stop;
 use crate::units::count;
 
@@ -44,7 +50,7 @@ async fn serve(args: &Mount, settings: &Settings, place: Place) -> anyhow::Resul
     let session = engine::open(settings).await?;
     let outcome = tokio::select! {
         mounted = mount(args, settings, &session) => match mounted {
-            Ok(mounted) => stay(args, settings, &session, mounted, &stop, place).await,
+            Ok((mounted, roster)) => stay(settings, &session, mounted, roster, &stop, place).await,
             Err(error) => Err(error),
         },
         () = stop.wait() => Err(ended(Exit::Incomplete, "stopped before the mount was made")),
@@ -56,42 +62,52 @@ async fn serve(args: &Mount, settings: &Settings, place: Place) -> anyhow::Resul
 async fn mount(
     args: &Mount,
     settings: &Settings,
-    session: &wtfs_torrent::Session,
-) -> anyhow::Result<Mounted> {
+    session: &Session,
+) -> anyhow::Result<(Mounted, Arc<Roster>)> {
     let peers = engine::peers(&args.engine.peers).await?;
     let runtime = Handle::current();
-    let reporter = Reporter::new(session, Role::Mount, Some(std::path::absolute(&args.dir)?));
+    let place = place::mount_point(&args.dir)?;
+    let reporter = Reporter::new(session, Role::Mount, Some(place.clone()));
     let status = move || serde_json::to_vec_pretty(&reporter.status()).unwrap_or_default();
     let tree = TorrentTree::new(runtime.clone(), vec![ControlFile::new("status.json", status)]);
+    let roster = Arc::new(Roster::new(session, &tree, settings, peers, memory(args, settings, &place)?));
     for typed in &args.sources {
-        let source = engine::source(typed).await?;
-        let options = engine::add_options(settings, &source, &peers);
-        let torrent = engine::add(session, source, options).await?;
-        tree.add(Arc::new(torrent)).map_err(|error| ended(Exit::Source, error.to_string()))?;
+        roster.add(engine::source(typed).await?, Origin::CommandLine).await?;
     }
+    roster.recall().await;
     let audience = if settings.allow_other { Audience::Everybody } else { Audience::Owner };
     let config = MountConfig { audience, ..MountConfig::new(&args.dir) };
     let mounted =
         tokio::task::spawn_blocking(move || Mounted::start(config, Arc::new(tree), runtime)).await?;
-    mounted.map_err(|error| ended(Exit::Mount, error.to_string()))
+    Ok((mounted.map_err(|error| ended(Exit::Mount, error.to_string()))?, roster))
+}
+
+/// What was added to this mount point before. A mount works without.
+fn memory(args: &Mount, settings: &Settings, place: &Path) -> anyhow::Result<Option<Memory>> {
+    let Ok(state) = settings.directories.state() else { return Ok(None) };
+    let mut memory = Memory::open(&state, place);
+    if args.fresh {
+        memory.clear().or_end(Exit::Failure, || "what was added before cannot be forgotten".into())?;
+    }
+    Ok(Some(memory))
 }
 
 /// Serves until the user or somebody else ends it. The mount is always gone when this returns.
 async fn stay(
-    args: &Mount,
     settings: &Settings,
-    session: &wtfs_torrent::Session,
+    session: &Session,
     mounted: Mounted,
+    roster: Arc<Roster>,
     stop: &Stop,
     place: Place,
 ) -> anyhow::Result<Exit> {
     let path = mounted.mount_point().to_owned();
-    let _control = Reporter::new(session, Role::Mount, Some(path)).show(settings);
+    let _control = Reporter::new(session, Role::Mount, Some(path)).with_roster(roster).show(settings);
     let told = match place {
         Place::Background => daemon::report_ready(),
         Place::Foreground => {
             let listening: Vec<String> = session.listening().iter().map(ToString::to_string).collect();
-            let torrents = count(args.sources.len(), "torrent");
+            let torrents = count(session.torrents().len(), "torrent");
             let dir = mounted.mount_point().display();
             let line = format!("mounted {torrents} on {dir}, listening on {}\n", listening.join(" "));
             print_text(&line).map_err(std::io::Error::other)

@@ -15,6 +15,7 @@ pub(crate) struct Directories {
     system_config: Vec<PathBuf>,
     state: Option<PathBuf>,
     runtime: PathBuf,
+    shared_runtime: PathBuf,
 }
 
 impl Directories {
@@ -24,13 +25,14 @@ impl Directories {
         let below_home = |name: &str| home.as_ref().map(|home| home.join(name));
         let listed = environment.path("XDG_CONFIG_DIRS").unwrap_or_else(|| PathBuf::from("/etc/xdg"));
         // Not $TMPDIR: `wtfs status` must find the sockets of a shell that had another one.
-        let shared = || PathBuf::from(format!("/tmp/wtfs-{}", rustix::process::getuid().as_raw()));
+        let shared = PathBuf::from(format!("/tmp/wtfs-{}", rustix::process::getuid().as_raw()));
         Self {
             cache: absolute("XDG_CACHE_HOME").or_else(|| below_home(".cache")),
             config: absolute("XDG_CONFIG_HOME").or_else(|| below_home(".config")),
             system_config: std::env::split_paths(&listed).filter(|path| path.is_absolute()).collect(),
             state: absolute("XDG_STATE_HOME").or_else(|| below_home(".local/state")),
-            runtime: absolute("XDG_RUNTIME_DIR").map_or_else(shared, |dir| dir.join("wtfs")),
+            runtime: absolute("XDG_RUNTIME_DIR").map_or_else(|| shared.clone(), |dir| dir.join("wtfs")),
+            shared_runtime: shared,
             home,
         }
     }
@@ -51,7 +53,7 @@ impl Directories {
         })
     }
 
-    /// Where the logs of background mounts go.
+    /// Where the logs of background mounts go, and what was added to mounts.
     pub(crate) fn state(&self) -> anyhow::Result<PathBuf> {
         let state = self.state.as_ref().map(|dir| dir.join("wtfs"));
         state.ok_or_else(|| {
@@ -62,6 +64,12 @@ impl Directories {
     /// Where the control sockets of this user's processes stand.
     pub(crate) fn runtime(&self) -> &Path {
         &self.runtime
+    }
+
+    /// Where a process of this user may have its socket: a mount made at boot had no `XDG_RUNTIME_DIR`.
+    pub(crate) fn runtimes(&self) -> impl Iterator<Item = &Path> {
+        let shared = (self.shared_runtime != self.runtime).then_some(self.shared_runtime.as_path());
+        [self.runtime.as_path()].into_iter().chain(shared)
     }
 
     /// A path as written in a file or typed, made absolute; a leading `~/` is the home directory.

@@ -1,0 +1,61 @@
+//! Which mount a path of the user's belongs to, and what the path is called inside of it.
+//!
+//! A mount whose process is stuck must not make these hang where it can be helped: a mount point itself is never
+//! looked into.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use crate::config::Settings;
+use crate::control;
+use crate::exit::{Exit, OrEnd as _, ended};
+
+/// A mount point as the mount table has it: absolute, without links and dots above its last component.
+pub(crate) fn mount_point(dir: &Path) -> anyhow::Result<PathBuf> {
+    let dir = std::path::absolute(dir).with_context(|| dir.display().to_string())?;
+    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else { return Ok(dir) };
+    let Ok(parent) = parent.canonicalize() else { return Ok(dir) };
+    let place = parent.join(name);
+    // What is mounted on is a directory; a link is one to it.
+    let resolved = if place.is_symlink() { place.canonicalize().ok() } else { None };
+    Ok(resolved.unwrap_or(place))
+}
+
+/// The control socket of the running mount at `dir`.
+///
+/// # Errors
+/// None of this user's processes serves it.
+pub(crate) fn socket_of(settings: &Settings, dir: &Path) -> anyhow::Result<PathBuf> {
+    let place = mount_point(dir)?;
+    for runtime in settings.directories.runtimes() {
+        let found = control::find_mount(&runtime, &place);
+        if let Some(socket) = found.or_end(Exit::Failure, || "running processes cannot be asked".into())? {
+            return Ok(socket);
+        }
+    }
+    Err(ended(
+        Exit::Mount,
+        format!("no running wtfs of this user serves {}; `wtfs status` lists them", place.display()),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_point_has_one_name_however_it_is_typed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let real = dir.path().canonicalize().expect("there").join("mnt");
+        std::fs::create_dir(&real).expect("made");
+        std::os::unix::fs::symlink(&real, dir.path().join("link")).expect("linked");
+        for typed in ["mnt", "mnt/", "mnt/.", "link", "./mnt/../mnt"] {
+            let typed = dir.path().join(typed);
+            let found = mount_point(&typed).expect("absolute");
+            // `..` behind the last component is resolved by the file system alone.
+            assert_eq!(found.canonicalize().expect("there"), real, "{}", typed.display());
+        }
+        assert_eq!(mount_point(&dir.path().join("link")).expect("absolute"), real);
+    }
+}

@@ -1,0 +1,92 @@
+//! What a running process tells about itself and does when it is asked: the answers behind `control.rs`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+use wtfs_torrent::{Session, SessionStatus};
+
+use crate::config::Settings;
+use crate::control::{Answers, Carried, Control, Request, Role, Tell, Who};
+use crate::engine;
+use crate::exit::{Exit, ended};
+use crate::roster::{Origin, Roster};
+
+/// What one running process tells `wtfs status`.
+#[derive(Debug, Serialize)]
+pub(crate) struct ProcessStatus {
+    pid: u32,
+    version: &'static str,
+    role: Role,
+    /// The mount point, or where the data goes or lies.
+    path: Option<PathBuf>,
+    #[serde(flatten)]
+    session: SessionStatus,
+}
+
+/// What this process tells about itself, asked for again each time.
+#[derive(Clone, Debug)]
+pub(crate) struct Reporter {
+    session: Session,
+    role: Role,
+    path: Option<PathBuf>,
+    /// Of a mount only.
+    roster: Option<Arc<Roster>>,
+}
+
+impl Reporter {
+    pub(crate) fn new(session: &Session, role: Role, path: Option<PathBuf>) -> Self {
+        Self { session: session.clone(), role, path, roster: None }
+    }
+
+    /// With this a mount takes orders.
+    pub(crate) fn with_roster(self, roster: Arc<Roster>) -> Self {
+        Self { roster: Some(roster), ..self }
+    }
+
+    /// Never waits.
+    pub(crate) fn status(&self) -> ProcessStatus {
+        ProcessStatus {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION"),
+            role: self.role,
+            path: self.path.clone(),
+            session: self.session.status(),
+        }
+    }
+
+    /// Lets other commands see this process while the result lives. Where that cannot be, the process does its work
+    /// unseen, with a warning.
+    pub(crate) fn show(self, settings: &Settings) -> Option<Control> {
+        Control::open(settings.directories.runtime(), Arc::new(self))
+            .inspect_err(|error| tracing::warn!(%error, "`wtfs status` will not see this process"))
+            .ok()
+    }
+}
+
+impl Answers for Reporter {
+    fn status(&self) -> serde_json::Result<Box<RawValue>> {
+        to_raw_value(&Self::status(self))
+    }
+
+    fn who(&self) -> Who {
+        let path = self.path.as_ref().map(|path| path.to_string_lossy().into_owned());
+        Who { pid: std::process::id(), role: self.role, path }
+    }
+
+    fn carry_out(&self, order: Request, _tell: Tell) -> Carried {
+        let roster = self.roster.clone();
+        Box::pin(async move {
+            let roster = roster.ok_or_else(|| ended(Exit::Usage, "only a mount can do that"))?;
+            let done = match order {
+                Request::Add { source } => {
+                    roster.add(engine::source(&source).await?, Origin::RunTime).await?
+                }
+                Request::Remove { torrent, data } => roster.remove(torrent, data).await?,
+                Request::Status | Request::Who => return Err(ended(Exit::Failure, "that is no order")),
+            };
+            Ok(serde_json::to_value(done)?)
+        })
+    }
+}
