@@ -53,12 +53,10 @@ class Bench:
         row.failures.pop(subject, None)
 
 
-def given(seeders, before, size):
-    after = seeders.counters()
-    requests = after["requests"] - before["requests"]
-    # The giver's own counter lags a little behind what it sent.
-    wasted = max(0, after["uploaded_bytes"] - before["uploaded_bytes"] - size)
-    return requests / (size / BLOCK), wasted / 1e6
+def given(seeders, size):
+    """Of the seeder's whole life, since some rivals begin to fetch before anybody reads."""
+    totals = seeders.counters()
+    return totals["requests"] / (size / BLOCK), max(0, totals["uploaded_bytes"] - size) / 1e6
 
 
 def sequential(bench):
@@ -80,10 +78,10 @@ def sequential(bench):
     torrent = bench.torrent()
     fetched = [cold, peak, cpu, asked, wasted]
 
-    def costs(subject, process, before_cpu, seeders, before, size):
+    def costs(subject, process, before_cpu, seeders, size):
         bench.add(peak, subject, process.peak_mb())
         bench.add(cpu, subject, (process.cpu_s() - before_cpu) / (size / 1e9))
-        ratio, more = given(seeders, before, size)
+        ratio, more = given(seeders, size)
         bench.add(asked, subject, ratio)
         bench.add(wasted, subject, more)
 
@@ -97,13 +95,13 @@ def sequential(bench):
             with Wtfs(bench.tools, bench.place, [torrent.path], seeders.addresses, cache=cache) as mount:
                 mount.wait_connected(1)
                 mount.process.forget_peak()
-                before, used = seeders.counters(), mount.process.cpu_s()
+                used = mount.process.cpu_s()
                 said = read(mode="sequential", path=mount.path(torrent), original=torrent.data)
                 expect_all(said, torrent)
                 bench.add(gap, "wtfs", said["longest_s"] * 1e3)
                 bench.add(cold, "wtfs", rate(said["bytes"], said["seconds"]))
                 bench.add(begun, "wtfs", mount.start_s + said["seconds"])
-                costs("wtfs", mount.process, used, seeders, before, torrent.size)
+                costs("wtfs", mount.process, used, seeders, torrent.size)
                 bench.add(again, "wtfs", file_again("wtfs", mount.path(torrent)))
                 drop_pages(mount.path(torrent))
                 bench.add(local, "wtfs", file_again("wtfs", mount.path(torrent)))
@@ -126,17 +124,17 @@ def sequential(bench):
     def libtorrent():
         with Seeders(bench.tools, bench.place, torrent) as seeders, Leecher(bench.tools, bench.place) as leecher:
             leecher.process.forget_peak()
-            before, used = seeders.counters(), leecher.process.cpu_s()
+            used = leecher.process.cpu_s()
             said = leecher.download(torrent, seeders.addresses)
             expect_all(said, torrent)
             bench.add(cold, "libtorrent", rate(said["bytes"], said["seconds"]))
-            costs("libtorrent", leecher.process, used, seeders, before, torrent.size)
+            costs("libtorrent", leecher.process, used, seeders, torrent.size)
 
     def btfs():
         with Seeders(bench.tools, bench.place, torrent) as seeders:
             with Btfs(bench.tools, bench.place, torrent, seeders.addresses) as mount:
                 mount.process.forget_peak()
-                before, used = seeders.counters(), mount.process.cpu_s()
+                used = mount.process.cpu_s()
                 path = os.path.join(mount.dir, torrent.name)
                 # As a whole it would take minutes: so much of it as this time gives is enough for a rate.
                 said = read(mode="sequential", path=path, seconds=bench.options.slow_seconds)
@@ -144,7 +142,7 @@ def sequential(bench):
                 bench.add(peak, "btfs", mount.process.peak_mb())
                 bench.add(cpu, "btfs", (mount.process.cpu_s() - used) / (said["bytes"] / 1e9))
                 if said["bytes"] == torrent.size:
-                    ratio, more = given(seeders, before, torrent.size)
+                    ratio, more = given(seeders, torrent.size)
                     bench.add(asked, "btfs", ratio)
                     bench.add(wasted, "btfs", more)
                     said = read(mode="sequential", path=path, seconds=bench.options.slow_seconds)
@@ -153,11 +151,11 @@ def sequential(bench):
     def rqbit():
         with Seeders(bench.tools, bench.place, torrent) as seeders:
             with Rqbit(bench.tools, bench.place, torrent, seeders.addresses) as server:
-                before, used = seeders.counters(), server.process.cpu_s()
+                used = server.process.cpu_s()
                 said = read(mode="http", url=server.url, space=bench.place.space)
                 expect_all(said, torrent)
                 bench.add(cold, "rqbit", rate(said["bytes"], said["seconds"]))
-                costs("rqbit", server.process, used, seeders, before, torrent.size)
+                costs("rqbit", server.process, used, seeders, torrent.size)
 
     for turn in range(bench.options.turns):
         bench.measure("wtfs", [*fetched, begun, again, local, anew, own, restart], ours)
@@ -191,38 +189,34 @@ def random_reads(bench):
     v2_p99 = row("random-v2-p99", "the same, 99th percentile", "ms", "less", limit=5)
     count = bench.options.samples
 
-    def keep(subject, rows, said, seeders, before):
+    def keep(subject, rows, said, seeders):
         bench.add(rows[0], subject, said["p50_ms"])
         bench.add(rows[1], subject, said["p99_ms"])
         if len(rows) > 2:
-            given_bytes = seeders.counters()["uploaded_bytes"] - before["uploaded_bytes"]
-            bench.add(rows[2], subject, given_bytes / said["count"] / 1024)
+            bench.add(rows[2], subject, seeders.counters()["uploaded_bytes"] / said["count"] / 1024)
 
     def ours(torrent, rows):
         with Seeders(bench.tools, bench.place, torrent) as seeders:
             with Wtfs(bench.tools, bench.place, [torrent.path], seeders.addresses) as mount:
                 mount.wait_connected(1)
-                before = seeders.counters()
                 said = read(mode="random", path=mount.path(torrent), original=torrent.data, count=count, piece_bytes=MIB)
-                keep("wtfs", rows, said, seeders, before)
+                keep("wtfs", rows, said, seeders)
 
     def btfs(torrent, rows):
         with Seeders(bench.tools, bench.place, torrent) as seeders:
             with Btfs(bench.tools, bench.place, torrent, seeders.addresses) as mount:
-                before = seeders.counters()
                 said = read(
                     mode="random", path=os.path.join(mount.dir, torrent.name), original=torrent.data, count=count,
                     piece_bytes=MIB, seconds=bench.options.slow_seconds)
-                keep("btfs", rows, said, seeders, before)
+                keep("btfs", rows, said, seeders)
 
     def rqbit(torrent, rows):
         with Seeders(bench.tools, bench.place, torrent) as seeders:
             with Rqbit(bench.tools, bench.place, torrent, seeders.addresses) as server:
-                before = seeders.counters()
                 said = read(
                     mode="http-random", url=server.url, original=torrent.data, count=count, piece_bytes=MIB,
                     size=torrent.size, space=bench.place.space)
-                keep("rqbit", rows, said, seeders, before)
+                keep("rqbit", rows, said, seeders)
 
     v1 = bench.torrent()
     rows = [p50, p99, fetched]
