@@ -3,6 +3,7 @@
 //! Nothing here knows a socket, a clock or a disk. The engine's torrent task owns one
 //! [`picker::Picker`], tells it what happened and the time, and does what it answers.
 
+mod contested;
 pub mod picker;
 mod wants;
 

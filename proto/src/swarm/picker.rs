@@ -3,17 +3,19 @@
 //! A piece is absent, partial (some block asked for or received), being verified, or present. Sources call
 //! [`Picker::pick`] whenever their pipeline has room; the answer follows this order: blocks of demanded pieces by
 //! [`Urgency`], then, if the torrent is being filled, the rest of partial pieces, then the rarest absent piece.
-//! A demanded block that another source is late with is asked of a second source too (hedging); so is every missing
-//! block once nothing else is left to ask for (end game).
+//! A demanded block that another source is late with is asked of a second source too (hedging), and so is any block
+//! of a piece that keeps memory from the others; so is every missing block once nothing else is left to ask for (end
+//! game).
 //!
 //! Invariants: a block is outstanding at no more than two sources; the pieces that are partial or being verified
 //! never hold more bytes than the budget and one piece more, which only a waiting `read()` may add; a present piece
 //! is never picked.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::contested::Alone;
 use super::wants::{DemandId, Urgency, Wants};
 use crate::bitfield::Bitfield;
 use crate::geometry::{Geometry, PieceIndex};
@@ -88,7 +90,7 @@ pub enum Receipt {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Block {
+pub(super) enum Block {
     Missing,
     Asked(SourceId, Moment),
     AskedTwice(SourceId, SourceId),
@@ -103,52 +105,16 @@ enum Piece {
     Present,
 }
 
-/// Who alone may give a contested piece now, and who failed to and has to let others try first.
-#[derive(Debug, Default)]
-struct Alone {
-    owner: Option<SourceId>,
-    asked_at: Moment,
-    declined: Vec<(SourceId, Moment)>,
-}
-
-impl Alone {
-    /// Takes the piece from an owner that is of no use, because another source asks; returns whether it did.
-    fn lapse(&mut self, source: SourceId, partial: &mut Partial, now: Moment) -> bool {
-        let Some(owner) = self.owner.filter(|owner| *owner != source) else { return false };
-        let is_asked = partial.blocks.iter().any(|b| matches!(b, Block::Asked(by, _) if *by == owner));
-        let idle = now.saturating_sub(partial.last_block_at.unwrap_or_default().max(self.asked_at));
-        if idle < if is_asked { STUCK_OWNER } else { IDLE_OWNER } {
-            return false;
-        }
-        self.owner = None;
-        self.declined.push((owner, now));
-        restart(partial);
-        for block in partial.blocks.iter_mut().filter(|b| matches!(b, Block::Asked(by, _) if *by == owner)) {
-            *block = Block::Missing;
-            partial.missing += 1;
-        }
-        true
-    }
-}
-
-/// A source that failed to give a contested piece lets others try for this long.
-const DECLINED_FOR: Moment = Moment::from_secs(10);
-
-/// A source that holds a contested piece, and of which nothing is outstanding, loses it after this long.
-const IDLE_OWNER: Moment = Moment::from_secs(2);
-
-/// The same, with requests outstanding of which none is answered.
-const STUCK_OWNER: Moment = Moment::from_secs(6);
-
 /// While filling, a partial piece that no source has keeps its blocks this long: sources do come back.
 const FORSAKEN_AFTER: Moment = Moment::from_secs(20);
 
 #[derive(Debug)]
-struct Partial {
-    blocks: Vec<Block>,
-    missing: u32,
-    received: u32,
-    last_block_at: Option<Moment>,
+pub(super) struct Partial {
+    pub(super) blocks: Vec<Block>,
+    /// Blocks that may be asked for.
+    pub(super) missing: u32,
+    pub(super) received: u32,
+    pub(super) last_block_at: Option<Moment>,
 }
 
 /// Pieces looked at per pick before giving up on a source that has none of them.
@@ -171,7 +137,7 @@ pub struct Picker {
     budget_bytes: u64,
     availability: Vec<u16>,
     /// Pieces that failed with several contributors, and the one source that may give each now.
-    contested: HashMap<u32, Alone>,
+    contested: BTreeMap<u32, Alone>,
     wants: Wants,
     is_filling: bool,
     /// Absent pieces in the order in which fill takes them (last first); rebuilt when it runs dry or grows stale.
@@ -194,7 +160,7 @@ impl Picker {
             in_flight_bytes: 0,
             budget_bytes,
             availability: vec![0; count as usize],
-            contested: HashMap::new(),
+            contested: BTreeMap::new(),
             wants: Wants::default(),
             is_filling: false,
             fill_order: Vec::new(),
@@ -321,6 +287,7 @@ impl Picker {
         out: &mut Vec<Pick>,
     ) {
         let start = out.len();
+        self.free_idle(source, has, now);
         self.pick_wanted(source, has, room, now, out);
         let taken = out.len() - start;
         if taken < room.for_reads {
@@ -330,6 +297,26 @@ impl Picker {
         if self.is_filling && taken < room.for_rest {
             self.pick_fill(source, has, room.for_rest - taken, now, random, out);
         }
+        let taken = out.len() - start;
+        if taken < room.for_rest && self.is_crowded() {
+            self.pick_standing(source, has, room, room.for_rest - taken, now, out);
+        }
+    }
+
+    /// Takes contested pieces from owners that are of no use, for this source and others to claim.
+    fn free_idle(&mut self, source: SourceId, has: Has<'_>, now: Moment) {
+        for (piece, alone) in self.contested.iter_mut().filter(|(piece, _)| has.get(**piece)) {
+            let Some(partial) = self.partials.get_mut(piece) else { continue };
+            if self.pieces[*piece as usize] == Piece::Partial && alone.lapse(source, partial, now) {
+                self.wants.set_open(*piece, true);
+            }
+        }
+    }
+
+    /// Whether the pieces under way leave no room for another.
+    fn is_crowded(&self) -> bool {
+        let next = u64::from(self.geometry.piece_bytes());
+        self.in_flight_bytes > 0 && self.in_flight_bytes + next > self.budget_bytes
     }
 
     fn pick_wanted(&mut self, source: SourceId, has: Has<'_>, room: Room, now: Moment, out: &mut Vec<Pick>) {
@@ -388,28 +375,44 @@ impl Picker {
         let pieces: Vec<u32> =
             self.wants.of(Urgency::Read).filter(|p| has.get(*p)).take(SCAN_LIMIT).collect();
         for piece in pieces {
-            let Some(partial) = self.partials.get_mut(&piece) else { continue };
-            if let Some(alone) = self.contested.get_mut(&piece) {
-                // Never hedged; but an owner that is stuck loses it, and the next pick finds it open.
-                if alone.lapse(source, partial, now) {
-                    self.wants.set_open(piece, true);
-                }
+            if self.contested.contains_key(&piece) {
                 continue;
             }
+            let Some(partial) = self.partials.get_mut(&piece) else { continue };
             let Some(index) = self.geometry.piece(piece) else { continue };
-            for (block, state) in partial.blocks.iter_mut().enumerate() {
-                if out.len() - start >= room.for_reads {
-                    return;
-                }
-                if let Block::Asked(first, at) = *state
-                    && first != source
-                    && now.saturating_sub(at) >= room.hedge_after
-                {
-                    *state = Block::AskedTwice(first, source);
-                    let key = BlockKey { piece: index, block: block as u32 };
-                    out.push(Pick { key, urgency: Some(Urgency::Read) });
-                }
+            let left = room.for_reads - (out.len() - start);
+            if left == 0 {
+                return;
             }
+            let asked_before = now.checked_sub(room.hedge_after);
+            hedge(partial, index, source, asked_before, Some(Urgency::Read), left, out);
+        }
+    }
+
+    /// Hedges blocks of pieces that stand still while no other piece may be started: a source that never answers must
+    /// not hold the memory that everything else waits for.
+    fn pick_standing(
+        &mut self,
+        source: SourceId,
+        has: Has<'_>,
+        room: Room,
+        mut left: usize,
+        now: Moment,
+        out: &mut Vec<Pick>,
+    ) {
+        let Some(asked_before) = now.checked_sub(room.hedge_after) else { return };
+        let contested = &self.contested;
+        let is_shared = |piece: u32| has.get(piece) && !contested.contains_key(&piece);
+        for (piece, partial) in self.partials.iter_mut().filter(|(piece, _)| is_shared(**piece)) {
+            if left == 0 {
+                return;
+            }
+            if partial.last_block_at.is_some_and(|at| at > asked_before) {
+                continue;
+            }
+            let Some(index) = self.geometry.piece(*piece) else { continue };
+            let urgency = self.wants.urgency(*piece);
+            left -= hedge(partial, index, source, Some(asked_before), urgency, left, out);
         }
     }
 
@@ -464,24 +467,15 @@ impl Picker {
     }
 
     /// Nothing is left that nobody was asked for: ask a second source for what is outstanding.
-    fn pick_end_game(&mut self, source: SourceId, has: Has<'_>, room: usize, out: &mut Vec<Pick>) {
-        let mut left = room;
+    fn pick_end_game(&mut self, source: SourceId, has: Has<'_>, mut left: usize, out: &mut Vec<Pick>) {
         let contested = &self.contested;
         let shared = |p: &u32| has.get(*p) && !contested.contains_key(p);
         for (piece, partial) in self.partials.iter_mut().filter(|(p, _)| shared(p)) {
             let Some(index) = self.geometry.piece(*piece) else { continue };
-            for (block, state) in partial.blocks.iter_mut().enumerate() {
-                if left == 0 {
-                    return;
-                }
-                if let Block::Asked(first, _) = *state
-                    && first != source
-                {
-                    *state = Block::AskedTwice(first, source);
-                    out.push(Pick { key: BlockKey { piece: index, block: block as u32 }, urgency: None });
-                    left -= 1;
-                }
+            if left == 0 {
+                return;
             }
+            left -= hedge(partial, index, source, Some(Moment::MAX), None, left, out);
         }
     }
 
@@ -529,28 +523,27 @@ impl Picker {
     ) {
         let Some(index) = self.geometry.piece(piece) else { return };
         let Some(partial) = self.partials.get_mut(&piece) else { return };
-        if let Some(alone) = self.contested.get_mut(&piece) {
-            alone.lapse(source, partial, now);
-            alone.declined.retain(|(_, at)| now.saturating_sub(*at) < DECLINED_FOR);
-            if alone.owner.is_none() && alone.declined.iter().any(|(by, _)| *by == source) {
-                return;
-            }
-            if *alone.owner.get_or_insert(source) != source {
-                return;
-            }
-            alone.asked_at = now;
+        let alone = self.contested.get_mut(&piece);
+        let is_contested = alone.is_some();
+        if let Some(alone) = alone
+            && !alone.claim(source, partial, now)
+        {
+            return;
         }
         let mut left = room;
         for (block, state) in partial.blocks.iter_mut().enumerate() {
             if left == 0 || partial.missing == 0 {
                 break;
             }
-            if *state == Block::Missing {
-                *state = Block::Asked(source, now);
-                partial.missing -= 1;
-                left -= 1;
-                out.push(Pick { key: BlockKey { piece: index, block: block as u32 }, urgency });
-            }
+            *state = match *state {
+                Block::Missing => Block::Asked(source, now),
+                // Still outstanding at an earlier owner, of whom it is not taken any more.
+                Block::Asked(by, _) if is_contested && by != source => Block::AskedTwice(by, source),
+                _ => continue,
+            };
+            partial.missing -= 1;
+            left -= 1;
+            out.push(Pick { key: BlockKey { piece: index, block: block as u32 }, urgency });
         }
     }
 
@@ -575,13 +568,11 @@ impl Picker {
             return Receipt::Unwanted;
         }
         let Some(state) = partial.blocks.get_mut(key.block as usize) else { return Receipt::Unwanted };
-        if self.contested.get(&piece).is_some_and(|alone| alone.owner != Some(source)) {
-            // From an earlier holder: it is not mixed with what the present one gives.
-            if matches!(*state, Block::Asked(by, _) if by == source) {
-                *state = Block::Missing;
-                partial.missing += 1;
-                self.wants.set_open(piece, true);
-            }
+        if let Some(alone) = self.contested.get(&piece).filter(|alone| !alone.is_owner(source)) {
+            // From an earlier owner: it is not mixed with what the present one gives.
+            withdraw(state, source, now);
+            alone.recount(partial);
+            self.wants.set_open(piece, partial.missing > 0);
             return Receipt::Unwanted;
         }
         let also_asked = match *state {
@@ -597,6 +588,9 @@ impl Picker {
         *state = Block::Received;
         partial.received += 1;
         partial.last_block_at = Some(now);
+        if let Some(alone) = self.contested.get(&piece) {
+            alone.recount(partial);
+        }
         let is_piece_complete = partial.received as usize == partial.blocks.len();
         if is_piece_complete {
             self.pieces[piece as usize] = Piece::Verifying;
@@ -612,15 +606,14 @@ impl Picker {
         let piece = key.piece.get();
         let Some(partial) = self.partials.get_mut(&piece) else { return };
         let Some(state) = partial.blocks.get_mut(key.block as usize) else { return };
-        match *state {
-            Block::Asked(by, _) if by == source => {
-                *state = Block::Missing;
-                partial.missing += 1;
-                self.wants.set_open(piece, true);
-            }
-            Block::AskedTwice(a, b) if a == source => *state = Block::Asked(b, now),
-            Block::AskedTwice(a, b) if b == source => *state = Block::Asked(a, now),
-            _ => {}
+        if withdraw(state, source, now) == Some(Block::Missing) {
+            partial.missing += 1;
+        }
+        if let Some(alone) = self.contested.get(&piece) {
+            alone.recount(partial);
+        }
+        if self.pieces[piece as usize] == Piece::Partial && partial.missing > 0 {
+            self.wants.set_open(piece, true);
         }
     }
 
@@ -639,6 +632,9 @@ impl Picker {
     pub fn handle_failed(&mut self, piece: PieceIndex) {
         self.release(piece.get());
         self.reopen(piece.get());
+        if let Some(alone) = self.contested.get_mut(&piece.get()) {
+            alone.give_up();
+        }
     }
 
     /// A present piece was evicted, or turned out to be damaged.
@@ -704,13 +700,42 @@ pub enum Filling {
     Everything,
 }
 
-/// Forgets the blocks that came: the piece is to come from one source.
-fn restart(partial: &mut Partial) {
-    for block in partial.blocks.iter_mut().filter(|block| **block == Block::Received) {
-        *block = Block::Missing;
-        partial.missing += 1;
-        partial.received -= 1;
+/// Asks a second source for blocks outstanding elsewhere since `asked_before` or longer; returns how many.
+fn hedge(
+    partial: &mut Partial,
+    piece: PieceIndex,
+    source: SourceId,
+    asked_before: Option<Moment>,
+    urgency: Option<Urgency>,
+    most: usize,
+    out: &mut Vec<Pick>,
+) -> usize {
+    let start = out.len();
+    let late = |at: Moment| asked_before.is_some_and(|limit| at <= limit);
+    for (block, state) in partial.blocks.iter_mut().enumerate() {
+        if out.len() - start == most {
+            break;
+        }
+        if let Block::Asked(first, at) = *state
+            && first != source
+            && late(at)
+        {
+            *state = Block::AskedTwice(first, source);
+            out.push(Pick { key: BlockKey { piece, block: block as u32 }, urgency });
+        }
     }
+    out.len() - start
+}
+
+/// A block is outstanding at a source no longer; returns what became of it, if it was.
+fn withdraw(state: &mut Block, source: SourceId, now: Moment) -> Option<Block> {
+    *state = match *state {
+        Block::Asked(by, _) if by == source => Block::Missing,
+        Block::AskedTwice(a, b) if a == source => Block::Asked(b, now),
+        Block::AskedTwice(a, b) if b == source => Block::Asked(a, now),
+        _ => return None,
+    };
+    Some(*state)
 }
 
 /// A piece of which a block may still be asked for.

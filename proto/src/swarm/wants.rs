@@ -154,7 +154,7 @@ impl Wants {
         self.order.iter().map(|((urgency, _), piece)| (*urgency, *piece))
     }
 
-    /// All wanted pieces of one urgency, in no order.
+    /// All wanted pieces of one urgency, lowest number first.
     pub(super) fn of(&self, urgency: Urgency) -> impl Iterator<Item = u32> + '_ {
         self.pieces
             .iter()

@@ -208,6 +208,120 @@ fn while_filling_a_piece_that_nobody_has_any_more_is_given_up_in_time() {
     assert_eq!(p.abandoned(Moment::from_secs(60)), [lost]);
 }
 
+#[test]
+fn a_silent_source_of_the_piece_that_fills_the_budget_is_hedged_so_that_others_can_start() {
+    let mut p = picker(4, 2);
+    let piece = 2 * u64::from(BLOCK_BYTES);
+    p.set_budget(piece);
+    p.set_filling(Filling::Everything);
+    p.add_availability(0..4);
+    let asked = pick(&mut p, 1, room(9), 0);
+    assert_eq!(asked.len(), 2);
+    let hedging = Room { hedge_after: Moment::from_secs(4), ..room(9) };
+    assert!(pick(&mut p, 2, hedging, 3).is_empty(), "it is not late yet");
+    assert_eq!(pick(&mut p, 2, hedging, 5), asked);
+    for (piece, block) in asked {
+        let key = key(&p, piece, block);
+        let receipt = p.handle_block(SourceId(2), key, Moment::from_secs(6));
+        assert!(matches!(receipt, Receipt::Accepted { also_asked: Some(SourceId(1)), .. }));
+    }
+}
+
+#[test]
+fn a_read_that_waits_for_budget_has_the_late_read_ahead_hedged() {
+    let mut p = picker(4, 2);
+    p.set_budget(1);
+    p.set_demand(DemandId(1), Urgency::ReadAhead, &[0..1]);
+    assert_eq!(pick(&mut p, 1, room(9), 0), [(0, 0), (0, 1)]);
+    p.set_demand(DemandId(2), Urgency::Read, &[3..4]);
+    let hedging = Room { hedge_after: Moment::from_secs(4), ..room(9) };
+    assert_eq!(pick(&mut p, 2, hedging, 5), [(0, 0), (0, 1)]);
+}
+
+#[test]
+fn with_budget_left_the_blocks_no_read_waits_for_are_not_hedged() {
+    let mut p = picker(4, 2);
+    p.set_demand(DemandId(1), Urgency::ReadAhead, &[0..1]);
+    assert_eq!(pick(&mut p, 1, room(9), 0).len(), 2);
+    let hedging = Room { hedge_after: Moment::ZERO, ..room(9) };
+    assert!(pick(&mut p, 2, hedging, 5).is_empty());
+}
+
+/// A contested piece of three blocks that a fill wants, and source 1 as its owner from the start.
+fn contested_fill() -> Picker {
+    let mut p = picker(1, 3);
+    let piece = key(&p, 0, 0).piece;
+    p.set_contested(piece, Contested::Yes);
+    p.set_filling(Filling::Everything);
+    p.add_availability(0..1);
+    assert_eq!(pick(&mut p, 1, room(9), 0), [(0, 0), (0, 1), (0, 2)]);
+    p
+}
+
+#[test]
+fn a_silent_owner_loses_a_contested_piece_that_no_read_waits_for() {
+    let mut p = contested_fill();
+    assert!(pick(&mut p, 2, room(9), 5).is_empty());
+    assert_eq!(pick(&mut p, 2, room(9), 7), [(0, 0), (0, 1), (0, 2)]);
+}
+
+#[test]
+fn a_contested_piece_that_changes_hands_is_outstanding_at_two_sources_at_most_and_once_at_each() {
+    let mut p = contested_fill();
+    assert_eq!(pick(&mut p, 2, room(9), 7).len(), 3);
+    // The second owner is silent too; all blocks are still outstanding at both.
+    assert!(pick(&mut p, 3, room(9), 30).is_empty());
+    assert!(pick(&mut p, 1, room(9), 60).is_empty());
+    let lost = key(&p, 0, 1);
+    p.handle_lost(SourceId(2), lost, Moment::from_secs(61));
+    assert!(pick(&mut p, 1, room(9), 61).is_empty());
+    p.handle_lost(SourceId(1), lost, Moment::from_secs(62));
+    assert_eq!(pick(&mut p, 1, room(9), 62), [(0, 1)]);
+}
+
+#[test]
+fn an_owner_that_asks_again_and_again_without_progress_loses_a_contested_piece() {
+    let mut p = contested_fill();
+    for now in 1..=3 {
+        for block in 0..3 {
+            let lost = key(&p, 0, block);
+            p.handle_lost(SourceId(1), lost, Moment::from_secs(now));
+        }
+        let picked = pick(&mut p, 1, room(9), now);
+        assert_eq!(picked.len(), 3);
+    }
+    assert_eq!(pick(&mut p, 2, room(9), 7).len(), 3);
+}
+
+#[test]
+fn patience_with_a_slow_owner_grows_until_a_contested_piece_comes_whole() {
+    let mut p = contested_fill();
+    let mut is_complete = false;
+    // The only source that works takes 10 s for a block; another one never answers.
+    let mut due: Option<(u32, u64)> = None;
+    for now in 1..300 {
+        if due.is_none() {
+            due = pick(&mut p, 2, room(1), now).first().map(|(_, block)| (*block, now + 10));
+        }
+        if let Some((block, _)) = due.take_if(|(_, at)| *at <= now) {
+            let came = key(&p, 0, block);
+            let receipt = p.handle_block(SourceId(2), came, Moment::from_secs(now));
+            is_complete |= matches!(receipt, Receipt::Accepted { is_piece_complete: true, .. });
+        }
+        if is_complete {
+            return;
+        }
+        if now % 20 == 0 {
+            for block in 0..3 {
+                let lost = key(&p, 0, block);
+                p.handle_lost(SourceId(1), lost, Moment::from_secs(now));
+            }
+        }
+        pick(&mut p, 1, room(9), now);
+    }
+    panic!("the piece was never had");
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Demand { id: u64, urgency: u8, first: u32, len: u32 },
