@@ -6,7 +6,7 @@
 //!
 //! Invariant: nothing stays. The devices go with this process; the namespaces are taken away by a second process that
 //! waits for the end of this one, so that no signal and no crash, SIGKILL included, leaves them behind.
-//! The process ends itself when the one that started it ends.
+//! It ends itself when the thread that started it ends (that is what the kernel watches, not the process).
 
 use std::{
     collections::VecDeque,
