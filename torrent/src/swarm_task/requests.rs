@@ -25,6 +25,8 @@ impl SwarmTask {
         let now = self.clock.now();
         let cache = download.content.ledger.room();
         if cache == CacheRoom::Nothing && download.picker.in_flight_bytes() == 0 {
+            // Space is being made; the next tick asks again.
+            self.report_in_flight();
             return;
         }
         let is_paused = now < download.paused_until || cache <= CacheRoom::ReadsOnly;
