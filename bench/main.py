@@ -36,7 +36,7 @@ class Options:
         self.samples = 100 if quick else 500
         self.slow_seconds = 15 if quick else 60
         self.seeder_counts = [4] if quick else [1, 4, 30]
-        self.path_cases = ["20ms-bbr"] if quick else ["20ms-cubic", "20ms-bbr", "20ms-loss-cubic", "20ms-loss-bbr"]
+        self.path_cases = ["20ms-bbr"] if quick else list(paths.CASES)
         self.path_bytes = (64 if quick else 256) * MIB
         self.path_seconds = 10 if quick else 30
         self.torrent_counts = [1, 100] if quick else [1, 100, 1000]
