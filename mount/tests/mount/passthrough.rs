@@ -37,6 +37,13 @@ impl Setup {
         self.mounted.counters.held.load(Ordering::SeqCst)
     }
 
+    /// That of files closed just before may be let go a moment after the next is opened.
+    fn holds_at_most_one(&self) {
+        eventually("one data file for all handles", Duration::from_secs(5), || {
+            (self.held() <= 1).then_some(())
+        });
+    }
+
     fn equals(&self, name: &str, bytes: u64) {
         let read = run(60, ["cat".into(), self.mounted.path(name)]);
         assert!(read.status.success(), "{name}: {read:?}");
@@ -79,9 +86,9 @@ fn a_complete_file_is_read_without_this_process_and_released_at_the_last_close()
     if is_possible {
         assert_eq!(setup.mounted.counters.reads(), before, "page faults seen by the daemon");
         let second = File::open(setup.mounted.path("other")).expect("opened again");
-        assert_eq!(setup.held(), 1, "one data file for all handles");
+        setup.holds_at_most_one();
         drop(mapped);
-        assert_eq!(setup.held(), 1);
+        assert_eq!(setup.held(), 1, "one data file for all handles, until the last is closed");
         drop(second);
     } else {
         drop(mapped);
@@ -129,7 +136,7 @@ fn many_opens_at_once_agree_on_one_way() {
             })
             .collect();
         let files: Vec<File> = openers.into_iter().map(|opener| opener.join().expect("no panic")).collect();
-        assert!(setup.held() <= 1);
+        setup.holds_at_most_one();
         for file in &files {
             let mut read = [0; 64];
             file.read_exact_at(&mut read, MIB).expect("read");
