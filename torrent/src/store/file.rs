@@ -87,6 +87,8 @@ struct State {
     /// The data directory, opened before the first byte of `unsynced` pieces was written, so that a flush of the file
     /// system through it reports every write that failed since (Linux 5.8). `None` when not all were written by us.
     watch: Option<OwnedFd>,
+    /// Whether the record on disk may name pieces of `unsynced`, or pieces that are no longer present.
+    is_record_ahead: bool,
     /// Whether the torrent's empty files, which no piece brings along, were made.
     has_empty_files: bool,
 }
@@ -137,6 +139,7 @@ impl FileStore {
                 && !recovered.present.is_empty()
                 && recovered.unsynced.is_empty(),
             present: recovered.present,
+            is_record_ahead: recovered.has_losses || !recovered.unsynced.is_empty(),
             dirty,
             unsynced: recovered.unsynced,
             watch: None,
@@ -193,6 +196,7 @@ impl FileStore {
         }
         state.unsynced.retain(|piece| present.get(piece.get()));
         state.present = present;
+        state.is_record_ahead = true;
         state.is_stale = true;
         // Nobody saw these bytes being written.
         state.watch = None;
@@ -490,10 +494,16 @@ impl PieceStore for FileStore {
             let mut state = self.state();
             state.unsynced.append(&mut settling);
             state.is_stale = true;
+            // With no space to write it, it was not replaced; after any other error it may have been.
+            state.is_record_ahead |= !matches!(error, StoreError::NoSpace { op: "create" | "write", .. });
             // The loss is the graver news; the next checkpoint reports the other if it lasts.
             return Err(lost.unwrap_or(error));
         }
-        self.state().stop_watching_if_clean();
+        {
+            let mut state = self.state();
+            state.is_record_ahead = false;
+            state.stop_watching_if_clean();
+        }
         if let Err(error) = self.journal.rewrite(|| self.state().unsynced.clone()) {
             tracing::debug!(%error, "the journal keeps entries that it need not");
         }

@@ -5,9 +5,9 @@
 //! its space is being freed; then peers are told (BEP 54). A read that came in between waits under the piece and is
 //! put to the picker again.
 //!
-//! A disk that is full: the piece keeps its blocks in memory while others are evicted, and is stored once more.
+//! A disk that is full: the piece keeps its blocks in memory while others are evicted, and is stored again.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -27,11 +27,14 @@ use crate::store::StoreError;
 /// Asked of the budget when a piece did not fit: itself and some of what comes next.
 const RELIEF_PIECES: u64 = 4;
 
+/// A piece that does not fit is stored again this often: others may take the space that was freed for it.
+const MAX_ATTEMPTS: u32 = 8;
+
 /// What the task remembers of giving up pieces.
 #[derive(Debug, Default)]
 pub(super) struct Eviction {
-    /// Pieces that did not fit on the disk and wait to be stored a second time.
-    second_chance: HashSet<u32>,
+    /// Pieces that did not fit on the disk and are stored again, and how often they were.
+    attempts: HashMap<u32, u32>,
     /// Filling is left off while the cache is full.
     is_fill_held: bool,
 }
@@ -48,7 +51,7 @@ impl Eviction {
 
     /// A piece was stored.
     pub(super) fn handle_stored(&mut self, piece: PieceIndex) {
-        self.second_chance.remove(&piece.get());
+        self.attempts.remove(&piece.get());
     }
 }
 
@@ -114,12 +117,16 @@ impl SwarmTask {
 
     /// The space of pieces is free, or will be once the store can write its record: either way they are gone.
     pub(super) fn handle_evicted(&mut self, Evicted { pieces, result, reply }: Evicted) {
+        let mut is_freed = true;
         match result {
             Ok(()) => {}
             Err(StoreError::NotDurable { pieces, source }) => {
                 self.handle_checkpoint(Err(StoreError::NotDurable { pieces, source }));
             }
-            Err(error) => tracing::error!(%error, "evicted pieces still take up space on the disk"),
+            Err(error) => {
+                is_freed = false;
+                tracing::error!(%error, "evicted pieces still take up space on the disk");
+            }
         }
         let Some(download) = &mut self.download else { return };
         let mut freed = 0;
@@ -136,7 +143,7 @@ impl SwarmTask {
         let was_complete = std::mem::replace(&mut download.was_complete, false);
         tracing::debug!(pieces = pieces.len(), freed, "gave pieces up");
         // Whoever asked may be gone.
-        let _gone = reply.send(freed);
+        let _gone = reply.send(if is_freed { freed } else { 0 });
         self.tell_lost(&pieces);
         if was_complete {
             self.repeat_extended_handshake();
@@ -163,17 +170,19 @@ impl SwarmTask {
         }
     }
 
-    /// A verified piece did not fit on the disk: others are evicted and it is stored once more. `Err` when it had that
-    /// chance already or has none.
+    /// A verified piece did not fit on the disk: others are evicted and it is stored again. `Err` when that was tried
+    /// often enough or is no use.
     pub(super) fn make_space_for(&mut self, gathered: Gathered) -> Result<(), NoSecondChance> {
         let Some(download) = &self.download else { return Err(NoSecondChance) };
         let piece = gathered.piece;
         let may_retry = download.content.ledger.is_budgeted() && !gathered.blocks.is_empty();
-        if !may_retry || !self.eviction.second_chance.insert(piece.get()) {
-            self.eviction.second_chance.remove(&piece.get());
+        let attempts = self.eviction.attempts.entry(piece.get()).or_insert(0);
+        *attempts += 1;
+        if !may_retry || *attempts > MAX_ATTEMPTS {
+            self.eviction.attempts.remove(&piece.get());
             return Err(NoSecondChance);
         }
-        tracing::warn!(piece = piece.get(), "the disk is full: older pieces are given up");
+        tracing::debug!(piece = piece.get(), "the disk is full: older pieces are given up");
         let content = download.content.clone();
         let bytes = RELIEF_PIECES * u64::from(content.geometry().piece_len(piece));
         let events = self.channels.events.clone();
@@ -185,10 +194,10 @@ impl SwarmTask {
         Ok(())
     }
 
-    /// Stores a piece a second time, or gives it up when nothing could be freed.
+    /// Stores a piece again, or gives it up when nothing could be freed.
     pub(super) fn handle_relieved(&mut self, Relieved { gathered, freed }: Relieved) {
         if freed == 0 {
-            self.eviction.second_chance.remove(&gathered.piece.get());
+            self.eviction.attempts.remove(&gathered.piece.get());
             tracing::error!(piece = gathered.piece.get(), "the disk is full and nothing can be given up");
             self.give_up_storing(gathered.piece, &ReadError::NoSpace);
         } else if let Some(download) = &mut self.download {

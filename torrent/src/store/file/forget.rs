@@ -18,9 +18,13 @@ const HOLE_BYTES: u64 = 4096;
 
 impl FileStore {
     pub(super) fn forget(&self, pieces: &[PieceIndex]) -> Result<(), StoreError> {
+        let mut unrecorded = Vec::new();
         {
             let mut state = self.state();
             let mut was_present = false;
+            if !state.is_record_ahead {
+                unrecorded.extend(pieces.iter().copied().filter(|piece| state.unsynced.contains(piece)));
+            }
             for piece in pieces {
                 was_present |= state.present.clear(piece.get());
             }
@@ -32,18 +36,29 @@ impl FileStore {
             state.is_stale = true;
         }
         // Other pieces that the disk lost are the caller's news, but no reason to keep these.
-        let outcome = match self.checkpoint() {
+        let mut written = self.checkpoint();
+        if matches!(written, Err(StoreError::NoSpace { .. })) && !unrecorded.is_empty() {
+            // Not even the record fits. Pieces that it never named may go before it is replaced: the journal's word is
+            // not taken without hashing. They make the space.
+            self.punch_absent(&unrecorded);
+            written = self.checkpoint();
+        }
+        let outcome = match written {
             outcome @ (Ok(()) | Err(StoreError::NotDurable { .. })) => outcome,
             Err(error) => return Err(error),
         };
+        self.punch_absent(pieces);
+        outcome
+    }
+
+    /// Frees the space of those that are not present: one may have been fetched again meanwhile.
+    fn punch_absent(&self, pieces: &[PieceIndex]) {
         let _alone = self.writing.write().unwrap_or_else(PoisonError::into_inner);
         for &piece in pieces {
-            // It may have been fetched again meanwhile.
             if !self.state().present.get(piece.get()) {
                 self.punch(piece);
             }
         }
-        outcome
     }
 
     /// Frees the space of a piece that is not present. Failing costs only space.
