@@ -2,6 +2,7 @@
 //!
 //! What it means is worked out in `config.rs` and the command's own file.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -9,7 +10,8 @@ use clap_complete::Shell;
 
 use crate::config::Layer;
 use crate::exit;
-use crate::units::{ByteSize, TimeSpan};
+use crate::metrics;
+use crate::units::{ByteSize, DiskShare, TimeSpan};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -52,6 +54,12 @@ pub(crate) enum Command {
     Add(Add),
     /// Take a torrent out of a running mount
     Remove(Remove),
+    /// Keep files of a mount on this machine, whatever the cache's size says
+    Pin(Pin),
+    /// Let files that were pinned be given up again
+    Unpin(Pin),
+    /// Fetch files of a mount, or parts of them, before they are read
+    Prefetch(Prefetch),
     /// Take a mount away, a stale one too
     Unmount(Unmount),
     /// Show what the running mounts, seeds and downloads do
@@ -85,6 +93,15 @@ pub(crate) struct Engine {
     /// Where pieces are kept [default: $XDG_CACHE_HOME/wtfs]
     #[arg(long, value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
+    /// How much data the cache may hold, e.g. 50G, or 80% of its disk [default: what --min-free leaves]
+    #[arg(long, value_name = "SIZE|SHARE")]
+    pub(crate) cache_size: Option<DiskShare>,
+    /// What to leave free on the cache's disk [default: 1G]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) min_free: Option<ByteSize>,
+    /// Use no network: what is not local cannot be read, and that is said at once
+    #[arg(long)]
+    pub(crate) offline: bool,
     /// PORT, ADDRESS or ADDRESS:PORT for peers to connect to [default: 6881, or any free port]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<String>,
@@ -119,6 +136,9 @@ impl Engine {
     pub(crate) fn layer(&self) -> Layer {
         Layer {
             cache_dir: self.cache_dir.clone(),
+            cache_size: self.cache_size,
+            min_free: self.min_free,
+            offline: self.offline.then_some(true),
             listen: self.listen.clone(),
             max_peers: self.max_peers,
             upload_limit: self.upload_limit,
@@ -158,9 +178,21 @@ pub(crate) struct Mount {
     /// Go to the background once the mount is usable
     #[arg(short, long)]
     pub(crate) daemon: bool,
+    /// Write the process id to this file while the mount is there
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pid_file: Option<PathBuf>,
+    /// Answer with counters for Prometheus at ADDRESS:PORT or unix:PATH
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) metrics: Option<metrics::Place>,
     /// Let other users enter the mount
     #[arg(long)]
     pub(crate) allow_other: bool,
+    /// Delete the data of an entry that is removed with rm or rmdir from the cache too
+    #[arg(long)]
+    pub(crate) rm_drops_data: bool,
+    /// The words behind the program's name, for `--daemon` to start it again with
+    #[arg(skip)]
+    pub(crate) typed: Vec<OsString>,
     #[command(flatten)]
     pub(crate) engine: Engine,
 }
@@ -208,6 +240,32 @@ pub(crate) struct Remove {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "Files that are pinned are not fetched by that: `wtfs prefetch` does so.\n\n\
+Examples:\n  wtfs pin /mnt/models/model\n  wtfs unpin /mnt/models/model/README.md")]
+pub(crate) struct Pin {
+    /// Files or directories of a running mount
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Print JSON: how many files, and their bytes
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "A RANGE is START-END (END not included), START- or -BYTES, which is the end of the file.\n\n\
+Examples:\n  wtfs prefetch /mnt/models/model\n  wtfs prefetch /mnt/films/film.mkv:0-64M /mnt/films/film.mkv:-16M"
+)]
+pub(crate) struct Prefetch {
+    /// Files or directories of a running mount
+    #[arg(required = true, value_name = "PATH[:RANGE]")]
+    pub(crate) paths: Vec<String>,
+    /// Print JSON: how many files, and the bytes asked for
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  wtfs unmount /mnt/models")]
 pub(crate) struct Unmount {
     /// The directory it is mounted on
@@ -216,11 +274,16 @@ pub(crate) struct Unmount {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  wtfs status\n  wtfs status --json | jq '.[].torrents[].name'")]
+#[command(
+    after_help = "Examples:\n  wtfs status\n  wtfs status --watch 5\n  wtfs status --json | jq '.[].torrents[].name'"
+)]
 pub(crate) struct Status {
     /// Print JSON: one object per running process
     #[arg(long)]
     pub(crate) json: bool,
+    /// Show it again every so many seconds [default: 2], until Ctrl-C
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
+    pub(crate) watch: Option<TimeSpan>,
 }
 
 #[derive(Args, Debug)]
@@ -268,6 +331,9 @@ pub(crate) struct Seed {
     /// The directory that holds the torrent's file or directory, or that file or directory itself
     #[arg(value_name = "DATA")]
     pub(crate) data: Option<PathBuf>,
+    /// Answer with counters for Prometheus at ADDRESS:PORT or unix:PATH
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) metrics: Option<metrics::Place>,
     #[command(flatten)]
     pub(crate) engine: Engine,
 }

@@ -7,6 +7,8 @@ mod demo;
 mod get;
 mod info;
 mod mount;
+mod pin;
+mod prefetch;
 mod remove;
 mod seed;
 mod status;
@@ -17,6 +19,7 @@ use crate::cli::{Command, Verbosity};
 use crate::config::Loaded;
 use crate::exit::Exit;
 use crate::progress::Show;
+use crate::roster::Keep;
 
 /// How this process was started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +41,9 @@ pub(crate) fn run(
         Command::Mount(args) => mount::run(&args, loaded, place),
         Command::Add(args) => add::run(&args, loaded),
         Command::Remove(args) => remove::run(&args, loaded),
+        Command::Pin(args) => pin::run(&args, Keep::Pinned, loaded),
+        Command::Unpin(args) => pin::run(&args, Keep::Unpinned, loaded),
+        Command::Prefetch(args) => prefetch::run(&args, loaded, show),
         Command::Unmount(args) => unmount::run(&args),
         Command::Status(args) => status::run(&args, loaded),
         Command::Get(args) => get::run(&args, loaded, show),

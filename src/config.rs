@@ -15,12 +15,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use wtfs_torrent::{ListenConfig, PortPolicy, SessionConfig, UploadPolicy};
+use wtfs_torrent::{ListenConfig, NetworkPolicy, PortPolicy, SessionConfig, UploadPolicy};
 
 pub(crate) use self::directories::Directories;
 pub(crate) use self::layer::Layer;
 use crate::exit::{Exit, OrEnd as _, ended};
-use crate::units::ByteSize;
+use crate::notify::Notify;
+use crate::units::{ByteSize, DiskShare};
 
 /// The process's environment as it was at start.
 #[derive(Clone, Debug, Default)]
@@ -28,7 +29,12 @@ pub(crate) struct Environment(BTreeMap<OsString, OsString>);
 
 impl Environment {
     pub(crate) fn read() -> Self {
-        Self(std::env::vars_os().collect())
+        let mut variables: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        // A mount made at boot runs without HOME; the user's entry in the password file says it too.
+        if let Some(home) = std::env::home_dir() {
+            variables.entry("HOME".into()).or_insert_with(|| home.into());
+        }
+        Self(variables)
     }
 
     /// A variable's value; an empty one counts as not set.
@@ -69,6 +75,21 @@ pub(crate) struct Settings {
     /// Announced to beside a torrent's own trackers.
     pub(crate) trackers: Vec<String>,
     pub(crate) allow_other: bool,
+    /// Who is to be told that the work has begun.
+    pub(crate) notify: Notify,
+}
+
+/// A size in bytes, for a share of the disk that `dir` stands on or will stand on.
+fn disk_bytes(share: DiskShare, dir: &Path) -> anyhow::Result<u64> {
+    let percent = match share {
+        DiskShare::Bytes(bytes) => return Ok(bytes),
+        DiskShare::Percent(percent) => percent,
+    };
+    let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+    let disk = rustix::fs::statvfs(there)
+        .with_context(|| format!("the size of the disk of {} cannot be found out", dir.display()))?;
+    let bytes = u128::from(disk.f_blocks) * u128::from(disk.f_frsize) * u128::from(percent) / 100;
+    Ok(u64::try_from(bytes).unwrap_or(u64::MAX))
 }
 
 /// `PORT`, `ADDRESS`, `ADDRESS:PORT` or `[V6]:PORT`. A port that was asked for is taken or the command fails.
@@ -92,6 +113,7 @@ fn listen(typed: &str) -> anyhow::Result<ListenConfig> {
 pub(crate) struct Loaded {
     directories: Directories,
     layer: Layer,
+    notify: Notify,
     /// Log filter of `RUST_LOG` or the configuration.
     pub(crate) log: Option<String>,
 }
@@ -121,7 +143,8 @@ impl Loaded {
             }
         }
         let log = environment.text("RUST_LOG")?.or_else(|| layer.log.clone());
-        Ok(Self { directories, layer, log })
+        let notify = Notify::new(environment.path("NOTIFY_SOCKET"));
+        Ok(Self { directories, layer, notify, log })
     }
 
     /// Puts what was typed on top, fills in the defaults and checks the result.
@@ -154,7 +177,18 @@ impl Loaded {
         if memory_bytes < MEMORY_MIN {
             return Err(ended(Exit::Usage, "memory must be at least 1M"));
         }
+        let cache_bytes = layer.cache_size.map(|share| disk_bytes(share, &defaults.cache_dir)).transpose()?;
+        if cache_bytes == Some(0) {
+            return Err(ended(Exit::Usage, "cache_size must be more than 0; leave it out for no limit"));
+        }
         let session = SessionConfig {
+            cache_bytes,
+            min_free_bytes: layer.min_free.map_or(defaults.min_free_bytes, |size| size.0),
+            network: if layer.offline.unwrap_or(false) {
+                NetworkPolicy::Offline
+            } else {
+                NetworkPolicy::Online
+            },
             listen: layer.listen.map_or_else(|| Ok(ListenConfig::default()), |typed| listen(&typed))?,
             max_peers: positive(layer.max_peers, defaults.max_peers, "max_peers")?,
             max_peers_per_torrent: positive(
@@ -174,6 +208,7 @@ impl Loaded {
             session,
             trackers: layer.trackers.unwrap_or_default(),
             allow_other: layer.allow_other.unwrap_or(false),
+            notify: self.notify,
             directories,
         })
     }
@@ -262,6 +297,7 @@ mod tests {
         let zero = Some(ByteSize(0));
         for layer in [
             Layer { upload_limit: zero, ..Layer::default() },
+            Layer { cache_size: Some(DiskShare::Bytes(0)), ..Layer::default() },
             Layer { memory: Some(ByteSize(1 << 10)), ..Layer::default() },
             Layer { max_peers: Some(0), ..Layer::default() },
             Layer { read_timeout: Some(TimeSpan(Duration::ZERO)), ..Layer::default() },
@@ -270,6 +306,15 @@ mod tests {
             let error = loaded(Environment::from([HOME])).resolve(layer).expect_err("refused");
             assert_eq!(crate::exit::exit_of(&error), Exit::Usage);
         }
+    }
+
+    #[test]
+    fn a_share_of_the_disk_is_counted_before_the_cache_is_there() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let bytes =
+            |percent| disk_bytes(DiskShare::Percent(percent), &dir.path().join("not/yet")).expect("a size");
+        assert!(bytes(50) > 0 && bytes(100) / 2 >= bytes(50), "{} {}", bytes(50), bytes(100));
+        assert_eq!(disk_bytes(DiskShare::Bytes(7), dir.path()).expect("a size"), 7);
     }
 
     #[test]

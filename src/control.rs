@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::units::ByteRange;
+
 mod asking;
 mod socket;
 
@@ -43,6 +45,22 @@ pub(crate) enum Request {
         /// The name of its entry, or an info hash of it.
         torrent: String,
         data: Fate,
+    },
+    /// Keeps files whatever the cache's size says.
+    Pin {
+        /// Relative to the mount; a directory is all files below it.
+        path: String,
+    },
+    /// Takes that back.
+    Unpin {
+        /// As above.
+        path: String,
+    },
+    /// Fetches a range of each file.
+    Prefetch {
+        /// As above.
+        path: String,
+        range: ByteRange,
     },
 }
 

@@ -5,6 +5,7 @@
 //! which it says one line: that the mount is usable, or why not. The parent lives until that line (or the child's end)
 //! and passes the outcome on as its own, so that `wtfs mount --daemon && use-it` is safe.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -32,18 +33,22 @@ enum Report {
     Failed { exit: i32, error: String },
 }
 
-/// Starts this program again in the background and waits until it is usable. Returns its process id and its log.
+/// Starts this program again in the background with the same words behind its name, and waits until it is usable. Returns its process id and its log.
 ///
 /// # Errors
 /// The child's own error with its own exit code.
-pub(crate) fn start(state_dir: &Path, mount_point: &Path) -> anyhow::Result<(u32, PathBuf)> {
+pub(crate) fn start(
+    state_dir: &Path,
+    mount_point: &Path,
+    typed: &[OsString],
+) -> anyhow::Result<(u32, PathBuf)> {
     let log_path = log_path(state_dir, mount_point);
     let log =
         open_log(&log_path).with_context(|| format!("the log {} cannot be written", log_path.display()))?;
     let program = std::env::current_exe().context("this program's own file cannot be found")?;
     let mut child = Command::new(program)
         .arg(CHILD_FLAG)
-        .args(std::env::args_os().skip(1))
+        .args(typed)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
@@ -84,6 +89,28 @@ pub(crate) fn detach() -> io::Result<()> {
 /// The parent is gone: nobody was told of this mount, so the caller takes it away again.
 pub(crate) fn report_ready() -> io::Result<()> {
     say(&Report::Ready)
+}
+
+/// A file with this process's id, there while this lives.
+#[derive(Debug)]
+pub(crate) struct PidFile(PathBuf);
+
+impl PidFile {
+    /// Replaces what is there: a process that was killed left it.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) fn write(path: &Path) -> io::Result<Self> {
+        let path = std::path::absolute(path)?;
+        fs::write(&path, format!("{}\n", std::process::id()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// In the child: tells the parent what went wrong.
@@ -131,6 +158,17 @@ mod tests {
     fn a_mount_point_has_one_log_inside_the_state_directory() {
         let path = log_path(Path::new("/state"), Path::new("/mnt/my models/../x"));
         assert_eq!(path, Path::new("/state/mount-mnt_my_models_.._x.log"));
+    }
+
+    #[test]
+    fn a_pid_file_is_there_while_the_process_works() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("wtfs.pid");
+        fs::write(&path, "1\n").expect("written");
+        let file = PidFile::write(&path).expect("written");
+        assert_eq!(fs::read_to_string(&path).expect("read"), format!("{}\n", std::process::id()));
+        drop(file);
+        assert!(!path.exists());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use wtfs_torrent::{AddError, AddOptions, Session, Source, Torrent, resolve};
 
 use crate::config::Settings;
 use crate::exit::{Exit, OrEnd as _, ended};
+use crate::metrics::{self, Responder};
 use crate::table::printable;
 
 /// How long the end of a process may take after its work is done: a resolver thread that is stuck in DNS must not keep
@@ -38,6 +39,16 @@ pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyh
 pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Session> {
     raise_open_files();
     Session::open(settings.session.clone()).await.or_end(Exit::Failure, || "the engine cannot start".into())
+}
+
+/// Answers with counters where `--metrics` says, while the result lives.
+pub(crate) async fn metrics(
+    place: Option<&metrics::Place>,
+    session: &Session,
+) -> anyhow::Result<Option<Responder>> {
+    let Some(place) = place else { return Ok(None) };
+    let opened = Responder::open(place, session).await;
+    opened.map(Some).or_end(Exit::Usage, || "--metrics: that place cannot be used".into())
 }
 
 /// Most shells and service managers give 1024 by default: too few for some hundred peers and open files at once.

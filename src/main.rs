@@ -11,7 +11,10 @@ mod daemon;
 mod demo;
 mod engine;
 mod exit;
+mod helper;
 mod logging;
+mod metrics;
+mod notify;
 mod place;
 mod progress;
 mod reporter;
@@ -20,17 +23,33 @@ mod signals;
 mod table;
 mod units;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Command};
 use crate::cmd::Place;
 use crate::config::{Environment, Loaded};
 use crate::exit::Exit;
+use crate::helper::Asked;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut words: Vec<OsString> = std::env::args_os().collect();
+    if words.first().is_some_and(|program| helper::is_helper(program)) {
+        match helper::translate(words.drain(1..)) {
+            Ok(Asked::Run(line)) => words = line,
+            Ok(Asked::Nothing) => return Exit::Success.into(),
+            Err(error) => {
+                eprintln!("mount.fuse.wtfs: {error}");
+                return Exit::Usage.into();
+            }
+        }
+    }
+    let mut cli = Cli::parse_from(&words);
+    if let Command::Mount(mount) = &mut cli.command {
+        mount.typed = words.split_off(1);
+    }
     let place = if cli.report_to_parent { Place::Background } else { Place::Foreground };
     match run(cli, place) {
         Ok(exit) => exit.into(),

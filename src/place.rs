@@ -40,6 +40,22 @@ pub(crate) fn socket_of(settings: &Settings, dir: &Path) -> anyhow::Result<PathB
     ))
 }
 
+/// The control socket of the mount that `path` is in, and what the path is called there.
+///
+/// # Errors
+/// There is no such file, or it is in no mount of this user's.
+pub(crate) fn inside(settings: &Settings, path: &Path) -> anyhow::Result<(PathBuf, String)> {
+    let path = path.canonicalize().or_end(Exit::Usage, || path.display().to_string())?;
+    let mounts = wtfs_mount::list_mounts().context("the mount table cannot be read")?;
+    let around = mounts.into_iter().map(|mount| mount.mount_point).filter(|place| path.starts_with(place));
+    let mount = around.max_by_key(|place| place.components().count());
+    let mount = mount.ok_or_else(|| ended(Exit::Usage, format!("{} is in no wtfs mount", path.display())))?;
+    let below = path.strip_prefix(&mount).context("a mount point begins its paths")?;
+    let below =
+        below.to_str().ok_or_else(|| ended(Exit::Usage, "no torrent has names that are not UTF-8"))?;
+    Ok((socket_of(settings, &mount)?, below.to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::{RawValue, to_raw_value, to_value};
 use wtfs_torrent::{Session, SessionStatus};
 
 use crate::config::Settings;
 use crate::control::{Answers, Carried, Control, Request, Role, Tell, Who};
 use crate::engine;
 use crate::exit::{Exit, ended};
-use crate::roster::{Origin, Roster};
+use crate::roster::{Keep, Origin, Roster};
 
 /// What one running process tells `wtfs status`.
 #[derive(Debug, Serialize)]
@@ -75,18 +75,21 @@ impl Answers for Reporter {
         Who { pid: std::process::id(), role: self.role, path }
     }
 
-    fn carry_out(&self, order: Request, _tell: Tell) -> Carried {
+    fn carry_out(&self, order: Request, tell: Tell) -> Carried {
         let roster = self.roster.clone();
         Box::pin(async move {
             let roster = roster.ok_or_else(|| ended(Exit::Usage, "only a mount can do that"))?;
             let done = match order {
                 Request::Add { source } => {
-                    roster.add(engine::source(&source).await?, Origin::RunTime).await?
+                    to_value(roster.add(engine::source(&source).await?, Origin::RunTime).await?)
                 }
-                Request::Remove { torrent, data } => roster.remove(torrent, data).await?,
+                Request::Remove { torrent, data } => to_value(roster.remove(torrent, data).await?),
+                Request::Pin { path } => to_value(roster.keep(&path, Keep::Pinned).await?),
+                Request::Unpin { path } => to_value(roster.keep(&path, Keep::Unpinned).await?),
+                Request::Prefetch { path, range } => to_value(roster.prefetch(&path, range, &tell).await?),
                 Request::Status | Request::Who => return Err(ended(Exit::Failure, "that is no order")),
             };
-            Ok(serde_json::to_value(done)?)
+            Ok(done?)
         })
     }
 }

@@ -19,8 +19,12 @@ use crate::engine;
 use crate::exit::{Exit, OrEnd as _, ended};
 use crate::table::printable;
 
+mod errands;
+mod files;
 mod memory;
 
+pub(crate) use errands::Errands;
+pub(crate) use files::{Extent, Far, Keep};
 pub(crate) use memory::Memory;
 
 /// See the module's documentation.

@@ -20,6 +20,25 @@ pub(crate) struct ByteSize(pub(crate) u64);
 #[serde(try_from = "Typed", into = "String")]
 pub(crate) struct TimeSpan(pub(crate) Duration);
 
+/// How large something on a disk may be: so many bytes, or a share of the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Typed", into = "String")]
+pub(crate) enum DiskShare {
+    Bytes(u64),
+    /// 1 to 100.
+    Percent(u8),
+}
+
+/// A part of a file as typed: `START-END` (END not included), `START-` to its end, `-BYTES` its last ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ByteRange {
+    All,
+    From(u64),
+    Between(u64, u64),
+    Last(u64),
+}
+
 /// A value of the configuration file, which may say `10` or `"10M"`.
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -68,6 +87,57 @@ fn parse_size(typed: &str) -> Option<u64> {
         _ => return None,
     };
     scale(number, factor)
+}
+
+impl FromStr for DiskShare {
+    type Err = UnitError;
+
+    fn from_str(typed: &str) -> Result<Self, UnitError> {
+        let percent = typed.trim().strip_suffix('%').map(|number| number.trim_end().parse::<u8>());
+        let share = match percent {
+            Some(percent) => percent.ok().filter(|p| (1..=100).contains(p)).map(Self::Percent),
+            None => parse_size(typed).map(Self::Bytes),
+        };
+        share.ok_or_else(|| UnitError {
+            typed: typed.to_owned(),
+            wanted: "a size such as 50G, or a share of the disk such as 80%",
+        })
+    }
+}
+
+impl FromStr for ByteRange {
+    type Err = UnitError;
+
+    fn from_str(typed: &str) -> Result<Self, UnitError> {
+        parse_range(typed).ok_or_else(|| UnitError {
+            typed: typed.to_owned(),
+            wanted: "a range such as 0-64M, 1G- or -16M",
+        })
+    }
+}
+
+fn parse_range(typed: &str) -> Option<ByteRange> {
+    match typed.split_once('-')? {
+        ("", last) => Some(ByteRange::Last(parse_size(last)?)),
+        (start, "") => Some(ByteRange::From(parse_size(start)?)),
+        (start, end) => {
+            let (start, end) = (parse_size(start)?, parse_size(end)?);
+            (start <= end).then_some(ByteRange::Between(start, end))
+        }
+    }
+}
+
+impl ByteRange {
+    /// The part of a file of `bytes` bytes that it means.
+    pub(crate) fn within(self, bytes: u64) -> std::ops::Range<u64> {
+        let (start, end) = match self {
+            Self::All => (0, bytes),
+            Self::From(start) => (start, bytes),
+            Self::Between(start, end) => (start, end),
+            Self::Last(last) => (bytes.saturating_sub(last), bytes),
+        };
+        start.min(bytes)..end.min(bytes)
+    }
 }
 
 impl FromStr for TimeSpan {
@@ -122,6 +192,26 @@ impl TryFrom<Typed> for ByteSize {
         match typed {
             Typed::Number(bytes) => Ok(Self(bytes)),
             Typed::Text(text) => text.parse(),
+        }
+    }
+}
+
+impl TryFrom<Typed> for DiskShare {
+    type Error = UnitError;
+
+    fn try_from(typed: Typed) -> Result<Self, UnitError> {
+        match typed {
+            Typed::Number(bytes) => Ok(Self::Bytes(bytes)),
+            Typed::Text(text) => text.parse(),
+        }
+    }
+}
+
+impl From<DiskShare> for String {
+    fn from(share: DiskShare) -> Self {
+        match share {
+            DiskShare::Bytes(bytes) => ByteSize(bytes).to_string(),
+            DiskShare::Percent(percent) => format!("{percent}%"),
         }
     }
 }
@@ -207,6 +297,32 @@ mod tests {
         assert_eq!(size("1.5g"), Some(3 << 29));
         assert_eq!(size(".5k"), Some(512));
         assert_eq!(size("0"), Some(0));
+    }
+
+    #[test]
+    fn a_share_of_a_disk_is_a_size_or_a_percentage() {
+        let share = |typed: &str| typed.parse::<DiskShare>().ok();
+        assert_eq!(share("50G"), Some(DiskShare::Bytes(50 << 30)));
+        assert_eq!(share("80%"), Some(DiskShare::Percent(80)));
+        assert_eq!(share("80 %"), Some(DiskShare::Percent(80)));
+        for typed in ["0%", "101%", "%", "-1%", "1.5%", "x"] {
+            assert_eq!(share(typed), None, "{typed}");
+        }
+    }
+
+    #[test]
+    fn a_range_is_cut_to_its_file() {
+        let within = |typed: &str, bytes| typed.parse::<ByteRange>().expect("a range").within(bytes);
+        assert_eq!(within("0-64K", 100), 0..100);
+        assert_eq!(within("1K-2K", 4096), 1024..2048);
+        assert_eq!(within("1K-", 4096), 1024..4096);
+        assert_eq!(within("-1K", 4096), 3072..4096);
+        assert_eq!(within("-1M", 4096), 0..4096);
+        assert_eq!(within("1M-", 4096), 4096..4096);
+        assert_eq!(ByteRange::All.within(7), 0..7);
+        for typed in ["", "-", "5", "2K-1K", "a-b"] {
+            assert!(typed.parse::<ByteRange>().is_err(), "{typed}");
+        }
     }
 
     #[test]

@@ -4,21 +4,29 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
-use wtfs_mount::{Audience, ControlFile, Mount as Mounted, MountConfig, TorrentTree, unmount_path};
+use wtfs_mount::{Audience, Control, ControlFile, Mount as Mounted, MountConfig, TorrentTree, unmount_path};
 use wtfs_torrent::Session;
 
 use super::{Place, print_text};
 use crate::cli::Mount;
 use crate::config::{Layer, Loaded, Settings};
-use crate::control::Role;
-use crate::daemon;
+use crate::control::{Fate, Role};
+use crate::daemon::{self, PidFile};
 use crate::engine;
 use crate::exit::{Exit, OrEnd as _, ended};
+use crate::logging;
 use crate::place;
 use crate::reporter::Reporter;
-use crate::roster::{Memory, Origin, Roster};
+use crate::roster::{Errands, Memory, Origin, Roster};
 use crate::signals::Stop;
 use crate::units::count;
+
+/// What reading `.wtfs/add` shows.
+const ADD_HELP: &str = "\
+Write a line into this file: a magnet link, a URL, the whole path of a .torrent, or an info hash.
+A .torrent can also be copied into the mount; rmdir (or rm for a single file) removes an entry.
+Why something was refused stands in the file log beside this one.
+";
 
 pub(super) fn run(args: &Mount, loaded: Loaded, place: Place) -> anyhow::Result<Exit> {
     let allow_other = args.allow_other.then_some(true);
@@ -30,7 +38,10 @@ pub(super) fn run(args: &Mount, loaded: Loaded, place: Place) -> anyhow::Result<
 }
 
 fn leave_behind(args: &Mount, settings: &Settings) -> anyhow::Result<Exit> {
-    let (pid, log) = daemon::start(&settings.directories.state()?, &std::path::absolute(&args.dir)?)?;
+    let (pid, log) = {
+        let state = settings.directories.state()?;
+        daemon::start(&state, &std::path::absolute(&args.dir)?, &args.typed)?
+    };
     print_text(&format!(
         "mounted on {} by process {pid}; its log is {}\n",
         args.dir.display(),
@@ -48,9 +59,10 @@ async fn serve(args: &Mount, settings: &Settings, place: Place) -> anyhow::Resul
         }
     })?;
     let session = engine::open(settings).await?;
+    let _metrics = engine::metrics(args.metrics.as_ref(), &session).await?;
     let outcome = tokio::select! {
         mounted = mount(args, settings, &session) => match mounted {
-            Ok((mounted, roster)) => stay(settings, &session, mounted, roster, &stop, place).await,
+            Ok((mounted, roster)) => stay(args, settings, &session, mounted, roster, &stop, place).await,
             Err(error) => Err(error),
         },
         () = stop.wait() => Err(ended(Exit::Incomplete, "stopped before the mount was made")),
@@ -69,14 +81,21 @@ async fn mount(
     let place = place::mount_point(&args.dir)?;
     let reporter = Reporter::new(session, Role::Mount, Some(place.clone()));
     let status = move || serde_json::to_vec_pretty(&reporter.status()).unwrap_or_default();
-    let tree = TorrentTree::new(runtime.clone(), vec![ControlFile::new("status.json", status)]);
+    let files = vec![
+        ControlFile::new("status.json", status),
+        ControlFile::for_sources("add", ADD_HELP),
+        ControlFile::new("log", logging::recent_warnings),
+    ];
+    let tree = TorrentTree::new(runtime.clone(), files);
     let roster = Arc::new(Roster::new(session, &tree, settings, peers, memory(args, settings, &place)?));
     for typed in &args.sources {
         roster.add(engine::source(typed).await?, Origin::CommandLine).await?;
     }
     roster.recall().await;
     let audience = if settings.allow_other { Audience::Everybody } else { Audience::Owner };
-    let config = MountConfig { audience, ..MountConfig::new(&args.dir) };
+    let removed = if args.rm_drops_data { Fate::Drop } else { Fate::Keep };
+    let control: Option<Arc<dyn Control>> = Some(Arc::new(Errands::new(&roster, removed)));
+    let config = MountConfig { audience, control, ..MountConfig::new(&args.dir) };
     let mounted =
         tokio::task::spawn_blocking(move || Mounted::start(config, Arc::new(tree), runtime)).await?;
     Ok((mounted.map_err(|error| ended(Exit::Mount, error.to_string()))?, roster))
@@ -94,6 +113,7 @@ fn memory(args: &Mount, settings: &Settings, place: &Path) -> anyhow::Result<Opt
 
 /// Serves until the user or somebody else ends it. The mount is always gone when this returns.
 async fn stay(
+    args: &Mount,
     settings: &Settings,
     session: &Session,
     mounted: Mounted,
@@ -103,6 +123,14 @@ async fn stay(
 ) -> anyhow::Result<Exit> {
     let path = mounted.mount_point().to_owned();
     let _control = Reporter::new(session, Role::Mount, Some(path)).with_roster(roster).show(settings);
+    let pid_file = args.pid_file.as_deref().map(PidFile::write).transpose();
+    let _pid_file = match pid_file {
+        Ok(pid_file) => pid_file,
+        Err(error) => {
+            mounted.unmount().await.or_end(Exit::Mount, || "the mount stays".into())?;
+            return Err(error).or_end(Exit::Failure, || "the pid file cannot be written".into());
+        }
+    };
     let told = match place {
         Place::Background => daemon::report_ready(),
         Place::Foreground => {
@@ -118,11 +146,16 @@ async fn stay(
         return Err(error)
             .or_end(Exit::Failure, || "nobody could be told of the mount, so it was taken away".into());
     }
+    settings.notify.ready();
     tokio::select! {
         () = stop.wait() => {
+            settings.notify.stopping();
             mounted.unmount().await.or_end(Exit::Mount, || "the mount could not be taken away cleanly".into())?;
         }
-        () = mounted.wait() => tracing::info!("unmounted from outside"),
+        () = mounted.wait() => {
+            settings.notify.stopping();
+            tracing::info!("unmounted from outside");
+        }
     }
     Ok(Exit::Success)
 }

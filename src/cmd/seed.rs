@@ -25,9 +25,13 @@ pub(super) fn run(args: &Seed, loaded: Loaded, show: Show) -> anyhow::Result<Exi
     engine::block_on(async {
         let stop = Stop::install(|| {})?;
         let session = engine::open(&settings).await?;
+        let _metrics = engine::metrics(args.metrics.as_ref(), &session).await?;
         let outcome = tokio::select! {
             outcome = seed(args, &settings, &session, show) => outcome,
-            () = stop.wait() => Ok(Exit::Success),
+            () = stop.wait() => {
+                settings.notify.stopping();
+                Ok(Exit::Success)
+            }
         };
         session.shutdown().await;
         outcome
@@ -65,6 +69,7 @@ async fn seed(args: &Seed, settings: &Settings, session: &Session, show: Show) -
         status.info_hash,
         listening.join(" ")
     ))?;
+    settings.notify.ready();
     std::future::pending().await
 }
 

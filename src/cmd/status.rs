@@ -1,40 +1,63 @@
 //! `wtfs status`: asks every running wtfs of this user what it does.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{print_json, print_text};
+use super::print_text;
 use crate::cli::Status;
 use crate::config::{Layer, Loaded};
 use crate::control;
-use crate::exit::{Exit, OrEnd as _};
+use crate::exit::{Exit, OrEnd as _, ended};
 use crate::table::{Align, Table, printable};
 use crate::units::{ByteSize, count};
 
 pub(super) fn run(args: &Status, loaded: Loaded) -> anyhow::Result<Exit> {
     let settings = loaded.resolve(Layer::default())?;
     let runtime = settings.directories.runtime();
+    let Some(pause) = args.watch else {
+        print_text(&shown(args, runtime)?)?;
+        return Ok(Exit::Success);
+    };
+    if pause.0.is_zero() {
+        return Err(ended(Exit::Usage, "--watch must be more than 0"));
+    }
+    let is_terminal = std::io::stdout().is_terminal();
+    loop {
+        let block = shown(args, runtime)?;
+        // Cursor home, then clear what is behind: no flicker of an empty screen. In a pipe a block each time.
+        let block = if is_terminal { format!("\x1b[H{block}\x1b[J") } else { block + "\n" };
+        match std::io::stdout().lock().write_all(block.as_bytes()).and_then(|()| std::io::stdout().flush()) {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(Exit::Success),
+            written => written?,
+        }
+        std::thread::sleep(pause.0);
+    }
+}
+
+/// What is running now, as it is printed.
+fn shown(args: &Status, runtime: &Path) -> anyhow::Result<String> {
     let answers: Vec<Value> =
         control::ask_all(runtime).or_end(Exit::Failure, || "running processes cannot be asked".into())?;
     if args.json {
-        print_json(&answers)?;
-        return Ok(Exit::Success);
+        return Ok(serde_json::to_string_pretty(&answers)? + "\n");
     }
     if answers.is_empty() {
-        print_text("nothing is running\n")?;
-        return Ok(Exit::Success);
+        return Ok("nothing is running\n".into());
     }
+    let mut text = String::new();
     for answer in answers {
         match serde_json::from_value::<Process>(answer) {
-            Ok(process) => print_text(&process.text())?,
+            Ok(process) => text += &process.text(),
             Err(error) => {
                 tracing::warn!(%error, "a running wtfs of another version was not understood; try --json")
             }
         }
     }
-    Ok(Exit::Success)
+    Ok(text)
 }
 
 /// What this command needs of a process's answer. Unknown keys are passed over: the other may be of another version.
@@ -44,7 +67,16 @@ struct Process {
     role: String,
     path: Option<PathBuf>,
     listening: Vec<String>,
+    #[serde(default)]
+    cache: Option<Cache>,
     torrents: Vec<Torrent>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Cache {
+    limit_bytes: Option<u64>,
+    used_bytes: u64,
+    evicted_bytes: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -70,6 +102,8 @@ struct Torrent {
 struct Peer {
     addr: String,
     client: String,
+    #[serde(default)]
+    transport: String,
     downloaded_bytes: u64,
     uploaded_bytes: u64,
     download_rate: u64,
@@ -101,10 +135,24 @@ impl Process {
             self.pid,
             self.listening.join(" ")
         );
+        if let Some(cache) = &self.cache {
+            text += &cache.text();
+        }
         for torrent in &self.torrents {
             text += &torrent.text();
         }
         text
+    }
+}
+
+impl Cache {
+    fn text(&self) -> String {
+        let limit = self.limit_bytes.map(|limit| format!(" of {}", ByteSize(limit))).unwrap_or_default();
+        let mut text = format!("  cache: {}{limit} used", ByteSize(self.used_bytes));
+        if self.evicted_bytes > 0 {
+            text += &format!(", {} given up", ByteSize(self.evicted_bytes));
+        }
+        text + "\n"
     }
 }
 
@@ -132,7 +180,24 @@ impl Torrent {
             text += &format!(", {} waiting", count(self.waiting_reads, "read"));
         }
         text.push('\n');
-        text + &self.peers_text() + &self.trackers_text()
+        text + &self.kinds_text() + &self.peers_text() + &self.trackers_text()
+    }
+
+    /// The rates of each kind of source together.
+    fn kinds_text(&self) -> String {
+        let mut kinds: BTreeMap<&str, (usize, u64, u64)> = BTreeMap::new();
+        for peer in &self.peers {
+            let (peers, down, up) = kinds.entry(&peer.transport).or_default();
+            *peers += 1;
+            *down += peer.download_rate;
+            *up += peer.upload_rate;
+        }
+        let kinds = kinds.into_iter().filter(|(kind, _)| !kind.is_empty());
+        let line = |(kind, (peers, down, up)): (&str, (usize, u64, u64))| {
+            let (peers, down, up) = (count(peers, "peer"), ByteSize(down), ByteSize(up));
+            format!("    over {}: {peers}, {down}/s down, {up}/s up\n", printable(kind))
+        };
+        kinds.map(line).collect()
     }
 
     fn peers_text(&self) -> String {
@@ -189,12 +254,13 @@ mod tests {
     fn a_process_is_told_with_its_peers_and_what_ails_its_trackers() {
         let answer = json!({
             "pid": 7, "version": "9", "role": "mount", "path": "/mnt", "listening": ["127.0.0.1:1"], "new": 1,
+            "cache": {"limit_bytes": 4096, "used_bytes": 2048, "peak_bytes": 2048, "evicted_bytes": 1024},
             "torrents": [{
                 "name": "a\u{1b}b", "phase": "ready", "total_bytes": 2048, "pieces": 2, "pieces_present": 1,
                 "downloaded_bytes": 1024, "uploaded_bytes": 0, "download_rate": 0, "upload_rate": 0,
                 "waiting_reads": 3, "banned": [],
-                "peers": [{"addr": "10.0.0.1:2", "client": "lt", "downloaded_bytes": 1024, "uploaded_bytes": 0,
-                           "download_rate": 0, "upload_rate": 0}],
+                "peers": [{"addr": "10.0.0.1:2", "client": "lt", "transport": "tcp", "downloaded_bytes": 1024, "uploaded_bytes": 0,
+                           "download_rate": 2048, "upload_rate": 0}],
                 "trackers": [{"url": "http://t/announce", "state": "failed", "message": "no such name",
                               "next_announce_s": 60, "seeders": null, "leechers": null}],
             }],
@@ -203,9 +269,11 @@ mod tests {
         let text = process.text();
         for part in [
             "mount /mnt (process 7",
+            "cache: 2 KiB of 4 KiB used, 1 KiB given up",
             "a\u{fffd}b: 50 % of 2 KiB local",
             "3 reads waiting",
             "10.0.0.1:2",
+            "over tcp: 1 peer, 2 KiB/s down, 0 B/s up",
             "tracker http://t/announce: failed, asked again in 60 s: no such name",
         ] {
             assert!(text.contains(part), "{part:?} is missing in:\n{text}");

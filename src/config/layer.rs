@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Environment;
-use crate::units::{ByteSize, TimeSpan};
+use crate::units::{ByteSize, DiskShare, TimeSpan};
 
 /// The keys of config.toml; `WTFS_` and a key in capitals is its variable.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +15,12 @@ use crate::units::{ByteSize, TimeSpan};
 pub(crate) struct Layer {
     /// Where pieces and their records are kept.
     pub(crate) cache_dir: Option<PathBuf>,
+    /// Bytes of data kept in the cache, or a share of its disk.
+    pub(crate) cache_size: Option<DiskShare>,
+    /// Bytes left free on the cache's disk.
+    pub(crate) min_free: Option<ByteSize>,
+    /// Whether to do without a network.
+    pub(crate) offline: Option<bool>,
     /// `PORT`, `ADDRESS` or `ADDRESS:PORT` for peers to connect to.
     pub(crate) listen: Option<String>,
     /// Connections of all torrents together.
@@ -45,6 +51,9 @@ impl Layer {
     pub(super) fn from_environment(environment: &Environment) -> anyhow::Result<Self> {
         Ok(Self {
             cache_dir: environment.path("WTFS_CACHE_DIR"),
+            cache_size: environment.parse("WTFS_CACHE_SIZE")?,
+            min_free: environment.parse("WTFS_MIN_FREE")?,
+            offline: environment.parse("WTFS_OFFLINE")?,
             listen: environment.text("WTFS_LISTEN")?,
             max_peers: environment.parse("WTFS_MAX_PEERS")?,
             max_peers_per_torrent: environment.parse("WTFS_MAX_PEERS_PER_TORRENT")?,
@@ -66,6 +75,9 @@ impl Layer {
     pub(super) fn over(self, lower: Self) -> Self {
         Self {
             cache_dir: self.cache_dir.or(lower.cache_dir),
+            cache_size: self.cache_size.or(lower.cache_size),
+            min_free: self.min_free.or(lower.min_free),
+            offline: self.offline.or(lower.offline),
             listen: self.listen.or(lower.listen),
             max_peers: self.max_peers.or(lower.max_peers),
             max_peers_per_torrent: self.max_peers_per_torrent.or(lower.max_peers_per_torrent),
@@ -90,6 +102,9 @@ mod tests {
     fn full() -> Layer {
         Layer {
             cache_dir: Some("/c".into()),
+            cache_size: Some(DiskShare::Percent(80)),
+            min_free: Some(ByteSize(1 << 30)),
+            offline: Some(true),
             listen: Some("6881".into()),
             max_peers: Some(1),
             max_peers_per_torrent: Some(2),
@@ -129,6 +144,9 @@ mod tests {
     fn every_key_has_its_variable() {
         let environment = Environment::from([
             ("WTFS_CACHE_DIR", "/c"),
+            ("WTFS_CACHE_SIZE", "80%"),
+            ("WTFS_MIN_FREE", "1G"),
+            ("WTFS_OFFLINE", "true"),
             ("WTFS_LISTEN", "6881"),
             ("WTFS_MAX_PEERS", "1"),
             ("WTFS_MAX_PEERS_PER_TORRENT", "2"),
