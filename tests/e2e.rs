@@ -11,6 +11,8 @@ mod support;
 
 #[path = "e2e/cli.rs"]
 mod cli;
+#[path = "e2e/control.rs"]
+mod control;
 #[path = "e2e/crash.rs"]
 mod crash;
 #[path = "e2e/disk_full.rs"]
