@@ -11,9 +11,9 @@ mod daemon;
 mod demo;
 mod engine;
 mod exit;
-mod helper;
 mod logging;
 mod metrics;
+mod mount_helper;
 mod notify;
 mod place;
 mod progress;
@@ -32,12 +32,12 @@ use crate::cli::{Cli, Command};
 use crate::cmd::Place;
 use crate::config::{Environment, Loaded};
 use crate::exit::Exit;
-use crate::helper::Asked;
+use crate::mount_helper::Asked;
 
 fn main() -> ExitCode {
     let mut words: Vec<OsString> = std::env::args_os().collect();
-    if words.first().is_some_and(|program| helper::is_helper(program)) {
-        match helper::translate(words.drain(1..)) {
+    if words.first().is_some_and(|program| mount_helper::is_helper(program)) {
+        match mount_helper::translate(words.drain(1..)) {
             Ok(Asked::Run(line)) => words = line,
             Ok(Asked::Nothing) => return Exit::Success.into(),
             Err(error) => {

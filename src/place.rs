@@ -29,7 +29,7 @@ pub(crate) fn mount_point(dir: &Path) -> anyhow::Result<PathBuf> {
 pub(crate) fn socket_of(settings: &Settings, dir: &Path) -> anyhow::Result<PathBuf> {
     let place = mount_point(dir)?;
     for runtime in settings.directories.runtimes() {
-        let found = control::find_mount(&runtime, &place);
+        let found = control::find_mount(runtime, &place);
         if let Some(socket) = found.or_end(Exit::Failure, || "running processes cannot be asked".into())? {
             return Ok(socket);
         }

@@ -28,8 +28,12 @@ pub(super) fn run(args: &Status, loaded: Loaded) -> anyhow::Result<Exit> {
     let is_terminal = std::io::stdout().is_terminal();
     loop {
         let block = shown(args, runtime)?;
-        // Cursor home, then clear what is behind: no flicker of an empty screen. In a pipe a block each time.
-        let block = if is_terminal { format!("\x1b[H{block}\x1b[J") } else { block + "\n" };
+        // Over what was there, each line cleared to its end, and then the rest: no flicker of an empty screen. In a pipe
+        // a block each time.
+        let block = match is_terminal {
+            true => format!("\x1b[H{}\x1b[J", block.replace('\n', "\x1b[K\n")),
+            false => block + "\n",
+        };
         match std::io::stdout().lock().write_all(block.as_bytes()).and_then(|()| std::io::stdout().flush()) {
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(Exit::Success),
             written => written?,
