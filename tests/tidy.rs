@@ -352,7 +352,10 @@ fn without_comment(line: &str) -> &str {
 }
 
 fn is_production(path: &str) -> bool {
-    let is_test_file = path.ends_with("/tests.rs") || path.contains("/tests/") || path.contains("/benches/");
+    let is_test_file = path.ends_with("/tests.rs")
+        || path.ends_with("_tests.rs")
+        || path.contains("/tests/")
+        || path.contains("/benches/");
     path.contains("src/") && !is_test_file
 }
 

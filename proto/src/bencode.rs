@@ -138,3 +138,6 @@ impl<'a> Dict<'a> {
         self.entries.is_empty()
     }
 }
+
+#[cfg(test)]
+mod second_opinion_tests;
