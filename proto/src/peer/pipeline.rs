@@ -10,7 +10,7 @@
 //!     '--(first block after)-- Snubbed <--(time-out and no block for as long)-- any
 //! ```
 //!
-//! - *Rate* is the highest of the last [`RATE_ROUNDS`] rounds (about a round trip each), so one lost TCP segment does
+//! - *Rate* is the highest of the last `RATE_ROUNDS` rounds (about a round trip each), so one lost TCP segment does
 //!   not halve the window. Rounds in which we did not ask for enough only ever raise it.
 //! - *Least latency* is a floor, never a mean: a mean would include our own queue, and the window would feed
 //!   on itself. The floor is refreshed by [`Phase::Probing`]: for one round trip the queue is left to drain, which costs no
@@ -236,6 +236,8 @@ impl Pipeline {
         match self.floor.least {
             Some(least) if !self.is_snubbed() => least.max(self.drain_time()),
             Some(least) => least.max(self.request_timeout()),
+            // Silent from the start: whoever is merely slow comes first.
+            None if self.is_snubbed() => self.request_timeout(),
             None => UNKNOWN_LATENCY,
         }
     }
