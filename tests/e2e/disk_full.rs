@@ -1,10 +1,11 @@
-//! A full disk makes reads fail with "no space", never with wrong bytes; what is local stays readable, and all goes
-//! on when there is room again.
+//! A full disk is made room on by giving up what was used longest ago; where everything must stay, reads fail with "no
+//! space", never with wrong bytes, what is local stays readable, and all goes on when there is room again.
 
 use std::{
     fs::{self, File},
     io,
     os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
@@ -17,59 +18,99 @@ use wtfs_testkit::{
 };
 
 use crate::support::{
+    mount::Mount,
     need::{Need, missing},
     stage::{Stage, text},
 };
 
 const BYTES: u64 = 24 << 20;
+const STEP: u64 = 256 << 10;
+const RAMP_SEED: u64 = 91;
 
-#[test]
-fn a_full_cache_disk_is_told_as_such_and_nothing_is_lost() {
-    if missing(&[Need::Fuse]) {
-        return;
-    }
-    let stage = Stage::new("enospc");
+/// A file system of 12 MiB. The stage detaches it again.
+fn small_disk(stage: &Stage) -> Option<PathBuf> {
     let disk = stage.subdir("disk");
     let mut small = Command::new("mount");
     small.args(["-t", "tmpfs", "-o", "size=12M", "tmpfs"]).arg(&disk);
-    if !process::run(small, Duration::from_secs(20)).success() {
-        // The stage detaches it again. Only root may mount it.
-        eprintln!("skipped: no file system of its own can be mounted here");
-        return;
+    if process::run(small, Duration::from_secs(20)).success() {
+        return Some(disk);
     }
-    let ramp = Ramp::new(91);
+    // Only root may mount it.
+    eprintln!("skipped: no file system of its own can be mounted here");
+    None
+}
+
+fn mount<'a>(stage: &'a Stage, disk: &Path) -> (Mount<'a>, ScriptedPeer) {
+    let ramp = Ramp::new(RAMP_SEED);
     let torrent = TorrentFile::ramp("full.bin", ramp, BYTES, 256 << 10, &[]);
     let seeder = ScriptedPeer::seeder(&torrent, Content::Ramp(ramp), Start::Open);
     let source = text(&stage.write_torrent(&torrent));
     let peer = seeder.addr().to_string();
-    let flags = ["--peer", &peer, "--cache-dir", &text(&disk), "--read-timeout", "20s"];
-    let mut mount = stage.mount(&[&source], &flags);
+    let flags = ["--peer", &peer, "--cache-dir", &text(disk), "--read-timeout", "20s"];
+    (stage.mount(&[&source], &flags), seeder)
+}
+
+fn read(file: &File, offset: u64) -> io::Result<()> {
+    let mut buffer = vec![0; STEP as usize];
+    file.read_exact_at(&mut buffer, offset)?;
+    Ramp::new(RAMP_SEED).check(offset, &buffer).map_err(io::Error::other)
+}
+
+#[test]
+fn a_full_disk_gives_way_to_what_is_read_and_every_byte_is_right() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    let stage = Stage::new("enospc-evict");
+    let Some(disk) = small_disk(&stage) else { return };
+    let (mut mount, _seeder) = mount(&stage, &disk);
+    let file = File::open(mount.join("full.bin")).expect("it can be opened");
+    for offset in (0..BYTES).step_by(STEP as usize) {
+        read(&file, offset).expect("what was used longest ago gives way");
+    }
+    // Else the kernel would answer the second time.
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("the pages are dropped");
+    for offset in (0..BYTES / STEP).rev().map(|step| step * STEP) {
+        read(&file, offset).expect("what was given up is fetched again");
+    }
+    assert!(mount.process().try_status().is_none(), "the daemon lives on");
+    drop(file);
+    mount.unmount();
+}
+
+#[test]
+fn a_disk_full_of_what_must_stay_is_told_as_such_and_nothing_is_lost() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    let stage = Stage::new("enospc");
+    let Some(disk) = small_disk(&stage) else { return };
+    let (mut mount, _seeder) = mount(&stage, &disk);
+    let _said = stage.run(&["pin", &text(&mount.join("full.bin"))]).expect_success("wtfs pin");
     let file = File::open(mount.join("full.bin")).expect("it can be opened");
 
-    let mut buffer = vec![0; 256 << 10];
-    let mut read = |offset: u64| -> io::Result<()> {
-        file.read_exact_at(&mut buffer, offset)?;
-        ramp.check(offset, &buffer).map_err(io::Error::other)
-    };
     let mut at = 0;
     let error = loop {
-        match read(at) {
-            Ok(()) => at += 256 << 10,
+        match read(&file, at) {
+            Ok(()) => at += STEP,
             Err(error) => break error,
         }
         assert!(at < BYTES, "24 MiB do not fit into 12");
     };
     assert_eq!(error.kind(), io::ErrorKind::StorageFull, "at {at}: {error}");
     assert!(at >= 4 << 20, "only {at} bytes found room");
-    for offset in (0..at).step_by(256 << 10) {
-        read(offset).expect("what was read once is read again");
+    for offset in (0..at).step_by(STEP as usize) {
+        read(&file, offset).expect("what was read once is read again");
     }
     assert!(mount.process().try_status().is_none(), "the daemon lives on");
 
     let mut more = Command::new("mount");
     more.args(["-o", "remount,size=64M"]).arg(&disk);
     let _said = process::run(more, Duration::from_secs(20)).expect_success("the disk grows");
-    ramp.check_file(&mount.join("full.bin"), BYTES).expect("with room again every byte is read");
+    Ramp::new(RAMP_SEED)
+        .check_file(&mount.join("full.bin"), BYTES)
+        .expect("with room again every byte is read");
+    drop(file);
     mount.unmount();
     assert!(fs::read_dir(&disk).expect("it is there").count() > 0);
 }
