@@ -174,6 +174,13 @@ async fn two_peers_meet(url: &str) {
     let client = client();
     let from = |port, id| AnnounceRequest { port, peer_id: PeerId::generate([id; 12]), ..request() };
     let (first, second) = (from(5001, b'a'), from(5002, b'b'));
+    // It listens before it has read its list of allowed torrents.
+    let allowed = async {
+        while let Err(AnnounceError::Refused { .. }) = client.announce(url, &first).await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), allowed).await.expect("opentracker reads its list");
     client.announce(url, &first).await.unwrap();
     let seen = client.announce(url, &second).await.unwrap();
     assert!(seen.peers.contains(&"127.0.0.1:5001".parse().unwrap()), "{seen:?}");
