@@ -2,9 +2,11 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use wtfs_testkit::{net, process::Process, wait};
@@ -42,7 +44,7 @@ pub(crate) fn transmission(stage: &Stage, torrent: &Path, save: &Path) -> (Proce
         if let Some(status) = process.try_status() {
             panic!("Transmission ended: {status}");
         }
-        std::net::TcpStream::connect(addr).ok()
+        TcpStream::connect(addr).ok()
     });
     (process, addr)
 }
@@ -90,7 +92,8 @@ impl OpenTracker {
             if let Some(status) = process.try_status() {
                 panic!("opentracker ended: {status}");
             }
-            std::net::TcpStream::connect(addr).ok()
+            // It listens before it has read the list.
+            info_hashes.iter().all(|hash| is_served(addr, hash)).then_some(())
         });
         Self { _process: process, addr }
     }
@@ -102,4 +105,24 @@ impl OpenTracker {
     pub(crate) fn udp_url(&self) -> String {
         format!("udp://{}/announce", self.addr)
     }
+}
+
+/// Whether the tracker answers for a torrent; what is asked leaves no peer behind.
+fn is_served(tracker: SocketAddr, info_hash: &str) -> bool {
+    let escaped: String = info_hash.as_bytes().chunks(2).map(|hex| format!("%{}", text_of(hex))).collect();
+    let query = format!(
+        "GET /announce?info_hash={escaped}&peer_id=-XX0000-000000000000&port=9&uploaded=0&downloaded=0&left=1\
+         &event=stopped HTTP/1.0\r\n\r\n"
+    );
+    let mut answer = Vec::new();
+    let asked = TcpStream::connect(tracker).and_then(|mut stream| {
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.write_all(query.as_bytes())?;
+        stream.read_to_end(&mut answer)
+    });
+    asked.is_ok() && text_of(&answer).contains("8:interval")
+}
+
+fn text_of(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
