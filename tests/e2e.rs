@@ -29,6 +29,8 @@ mod hostile_swarm;
 mod hostile_torrents;
 #[path = "e2e/interop_seeding.rs"]
 mod interop_seeding;
+#[path = "e2e/loaders.rs"]
+mod loaders;
 #[path = "e2e/mount_life.rs"]
 mod mount_life;
 #[path = "e2e/network.rs"]

@@ -15,6 +15,8 @@ pub(crate) enum Need {
     Fuse,
     /// A Python that can import libtorrent.
     Libtorrent,
+    /// A Python that can import safetensors and numpy.
+    Safetensors,
     /// This program on the PATH.
     Program(&'static str),
 }
@@ -24,6 +26,7 @@ impl Need {
         match self {
             Self::Fuse => Path::new("/dev/fuse").exists(),
             Self::Libtorrent => has_libtorrent(),
+            Self::Safetensors => can_import("safetensors, numpy"),
             Self::Program(name) => find_program(name).is_some(),
         }
     }
@@ -31,7 +34,7 @@ impl Need {
     fn is_required(self) -> bool {
         let variable = match self {
             Self::Fuse => "WTFS_REQUIRE_FUSE",
-            Self::Libtorrent | Self::Program(_) => "WTFS_REQUIRE_INTEROP",
+            Self::Libtorrent | Self::Safetensors | Self::Program(_) => "WTFS_REQUIRE_INTEROP",
         };
         env::var_os(variable).is_some_and(|value| value == "1")
     }
@@ -69,8 +72,10 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
 
 fn has_libtorrent() -> bool {
     static FOUND: OnceLock<bool> = OnceLock::new();
-    *FOUND.get_or_init(|| {
-        let import = Command::new(python()).args(["-c", "import libtorrent"]).output();
-        import.is_ok_and(|out| out.status.success())
-    })
+    *FOUND.get_or_init(|| can_import("libtorrent"))
+}
+
+fn can_import(modules: &str) -> bool {
+    let import = Command::new(python()).args(["-c", &format!("import {modules}")]).output();
+    import.is_ok_and(|out| out.status.success())
 }
