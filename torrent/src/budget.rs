@@ -59,6 +59,8 @@ pub(crate) struct Budget {
     min_free_bytes: u64,
     /// What the cache may hold, as of the last look at the disk.
     most: AtomicU64,
+    /// What the disk had free then; `u64::MAX` before.
+    free: AtomicU64,
     /// How far reads may overdraw it, since nothing could be freed; counts while it is above `most`.
     overdraft: AtomicU64,
     stored: AtomicU64,
@@ -94,6 +96,7 @@ impl Budget {
             cache_bytes,
             min_free_bytes: config.min_free_bytes,
             most: AtomicU64::new(cache_bytes),
+            free: AtomicU64::new(u64::MAX),
             overdraft: AtomicU64::new(0),
             stored: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
@@ -123,6 +126,7 @@ impl Budget {
     }
 
     fn set_free(&self, free: u64, reserve: u64) {
+        self.free.store(free, Ordering::Relaxed);
         let by_disk = self.stored().saturating_add(free).saturating_sub(reserve);
         self.most.store(by_disk.min(self.cache_bytes), Ordering::Relaxed);
     }
@@ -239,12 +243,13 @@ impl Budget {
 
     /// For people.
     pub(crate) fn status(&self) -> CacheStatus {
-        let most = self.most();
+        let (most, free) = (self.most(), self.free.load(Ordering::Relaxed));
         CacheStatus {
             limit_bytes: (most != u64::MAX).then_some(most),
             used_bytes: self.stored(),
             peak_bytes: self.peak.load(Ordering::Relaxed),
             evicted_bytes: self.evicted.total(),
+            disk_free_bytes: (free != u64::MAX).then_some(free),
         }
     }
 }
@@ -331,5 +336,6 @@ mod tests {
         let (budget, _requests) = Budget::new(&config);
         budget.measure();
         assert!(budget.status().limit_bytes.is_some_and(|bytes| bytes > 0));
+        assert!(budget.status().disk_free_bytes.is_some_and(|bytes| bytes > 0));
     }
 }

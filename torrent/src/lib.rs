@@ -30,6 +30,7 @@ mod extension;
 mod hints;
 mod holds;
 pub mod http;
+mod latency;
 mod limiter;
 mod local;
 mod peer_task;
@@ -50,10 +51,14 @@ pub use config::{ListenConfig, NetworkPolicy, PortPolicy, SessionConfig, UploadP
 pub use error::{AddError, Fault, OpenError, PinError, ReadError, StartError};
 pub use extension::{Extension, ExtensionPeer, Extensions, NotQueued};
 pub use holds::FileHold;
+pub use latency::{FailedReads, LatencyBucket, LatencyStatus, ReadsStatus};
 pub use prefetch::{Prefetch, PrefetchProgress};
 pub use reader::{FileReader, HeldFile};
 pub use resolve::Source;
 pub use session::{AddOptions, ExistingData, Fill, RemovedData, Session, StorageKind};
-pub use status::{BannedPeer, CacheStatus, PeerStatus, Phase, SessionStatus, TorrentStatus};
+pub use status::{
+    BannedPeer, CacheStatus, KeptStatus, PeerStatus, Phase, PinStatus, PrefetchStatus, SessionStatus,
+    SourceKind, SourceStatus, StallCause, StallStatus, TorrentStatus, WaitStatus,
+};
 pub use torrent::Torrent;
 pub use transport::{Direction, TransportKind};

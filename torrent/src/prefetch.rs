@@ -4,10 +4,12 @@
 //! reads and read-ahead go before it. It asks for nothing that is present, so that one that was broken off goes on
 //! where it stopped. It keeps nothing: what it fetched may be evicted like anything else, the file pinned before or not.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wtfs_proto::geometry::FileIndex;
@@ -28,7 +30,7 @@ const WINDOW_PIECES: u32 = 8;
 const REPEAT_AFTER: Duration = Duration::from_secs(10);
 
 /// How far a [`Prefetch`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct PrefetchProgress {
     /// Pieces of the range that were there or came.
     pub done_pieces: u32,
@@ -112,8 +114,9 @@ pub(crate) fn start(torrent: &Torrent, file: FileIndex, range: Range<u64>) -> Re
         progress,
     };
     walk.report(walk.pieces.start);
-    let ended = cancel.clone();
+    let (ended, running) = (cancel.clone(), Running::enter(&torrent.shared, file, &progress_seen));
     torrent.engine.tasks.spawn(async move {
+        let _running = running;
         let result = tokio::select! {
             biased;
             () = ended.cancelled() => Err(ReadError::Closed),
@@ -123,6 +126,41 @@ pub(crate) fn start(torrent: &Torrent, file: FileIndex, range: Range<u64>) -> Re
         outcome.send_replace(Some(result));
     });
     Ok(Prefetch { progress: progress_seen, outcome: outcome_seen, cancel })
+}
+
+/// The prefetches of a torrent that are under way, to be shown.
+#[derive(Debug, Default)]
+pub(crate) struct UnderWay {
+    all: Mutex<BTreeMap<u64, (FileIndex, watch::Receiver<PrefetchProgress>)>>,
+}
+
+impl UnderWay {
+    /// Each with its file, the oldest first.
+    pub(crate) fn all(&self) -> Vec<(FileIndex, PrefetchProgress)> {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values().map(|(file, progress)| (*file, *progress.borrow())).collect()
+    }
+}
+
+/// Keeps a prefetch among those under way while it lives.
+struct Running {
+    shared: Arc<Shared>,
+    id: u64,
+}
+
+impl Running {
+    fn enter(shared: &Arc<Shared>, file: FileIndex, progress: &watch::Receiver<PrefetchProgress>) -> Self {
+        let id = next_demand().0;
+        let mut all = shared.prefetches.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(id, (file, progress.clone()));
+        Self { shared: shared.clone(), id }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shared.prefetches.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
 }
 
 impl Content {

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
@@ -21,6 +22,7 @@ use crate::clock::Clock;
 use crate::error::{OpenError, ReadError};
 use crate::hints::Hints;
 use crate::holds::FileHold;
+use crate::latency::Answered;
 use crate::session::Engine;
 use crate::store::TryRead;
 use crate::torrent::{Command, Content, Shared};
@@ -151,6 +153,7 @@ impl FileReader {
         if range.is_empty() {
             return Some(Bytes::new());
         }
+        let since = Instant::now();
         let pieces = inner.pieces(&range);
         let _in_use = inner.content.use_pieces(pieces.clone());
         if !inner.content.present.has_all(pieces) {
@@ -158,6 +161,7 @@ impl FileReader {
         }
         let bytes = inner.try_read(&range)?;
         inner.advise(&range);
+        inner.engine.reads.add_at_once(since);
         Some(bytes)
     }
 
@@ -176,9 +180,14 @@ impl FileReader {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
+        let timer = inner.engine.reads.begin();
+        let is_there = inner.content.present.has_all(inner.pieces(&range));
+        let answered = if is_there { Answered::Disk } else { Answered::Sources };
         inner.advise(&range);
         inner.learn_tensors();
-        inner.read(range).await
+        let result = inner.read(range).await;
+        timer.end(answered, &result);
+        result
     }
 }
 

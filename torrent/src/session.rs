@@ -23,6 +23,7 @@ use crate::disk::DiskPool;
 use crate::error::{AddError, StartError};
 use crate::extension::Extensions;
 use crate::http::{HttpClient, HttpConfig};
+use crate::latency::Reads;
 use crate::limiter::Limiter;
 use crate::peer_task::handshake;
 use crate::resolve::Source;
@@ -52,6 +53,7 @@ pub(crate) struct Engine {
     pub(crate) half_open: Arc<Semaphore>,
     pub(crate) connected: AtomicUsize,
     pub(crate) in_flight_bytes: AtomicU64,
+    pub(crate) reads: Reads,
     pub(crate) trackers: TrackerClient,
     pub(crate) extensions: Extensions,
     /// The extensions' ids on the wire, built-in ones first.
@@ -214,6 +216,7 @@ impl Session {
             half_open: Arc::new(Semaphore::new(config.max_half_open.max(1))),
             connected: AtomicUsize::new(0),
             in_flight_bytes: AtomicU64::new(0),
+            reads: Reads::default(),
             trackers: TrackerClient::new(http.clone(), TrackerLimits::default()),
             registry: registry(&extensions)?,
             extensions,
@@ -292,7 +295,8 @@ impl Session {
     pub fn status(&self) -> SessionStatus {
         let torrents = self.torrents().iter().map(Torrent::status).collect();
         let cache = self.engine.budget.status();
-        SessionStatus { listening: self.engine.listening.clone(), cache, torrents }
+        let reads = self.engine.reads.status();
+        SessionStatus { listening: self.engine.listening.clone(), cache, reads, torrents }
     }
 
     /// Stops a torrent; its readers get errors. Returns whether it was there.

@@ -1,12 +1,15 @@
 //! What a session and its torrents are doing, as plain values to show or to print as JSON.
 //!
-//! A torrent's task publishes a [`TorrentStatus`] now and then; asking for it never waits for anything.
+//! A torrent's task publishes a [`TorrentStatus`] now and then; asking for it never waits for anything. What is counted
+//! on the way of every read and block is counted by relaxed atomics, here and in [`crate::latency`].
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
+use crate::latency::ReadsStatus;
+use crate::prefetch::PrefetchProgress;
 use crate::tracker::announcer::TrackerStatus;
 use crate::transport::{Direction, TransportKind};
 
@@ -17,6 +20,8 @@ pub struct SessionStatus {
     pub listening: Vec<SocketAddr>,
     /// The cache's disk budget.
     pub cache: CacheStatus,
+    /// How its reads went.
+    pub reads: ReadsStatus,
     /// Its torrents.
     pub torrents: Vec<TorrentStatus>,
 }
@@ -32,6 +37,8 @@ pub struct CacheStatus {
     pub peak_bytes: u64,
     /// Bytes given up since the session began.
     pub evicted_bytes: u64,
+    /// Bytes the disk had free when it was last looked at; `None` where nobody looks because nothing is kept free.
+    pub disk_free_bytes: Option<u64>,
 }
 
 /// Where a torrent stands.
@@ -86,20 +93,197 @@ pub struct TorrentStatus {
     pub download_rate: u64,
     /// Payload bytes a second sent now.
     pub upload_rate: u64,
-    /// Reads that wait for data.
-    pub waiting_reads: usize,
-    /// Reads that ended without data.
-    pub failed_reads: u64,
+    /// Reads that wait, and for what.
+    #[serde(flatten)]
+    pub waits: WaitStatus,
+    /// What somebody asked to be kept or fetched.
+    #[serde(flatten)]
+    pub kept: KeptStatus,
     /// Bytes that pieces in flight hold in memory.
     pub in_flight_bytes: u64,
     /// Addresses known but not connected.
     pub known_peers: usize,
+    /// What came from each kind of source; kinds that gave and got nothing are left out.
+    pub sources: Vec<SourceStatus>,
     /// Connected peers.
     pub peers: Vec<PeerStatus>,
     /// Peers that were banned, newest last.
     pub banned: Vec<BannedPeer>,
     /// Trackers, tier by tier.
     pub trackers: Vec<TrackerStatus>,
+}
+
+/// The kinds of sources: what a rate or a byte is put down to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum SourceKind {
+    /// A peer over TCP.
+    Tcp,
+    /// A peer over uTP (BEP 29).
+    Utp,
+    /// A peer over a WebRTC data channel.
+    #[serde(rename = "webrtc")]
+    WebRtc,
+    /// A web server (BEP 17, BEP 19).
+    WebSeed,
+    /// A peer within the process.
+    Memory,
+}
+
+impl SourceKind {
+    /// All of them, in their order.
+    pub const ALL: [Self; 5] = [Self::Tcp, Self::Utp, Self::WebRtc, Self::WebSeed, Self::Memory];
+
+    /// Its name in the status and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Utp => "utp",
+            Self::WebRtc => "webrtc",
+            Self::WebSeed => "web_seed",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+impl From<TransportKind> for SourceKind {
+    fn from(transport: TransportKind) -> Self {
+        match transport {
+            TransportKind::Tcp => Self::Tcp,
+            TransportKind::Memory => Self::Memory,
+        }
+    }
+}
+
+/// All sources of one kind together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct SourceStatus {
+    /// The kind.
+    pub kind: SourceKind,
+    /// How many are connected.
+    pub connected: usize,
+    /// Payload bytes a second received now.
+    pub download_rate: u64,
+    /// Payload bytes a second sent now.
+    pub upload_rate: u64,
+    /// Payload bytes received from the torrent's start on, also from sources that have gone.
+    pub downloaded_bytes: u64,
+    /// The same, sent.
+    pub uploaded_bytes: u64,
+}
+
+/// Reads that wait for data.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct WaitStatus {
+    /// How many there are.
+    pub waiting_reads: usize,
+    /// Reads that ended without data.
+    pub failed_reads: u64,
+    /// How long the longest has waited.
+    pub longest_wait_ms: u64,
+    /// Reads that wait longer than they should, by the cause; causes that never were are left out.
+    pub stalls: Vec<StallStatus>,
+}
+
+/// Why a read waits longer than a fetch takes. Of several causes the one that comes first here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum StallCause {
+    /// Its piece has come and is not verified and stored yet.
+    Disk,
+    /// There is no room for its piece, in the cache or on the disk, until something else goes.
+    NoSpace,
+    /// Nobody is connected.
+    NoPeers,
+    /// Nobody who is connected has the piece.
+    NoSource,
+    /// All who have it choke us.
+    Choked,
+    /// It came with a wrong hash and is fetched again, of one source alone.
+    HashFailed,
+    /// The limit of the download rate holds it back.
+    DownloadLimit,
+    /// Pieces in flight hold all the memory there is for them.
+    Memory,
+    /// It was asked for and has not come.
+    Late,
+}
+
+impl StallCause {
+    /// All of them, in their order.
+    pub const ALL: [Self; 9] = [
+        Self::Disk,
+        Self::NoSpace,
+        Self::NoPeers,
+        Self::NoSource,
+        Self::Choked,
+        Self::HashFailed,
+        Self::DownloadLimit,
+        Self::Memory,
+        Self::Late,
+    ];
+
+    /// Its name in the status and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Disk => "disk",
+            Self::NoSpace => "no_space",
+            Self::NoPeers => "no_peers",
+            Self::NoSource => "no_source",
+            Self::Choked => "choked",
+            Self::HashFailed => "hash_failed",
+            Self::DownloadLimit => "download_limit",
+            Self::Memory => "memory",
+            Self::Late => "late",
+        }
+    }
+}
+
+/// One cause of stalls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct StallStatus {
+    /// The cause.
+    pub cause: StallCause,
+    /// Reads it holds up now.
+    pub reads: usize,
+    /// Time it has held reads up, added up over them, since the torrent's start.
+    pub total_ms: u64,
+}
+
+/// What somebody asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct KeptStatus {
+    /// How many files are pinned.
+    pub pinned_files: usize,
+    /// Bytes of all of them.
+    pub pinned_bytes: u64,
+    /// The first of them.
+    pub pins: Vec<PinStatus>,
+    /// Ranges that are being fetched because somebody asked for them.
+    pub prefetches: Vec<PrefetchStatus>,
+}
+
+/// One pinned file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PinStatus {
+    /// Its path within the torrent.
+    pub path: String,
+    /// Its length.
+    pub bytes: u64,
+    /// How much of it is present.
+    pub local_bytes: u64,
+}
+
+/// One prefetch under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PrefetchStatus {
+    /// The file's path within the torrent.
+    pub path: String,
+    /// How far it is.
+    #[serde(flatten)]
+    pub progress: PrefetchProgress,
 }
 
 /// One connected peer.
@@ -109,8 +293,8 @@ pub struct PeerStatus {
     pub addr: SocketAddr,
     /// Its program, as it says.
     pub client: String,
-    /// What carries the connection.
-    pub transport: TransportKind,
+    /// What kind of source it is.
+    pub source: SourceKind,
     /// Who opened it.
     pub direction: Direction,
     /// Pieces it has.
@@ -160,6 +344,13 @@ impl Counter {
     }
 }
 
+/// What moved over sources of one kind.
+#[derive(Debug, Default)]
+pub(crate) struct Moved {
+    pub(crate) down: Counter,
+    pub(crate) up: Counter,
+}
+
 /// What a torrent counts from its start on.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -170,4 +361,36 @@ pub(crate) struct Counters {
     pub(crate) failed_reads: Counter,
     /// Requests of peers for pieces that are not there.
     pub(crate) absent_requests: Counter,
+    moved: [Moved; SourceKind::ALL.len()],
+    /// Milliseconds.
+    stalled: [Counter; StallCause::ALL.len()],
+}
+
+impl Counters {
+    /// What moved over sources of a kind.
+    pub(crate) fn moved(&self, kind: SourceKind) -> &Moved {
+        &self.moved[kind as usize]
+    }
+
+    /// How long reads were held up by a cause, in milliseconds.
+    pub(crate) fn stalled(&self, cause: StallCause) -> &Counter {
+        &self.stalled[cause as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_json_and_each_has_a_place_of_its_own() {
+        for (at, kind) in SourceKind::ALL.into_iter().enumerate() {
+            assert_eq!(serde_json::to_value(kind).expect("JSON"), kind.name());
+            assert_eq!(kind as usize, at);
+        }
+        for (at, cause) in StallCause::ALL.into_iter().enumerate() {
+            assert_eq!(serde_json::to_value(cause).expect("JSON"), cause.name());
+            assert_eq!(cause as usize, at);
+        }
+    }
 }

@@ -5,7 +5,8 @@
 //! each round of messages the task asks peers for what is wanted now and hands complete pieces to the disk pool.
 //!
 //! The parts: `candidates` (whom to connect to), `peers` (who is connected), `download` (pieces), `demands` (reads that
-//! wait), `messages` (what peers say), `connect`, `opening` (metadata and store), `upkeep` (ticks), `report` (status).
+//! wait), `messages` (what peers say), `connect`, `opening` (metadata and store), `upkeep` (ticks), `stalls`
+//! (why reads wait), `report` (status).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,6 +46,7 @@ mod opening;
 mod peers;
 mod report;
 mod requests;
+mod stalls;
 mod suspects;
 mod upkeep;
 

@@ -18,17 +18,20 @@ use crate::budget::pins::{Pinned, Pins};
 use crate::error::{OpenError, PinError, ReadError};
 use crate::holds::{FileHold, Holds};
 use crate::local;
-use crate::prefetch::{self, Prefetch};
+use crate::prefetch::{self, Prefetch, UnderWay};
 use crate::present::PresentMap;
 use crate::reader::FileReader;
 use crate::session::Engine;
-use crate::status::{Counters, Phase, TorrentStatus};
+use crate::status::{Counters, KeptStatus, Phase, PinStatus, PrefetchStatus, TorrentStatus, WaitStatus};
 use crate::store::PieceStore;
 use crate::tracker::announcer::AnnouncerHandle;
 use crate::transport::Connection;
 
 /// Commands a torrent's task can be behind with; readers wait when it is full.
 pub(crate) const COMMAND_QUEUE: usize = 1024;
+
+/// Pinned files named in the status: it is asked for often, and there may be 60,000.
+const MAX_PINS_SHOWN: usize = 100;
 
 /// What a torrent has once its metainfo is known and its store is open.
 #[derive(Debug)]
@@ -86,6 +89,7 @@ pub(crate) struct Shared {
     pub(crate) commands: mpsc::Sender<Command>,
     status: Mutex<Option<Arc<TorrentStatus>>>,
     holds: Arc<Holds>,
+    pub(crate) prefetches: UnderWay,
 }
 
 impl Shared {
@@ -104,6 +108,7 @@ impl Shared {
             commands,
             status: Mutex::new(None),
             holds: Arc::default(),
+            prefetches: UnderWay::default(),
         }
     }
 
@@ -168,13 +173,37 @@ impl Shared {
             status.piece_bytes = content.geometry().piece_bytes();
             status.pieces = content.geometry().piece_count();
             status.pieces_present = content.present.count();
+            status.kept = self.kept(content);
         }
         status.downloaded_bytes = self.counters.downloaded.total();
         status.uploaded_bytes = self.counters.uploaded.total();
         status.wasted_bytes = self.counters.wasted.total();
         status.failed_pieces = self.counters.failed_pieces.total();
-        status.failed_reads = self.counters.failed_reads.total();
+        status.waits.failed_reads = self.counters.failed_reads.total();
         status
+    }
+
+    /// What somebody asked to be kept or fetched.
+    fn kept(&self, content: &Content) -> KeptStatus {
+        let path = |file: FileIndex| match content.metainfo.info.files.get(file.get() as usize) {
+            Some(entry) => entry.path.to_string(),
+            None => String::new(),
+        };
+        let (geometry, pinned) = (content.geometry(), content.pins.files());
+        let pin = |file: &FileIndex| PinStatus {
+            path: path(*file),
+            bytes: geometry.file_len(*file),
+            local_bytes: local::bytes(geometry, &content.present, *file),
+        };
+        let prefetches = self.prefetches.all().into_iter();
+        KeptStatus {
+            pinned_files: pinned.len(),
+            pinned_bytes: pinned.iter().map(|file| geometry.file_len(*file)).sum(),
+            pins: pinned.iter().take(MAX_PINS_SHOWN).map(pin).collect(),
+            prefetches: prefetches
+                .map(|(file, progress)| PrefetchStatus { path: path(file), progress })
+                .collect(),
+        }
     }
 
     pub(crate) fn blank_status(&self) -> TorrentStatus {
@@ -192,10 +221,11 @@ impl Shared {
             failed_pieces: 0,
             download_rate: 0,
             upload_rate: 0,
-            waiting_reads: 0,
-            failed_reads: 0,
+            waits: WaitStatus::default(),
+            kept: KeptStatus::default(),
             in_flight_bytes: 0,
             known_peers: 0,
+            sources: Vec::new(),
             peers: Vec::new(),
             banned: Vec::new(),
             trackers: Vec::new(),
@@ -328,11 +358,6 @@ impl Torrent {
     pub fn file_local_ranges(&self, file: FileIndex, limit: usize) -> Vec<Range<u64>> {
         let Some(content) = self.shared.content() else { return Vec::new() };
         local::ranges(content.geometry(), &content.present, file, limit)
-    }
-
-    /// How many pieces are present. Never waits.
-    pub fn pieces_present(&self) -> u32 {
-        self.shared.content().map_or(0, |content| content.present.count())
     }
 
     /// Whether somebody reads the file's data past this process, so that none of it may be evicted. Never waits.

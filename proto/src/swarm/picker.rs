@@ -260,6 +260,16 @@ impl Picker {
         self.partials.get(&piece).and_then(|p| p.last_block_at)
     }
 
+    /// Whether some block of a piece was asked for or has come, and another is missing.
+    pub fn is_partial(&self, piece: u32) -> bool {
+        self.pieces.get(piece as usize) == Some(&Piece::Partial)
+    }
+
+    /// Whether all of a piece has come and it is being verified and stored.
+    pub fn is_verifying(&self, piece: u32) -> bool {
+        self.pieces.get(piece as usize) == Some(&Piece::Verifying)
+    }
+
     /// Whether a piece is asked of one source alone, so that its hash convicts or clears that one: it failed before
     /// with several contributors.
     pub fn is_contested(&self, piece: u32) -> bool {

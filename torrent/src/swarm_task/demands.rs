@@ -169,6 +169,14 @@ impl Demands {
         }
     }
 
+    /// The first piece that each waiter lacks, and how long it has waited.
+    pub(super) fn waits(&self, now: Moment) -> impl Iterator<Item = (u32, Moment)> + '_ {
+        self.waiting.values().filter_map(move |waiter| {
+            let first = waiter.pieces.clone().find(|piece| self.by_piece.contains_key(piece))?;
+            Some((first, now.saturating_sub(waiter.since)))
+        })
+    }
+
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -230,6 +238,15 @@ mod tests {
         let _answer = add(&mut d, 1, 1..2);
         let now = TIMEOUT * LONGEST_WAIT;
         assert_eq!(d.expire(now, TIMEOUT, |_| Some(now)).len(), 1);
+    }
+
+    #[test]
+    fn each_wait_is_told_with_the_first_piece_that_lacks() {
+        let mut d = Demands::default();
+        let _answer = add(&mut d, 1, 0..4);
+        d.handle_stored(1, Moment::ZERO);
+        let now = Moment::from_secs(3);
+        assert_eq!(d.waits(now).collect::<Vec<_>>(), [(2, now)]);
     }
 
     #[test]

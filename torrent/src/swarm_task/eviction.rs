@@ -49,6 +49,11 @@ impl Eviction {
         self.is_fill_held = false;
     }
 
+    /// Whether a piece has come and does not fit on the disk.
+    pub(super) fn is_making_space_for(&self, piece: u32) -> bool {
+        self.attempts.contains_key(&piece)
+    }
+
     /// A piece was stored.
     pub(super) fn handle_stored(&mut self, piece: PieceIndex) {
         self.attempts.remove(&piece.get());

@@ -30,6 +30,7 @@ impl SwarmTask {
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.traffic.up.handle_bytes(now, bytes);
                     peer.traffic.up_bytes += bytes;
+                    self.shared.counters.moved(peer.about.kind.into()).up.add(bytes);
                 }
                 Ok(())
             }

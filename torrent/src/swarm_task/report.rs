@@ -5,23 +5,51 @@ use wtfs_proto::time::Moment;
 
 use super::SwarmTask;
 use super::peers::Peer;
-use crate::status::{PeerStatus, TorrentStatus};
+use crate::status::{PeerStatus, SourceKind, SourceStatus, TorrentStatus};
 use crate::tracker::announcer::TrackerStateName;
 
 impl SwarmTask {
     /// Publishes what [`crate::Torrent::status`] shows.
     pub(super) fn report(&mut self, now: Moment) {
+        self.look_at_stalls(now);
         let status = TorrentStatus {
             download_rate: self.upkeep.down.rate(now),
             upload_rate: self.upkeep.up.rate(now),
-            waiting_reads: self.download.as_ref().map_or(0, |d| d.demands.len()),
+            waits: self
+                .upkeep
+                .stalls
+                .status(self.download.as_ref().map_or(0, |d| d.demands.len()), &self.shared.counters),
             in_flight_bytes: self.download.as_ref().map_or(0, |d| d.picker.in_flight_bytes()),
             known_peers: self.candidates.idle_count(),
+            sources: self.sources_status(now),
             peers: self.peers.values().map(|peer| peer_status(peer, now)).collect(),
             banned: self.upkeep.banned.clone(),
             ..self.shared.blank_status()
         };
         self.shared.publish(status);
+    }
+
+    /// The connected sources by their kind.
+    fn sources_status(&self, now: Moment) -> Vec<SourceStatus> {
+        let of_kind = |kind: SourceKind| {
+            let moved = self.shared.counters.moved(kind);
+            let mut all = SourceStatus {
+                kind,
+                connected: 0,
+                download_rate: 0,
+                upload_rate: 0,
+                downloaded_bytes: moved.down.total(),
+                uploaded_bytes: moved.up.total(),
+            };
+            for peer in self.peers.values().filter(|peer| kind == peer.about.kind.into()) {
+                all.connected += 1;
+                all.download_rate += peer.traffic.down.rate(now);
+                all.upload_rate += peer.traffic.up.rate(now);
+            }
+            all
+        };
+        let all = SourceKind::ALL.into_iter().map(of_kind);
+        all.filter(|all| all.connected > 0 || all.downloaded_bytes > 0 || all.uploaded_bytes > 0).collect()
     }
 
     /// A few words on the trackers, for the log line of a read that failed.
@@ -36,7 +64,7 @@ fn peer_status(peer: &Peer, now: Moment) -> PeerStatus {
     PeerStatus {
         addr: peer.about.addr,
         client: peer.about.client.clone(),
-        transport: peer.about.kind,
+        source: peer.about.kind.into(),
         direction: peer.about.direction,
         pieces: peer.bits().map_or(0, Bitfield::count_ones),
         is_unchoking_us: !peer.stance.is_choking_us,

@@ -108,6 +108,7 @@ impl SwarmTask {
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         let bytes = block.data.len() as u64;
         self.shared.counters.downloaded.add(bytes);
+        self.shared.counters.moved(peer.about.kind.into()).down.add(bytes);
         self.upkeep.down.handle_bytes(now, bytes);
         let Some(download) = &mut self.download else {
             return Err(CloseReason::Violation("sent a block before anybody could ask for it"));

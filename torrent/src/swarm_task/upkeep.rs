@@ -14,6 +14,7 @@ use wtfs_proto::wire::pex::{MAX_SENT, PexFlags, PexMessage, PexPeer};
 use super::demands::answer;
 use super::download::Download;
 use super::opening::IsAskingDue;
+use super::stalls::Stalls;
 use super::{BUSY_TICK, Event, SwarmTask, one};
 use crate::config::UploadPolicy;
 use crate::error::ReadError;
@@ -54,6 +55,7 @@ pub(super) struct Upkeep {
     pub(super) banned: Vec<BannedPeer>,
     pub(super) is_filling: bool,
     pub(super) in_flight_reported: u64,
+    pub(super) stalls: Stalls,
     targets: Targets,
     is_waking_soon: bool,
     checkpoint_at: Moment,
@@ -87,6 +89,7 @@ impl Upkeep {
             banned: Vec::new(),
             is_filling,
             in_flight_reported: 0,
+            stalls: Stalls::default(),
             targets: Targets::All,
             is_waking_soon: false,
             checkpoint_at: Moment::ZERO,
@@ -285,8 +288,10 @@ impl SwarmTask {
                 connected: self.peers.len(),
                 waited: read.waited,
             };
+            let cause = self.stall_cause(read.piece).name();
             tracing::warn!(
                 piece = read.piece,
+                cause,
                 sources,
                 connected = self.peers.len(),
                 known = self.candidates.idle_count(),
