@@ -16,6 +16,9 @@ use wtfs_proto::geometry::BLOCK_BYTES;
 use wtfs_proto::metainfo::{
     InfoBuilder, MAX_PIECE_BYTES, Metainfo, MetainfoBuilder, MetainfoError, Privacy, choose_piece_bytes,
 };
+use wtfs_proto::path::TorrentPath;
+
+use crate::stamp::Stamp;
 
 mod hash;
 mod walk;
@@ -30,6 +33,13 @@ pub enum HiddenFiles {
     Include,
     /// They are left out, directories with all that is in them.
     Skip,
+    /// As [`Self::Skip`], and names that programs give to what they are not done with (`.part`, `~` and the like) too.
+    SkipWithUnfinished,
+}
+
+/// Whether programs give such names to files that they are not done with.
+pub fn is_unfinished(name: &str) -> bool {
+    walk::is_unfinished(name)
 }
 
 /// What to do with symbolic links. They are never followed.
@@ -38,6 +48,8 @@ pub enum SymbolicLinks {
     /// They become links of the torrent (BEP 47); one that leads outside is an error.
     #[default]
     Keep,
+    /// As [`Self::Keep`], but one that leads outside is left out.
+    KeepInside,
     /// They are left out.
     Skip,
 }
@@ -182,6 +194,76 @@ impl CreateError {
     }
 }
 
+/// What a torrent is to be made of: the files as they were found, before any of their content is read.
+#[derive(Debug)]
+pub struct Survey {
+    tree: Tree,
+    total_bytes: u64,
+}
+
+impl Survey {
+    /// Walks the tree. Blocks on the disk: one `stat` a file.
+    ///
+    /// # Errors
+    /// [`CreateError`] at the first file that cannot be part of a torrent.
+    pub fn of(options: &CreateOptions) -> Result<Self, CreateError> {
+        let tree = Tree::walk(&options.root, options.hidden_files, options.symbolic_links)?;
+        let total_bytes: u64 = tree.files.iter().map(|file| file.entry.bytes).sum();
+        if total_bytes == 0 {
+            return Err(CreateError::Empty { path: options.root.clone() });
+        }
+        Ok(Self { tree, total_bytes })
+    }
+
+    /// Bytes of all files.
+    pub fn total_bytes(&self) -> u64 {
+        self.total_bytes
+    }
+
+    /// Path in the torrent and stamp of each file, links left out, in the order of the torrent's files.
+    pub fn files(&self) -> impl Iterator<Item = (&TorrentPath, Stamp)> {
+        let files = self.tree.files.iter().filter(|file| file.entry.symlink.is_none());
+        files.map(|file| (&file.entry.path, file.stamp))
+    }
+
+    /// Links with what they lead to, both in the torrent.
+    pub fn links(&self) -> impl Iterator<Item = (&TorrentPath, &TorrentPath)> {
+        self.tree.files.iter().filter_map(|file| Some((&file.entry.path, file.entry.symlink.as_ref()?)))
+    }
+
+    /// Hashes the files, as [`create`], and makes the torrent.
+    ///
+    /// # Errors
+    /// [`CreateError::Changed`] when a file is not as it was found.
+    pub fn hash(
+        &self,
+        options: &CreateOptions,
+        on_progress: &(dyn Fn(CreateProgress) + Sync),
+        cancel: &AtomicBool,
+    ) -> Result<Metainfo, CreateError> {
+        let builder = builder(options, &self.tree, self.total_bytes)?;
+        let geometry = builder.geometry()?;
+        let unknown =
+            vec![0; usize::try_from(geometry.piece_count()).unwrap_or(usize::MAX).saturating_mul(20)];
+        check_read_back(&builder, &unknown)?;
+
+        let hashes = hash::hash_files(&self.tree.files, &geometry, on_progress, cancel)?;
+        let mut torrent = MetainfoBuilder::new(builder.finish(&hashes)?)?
+            .with_announce(options.trackers.clone())
+            .with_web_seeds(options.web_seeds.clone());
+        if let Some(comment) = &options.comment {
+            torrent = torrent.with_comment(comment);
+        }
+        if let Some(program) = &options.created_by {
+            torrent = torrent.with_created_by(program);
+        }
+        if let Some(seconds) = options.creation_date {
+            torrent = torrent.with_creation_date(seconds);
+        }
+        Ok(torrent.finish())
+    }
+}
+
 /// Makes a torrent, on all cores. Blocks until it is made or `cancel` is set.
 ///
 /// `on_progress` is called by one thread for each megabyte read. Memory is bounded (128 MiB and the list of files)
@@ -200,30 +282,7 @@ pub fn create(
         return Err(CreateError::PieceBytes { found });
     }
     refuse_output_inside(options)?;
-    let tree = Tree::walk(&options.root, options.hidden_files, options.symbolic_links)?;
-    let total_bytes: u64 = tree.files.iter().map(|file| file.entry.bytes).sum();
-    if total_bytes == 0 {
-        return Err(CreateError::Empty { path: options.root.clone() });
-    }
-    let builder = builder(options, &tree, total_bytes)?;
-    let geometry = builder.geometry()?;
-    let unknown = vec![0; usize::try_from(geometry.piece_count()).unwrap_or(usize::MAX).saturating_mul(20)];
-    check_read_back(&builder, &unknown)?;
-
-    let hashes = hash::hash_files(&tree.files, &geometry, on_progress, cancel)?;
-    let mut torrent = MetainfoBuilder::new(builder.finish(&hashes)?)?
-        .with_announce(options.trackers.clone())
-        .with_web_seeds(options.web_seeds.clone());
-    if let Some(comment) = &options.comment {
-        torrent = torrent.with_comment(comment);
-    }
-    if let Some(program) = &options.created_by {
-        torrent = torrent.with_created_by(program);
-    }
-    if let Some(seconds) = options.creation_date {
-        torrent = torrent.with_creation_date(seconds);
-    }
-    Ok(torrent.finish())
+    Survey::of(options)?.hash(options, on_progress, cancel)
 }
 
 fn builder(options: &CreateOptions, tree: &Tree, total_bytes: u64) -> Result<InfoBuilder, CreateError> {

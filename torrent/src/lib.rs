@@ -39,6 +39,7 @@ mod present;
 mod reader;
 pub mod resolve;
 mod session;
+mod stamp;
 mod status;
 pub mod store;
 mod swarm_task;
@@ -56,6 +57,7 @@ pub use prefetch::{Prefetch, PrefetchProgress};
 pub use reader::{FileReader, HeldFile};
 pub use resolve::Source;
 pub use session::{AddOptions, ExistingData, Fill, RemovedData, Session, StorageKind};
+pub use stamp::Stamp;
 pub use status::{
     BannedPeer, CacheStatus, KeptStatus, PeerStatus, Phase, PinStatus, PrefetchStatus, SessionStatus,
     SourceKind, SourceStatus, StallCause, StallStatus, TorrentStatus, WaitStatus,

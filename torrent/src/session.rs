@@ -28,7 +28,7 @@ use crate::limiter::Limiter;
 use crate::peer_task::handshake;
 use crate::resolve::Source;
 use crate::status::{Phase, SessionStatus};
-use crate::store::StateDir;
+use crate::store::{SealedFiles, StateDir};
 use crate::swarm_task;
 use crate::torrent::{COMMAND_QUEUE, Command, Shared, Torrent};
 use crate::tracker::{TrackerClient, TrackerLimits};
@@ -102,7 +102,7 @@ impl Engine {
 }
 
 /// Where a torrent's data lives.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum StorageKind {
     /// In the session's cache directory.
     Cache,
@@ -110,6 +110,9 @@ pub enum StorageKind {
     Directory(PathBuf),
     /// In memory, gone at the end.
     Memory,
+    /// In files of the user's that were hashed just now, or are as they were when they were hashed: complete from the
+    /// start and only read. A file that changes is not read any more.
+    Sealed(Arc<SealedFiles>),
 }
 
 /// What to fetch without being asked.

@@ -40,6 +40,7 @@ mod piece_hash;
 mod record;
 mod recovery;
 mod root;
+mod sealed;
 mod spans;
 mod state;
 
@@ -47,6 +48,7 @@ pub use check::{CheckReport, check_data};
 pub use file::{DataOwner, FileStore, FileStoreConfig};
 pub use memory::MemoryStore;
 pub use piece_hash::{PieceHasher, verify_piece};
+pub use sealed::{SealedFile, SealedFiles, SealedStore};
 pub use state::{StateDir, list_states};
 
 /// What [`PieceStore::try_read_file`] came to.
@@ -167,6 +169,12 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+    /// A file is not what was hashed any more.
+    #[error("{} changed since it was hashed", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// The blocks do not make up the piece.
     #[error("{found} bytes were given for piece {piece} of {expected}")]
     PieceLength {
@@ -234,6 +242,7 @@ impl StoreError {
             Self::WrongType { .. }
             | Self::FileLength { .. }
             | Self::Vanished { .. }
+            | Self::Changed { .. }
             | Self::PieceLength { .. }
             | Self::Range { .. }
             | Self::NotPresent { .. }
@@ -287,6 +296,7 @@ mod tests {
                 StoreError::Vanished { path: path() },
                 "/d/f was removed while the torrent was open; reopen the torrent",
             ),
+            (StoreError::Changed { path: path() }, "/d/f changed since it was hashed"),
             (StoreError::Range { offset: 1, len: 2, end: 2 }, "bytes 1+2 do not lie in 2"),
             (StoreError::Locked { path: path(), pid: Some(7) }, "/d/f is in use by process 7"),
             (StoreError::Locked { path: path(), pid: None }, "/d/f is in use by another process"),

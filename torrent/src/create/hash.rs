@@ -15,8 +15,9 @@ use rustix::fs::{Advice, OFlags};
 use sha1::{Digest, Sha1};
 use wtfs_proto::geometry::Geometry;
 
-use super::walk::{Snapshot, SourceFile};
+use super::walk::SourceFile;
 use super::{CreateError, CreateProgress};
+use crate::stamp::Stamp;
 
 /// One buffer: large enough that handing it over costs nothing beside hashing it.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -158,7 +159,7 @@ impl Reader<'_> {
             return Ok(());
         }
         let path = &source.path;
-        // Should it have become a pipe meanwhile, opening must not wait; what it is shows in the snapshot.
+        // Should it have become a pipe meanwhile, opening must not wait; what it is shows in the stamp.
         let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
         let mut file = OpenOptions::new()
             .read(true)
@@ -221,7 +222,7 @@ impl Reader<'_> {
 
 fn check_unchanged(source: &SourceFile, file: &File) -> Result<(), CreateError> {
     let now = file.metadata().map_err(CreateError::at("stat", &source.path))?;
-    if Snapshot::of(&now) == source.snapshot {
+    if Stamp::of(&now) == source.stamp {
         return Ok(());
     }
     Err(CreateError::Changed { path: source.path.clone() })

@@ -5,13 +5,14 @@
 //! the C locale has it.
 
 use std::fs::{FileType, Metadata};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use wtfs_proto::metainfo::{FileEntry, MAX_FILES, MetainfoError};
 use wtfs_proto::path::TorrentPath;
 
 use super::{CreateError, HiddenFiles, SymbolicLinks};
+use crate::stamp::Stamp;
 
 /// What the root is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,32 +21,12 @@ pub(super) enum Kind {
     Directory,
 }
 
-/// A file as it was when it was found; whatever differs later means that it changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Snapshot {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    modified: (i64, i64),
-}
-
-impl Snapshot {
-    pub(super) fn of(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            bytes: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-        }
-    }
-}
-
 /// One file or link of the torrent to be.
 #[derive(Debug)]
 pub(super) struct SourceFile {
     pub(super) entry: FileEntry,
     pub(super) path: PathBuf,
-    pub(super) snapshot: Snapshot,
+    pub(super) stamp: Stamp,
 }
 
 /// What was found.
@@ -94,7 +75,10 @@ impl Walk {
             let path = found.path();
             let name = found.file_name();
             let is_hidden = name.as_encoded_bytes().starts_with(b".");
-            if is_hidden && self.hidden == HiddenFiles::Skip {
+            if is_hidden && self.hidden != HiddenFiles::Include {
+                continue;
+            }
+            if self.hidden == HiddenFiles::SkipWithUnfinished && is_unfinished(&name.to_string_lossy()) {
                 continue;
             }
             // Of the entry itself: does not follow links.
@@ -112,8 +96,14 @@ impl Walk {
             }
             let in_torrent = torrent_path(&below)?;
             let file = if kind.is_symlink() {
-                let entry = FileEntry::link(in_torrent, link_target(&path, components)?);
-                SourceFile { entry, path, snapshot: Snapshot::of(&metadata) }
+                let target = match link_target(&path, components) {
+                    Err(CreateError::LinkLeaves { .. }) if self.links == SymbolicLinks::KeepInside => {
+                        continue;
+                    }
+                    target => target?,
+                };
+                let entry = FileEntry::link(in_torrent, target);
+                SourceFile { entry, path, stamp: Stamp::of(&metadata) }
             } else if kind.is_file() {
                 source_file(in_torrent, path, &metadata)
             } else {
@@ -128,10 +118,29 @@ impl Walk {
     }
 }
 
+/// Whether programs give such names to files that they are not done with.
+pub(super) fn is_unfinished(name: &str) -> bool {
+    const ENDINGS: &[&str] = &[
+        "~",
+        ".part",
+        ".partial",
+        ".tmp",
+        ".temp",
+        ".crdownload",
+        ".download",
+        ".aria2",
+        ".swp",
+        ".!qB",
+        ".!ut",
+        ".incomplete",
+    ];
+    ENDINGS.iter().any(|ending| name.ends_with(ending)) || (name.starts_with('#') && name.ends_with('#'))
+}
+
 fn source_file(in_torrent: TorrentPath, path: PathBuf, metadata: &Metadata) -> SourceFile {
     let mut entry = FileEntry::new(in_torrent, metadata.len());
     entry.is_executable = metadata.mode() & 0o100 != 0;
-    SourceFile { entry, path, snapshot: Snapshot::of(metadata) }
+    SourceFile { entry, path, stamp: Stamp::of(metadata) }
 }
 
 /// Where a link leads, from the root; `dir` are the components of the directory that it lies in. By names alone: `..`

@@ -66,6 +66,15 @@ impl Sample {
         self.piece_content(piece).chunks(TEST_BLOCK_BYTES).map(Bytes::copy_from_slice).collect()
     }
 
+    /// Writes the files below a directory, as somebody who has them all.
+    pub(crate) fn lay_out(&self, dir: &Path) {
+        for (at, entry) in self.metainfo.info.files.iter().enumerate() {
+            let path = dir.join(&self.metainfo.info.name).join(entry.path.to_relative_path());
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, self.file_content(at)).unwrap();
+        }
+    }
+
     pub(crate) fn file_content(&self, file: usize) -> &[u8] {
         let files = &self.metainfo.info.files;
         let start: u64 = files[..file].iter().map(|file| file.bytes).sum();

@@ -30,6 +30,7 @@ use crate::resolve::{Source, fetch_metadata_http};
 use crate::session::{AddOptions, Engine, ExistingData, StorageKind, data_dir};
 use crate::status::Phase;
 use crate::store::{DataOwner, FileStore, FileStoreConfig, MemoryStore, PieceStore, StateDir, StoreError};
+    DataOwner, FileStore, FileStoreConfig, MemoryStore, PieceStore, SealedStore, StateDir, StoreError,
 use crate::torrent::{Content, Shared};
 use crate::verify::check_data;
 
@@ -333,7 +334,9 @@ impl Place {
     /// Data in a directory of the user's has a state directory of its own: the same torrent may be in the cache too.
     fn state_dir(&self) -> StateDir {
         match &self.storage {
-            StorageKind::Cache | StorageKind::Memory => StateDir::in_cache(&self.cache_dir, self.info_hash),
+            StorageKind::Cache | StorageKind::Memory | StorageKind::Sealed(_) => {
+                StateDir::in_cache(&self.cache_dir, self.info_hash)
+            }
             StorageKind::Directory(dir) => {
                 let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
                 let digest: [u8; 32] = Sha256::digest(dir.as_os_str().as_encoded_bytes()).into();
@@ -346,14 +349,16 @@ impl Place {
     fn owner(&self) -> DataOwner {
         match &self.storage {
             StorageKind::Directory(_) => DataOwner::User,
-            StorageKind::Cache | StorageKind::Memory => DataOwner::Store,
+            StorageKind::Cache | StorageKind::Memory | StorageKind::Sealed(_) => DataOwner::Store,
         }
     }
 
     fn data_dir(&self) -> PathBuf {
         match &self.storage {
             StorageKind::Directory(dir) => dir.clone(),
-            StorageKind::Cache | StorageKind::Memory => data_dir(&self.cache_dir, self.info_hash),
+            StorageKind::Cache | StorageKind::Memory | StorageKind::Sealed(_) => {
+                data_dir(&self.cache_dir, self.info_hash)
+            }
         }
     }
 }
@@ -365,6 +370,9 @@ fn open(place: &Place, metainfo: &Arc<Metainfo>, shared: &Shared) -> Result<Arc<
             let nothing = Bitfield::new(metainfo.info.geometry.piece_count());
             (Arc::new(MemoryStore::new(metainfo.clone())), nothing)
         }
+        StorageKind::Sealed(files) => {
+            (Arc::new(SealedStore::new(files.clone())), all)
+        }
         StorageKind::Cache | StorageKind::Directory(_) => {
             let state = place.state_dir();
             let config = FileStoreConfig {
@@ -374,6 +382,7 @@ fn open(place: &Place, metainfo: &Arc<Metainfo>, shared: &Shared) -> Result<Arc<
             };
             let (store, mut present) = FileStore::open(config, metainfo.clone())?;
             state.save_metainfo(metainfo)?;
+            }
             if place.existing == ExistingData::Verify {
                 let progress = |done_bytes, total_bytes| {
                     shared.phase.send_replace(Phase::Checking { done_bytes, total_bytes });
@@ -390,7 +399,7 @@ fn open(place: &Place, metainfo: &Arc<Metainfo>, shared: &Shared) -> Result<Arc<
     let (budget, state) = match &place.storage {
         StorageKind::Cache => (Some(place.budget.clone()), Some(place.state_dir())),
         StorageKind::Directory(_) => (None, Some(place.state_dir())),
-        StorageKind::Memory => (None, None),
+        StorageKind::Memory | StorageKind::Sealed(_) => (None, None),
     };
     let geometry = &metainfo.info.geometry;
     let (ledger, pins) = (Ledger::new(budget, geometry, &present), Pins::load(state, geometry));
