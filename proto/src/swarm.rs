@@ -4,6 +4,8 @@
 //! [`picker::Picker`], tells it what happened and the time, and does what it answers.
 
 mod contested;
+pub mod hash_answers;
+pub mod hashes;
 pub mod picker;
 mod wants;
 
