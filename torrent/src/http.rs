@@ -1,21 +1,27 @@
 //! The one HTTP client of the engine: trackers, `.torrent` URLs and web seeds all go through [`HttpClient`].
 //!
-//! It owns the choices every request shares: TLS by rustls on ring, time limits, redirects (10 at most, a loop is named
-//! as such), the user agent, proxies. It never reads a body without a limit, and its errors never hold a URL: a
-//! tracker's URL often carries a passkey, and errors end up in logs.
+//! It owns the choices every request shares: TLS by rustls on ring, time limits, the user agent, proxies; redirects are
+//! followed in `hops`, within what `reach` allows. It never reads a body without a limit, and its errors never hold a
+//! URL: a tracker's URL often carries a passkey, and errors end up in logs.
 //!
 //! A machine without any CA certificate still gets a client, since most trackers speak plain HTTP; only its `https`
 //! requests fail, and the error says what to install.
 
+use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Client, ClientBuilder, Response, StatusCode, redirect};
 
+use self::reach::{GuardedResolver, OutOfReach, Reach};
+pub use self::reach::{NamedHosts, PrivateHosts};
+
+mod hops;
+mod reach;
 #[cfg(test)]
 pub(crate) mod test_origin;
 #[cfg(test)]
@@ -35,7 +41,7 @@ pub enum ProxyPolicy {
 }
 
 /// Which address family a request is sent over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Family {
     /// Whichever connects first.
     Any,
@@ -58,6 +64,8 @@ pub struct HttpConfig {
     pub max_redirects: usize,
     /// Which proxies are used.
     pub proxies: ProxyPolicy,
+    /// Which hosts may be private.
+    pub private_hosts: PrivateHosts,
 }
 
 impl Default for HttpConfig {
@@ -68,6 +76,7 @@ impl Default for HttpConfig {
             idle_timeout: Duration::from_secs(30),
             max_redirects: 10,
             proxies: ProxyPolicy::System,
+            private_hosts: PrivateHosts::default(),
         }
     }
 }
@@ -114,6 +123,16 @@ pub enum HttpError {
     RedirectLoop {
         /// The host of the URL.
         host: String,
+    },
+    /// The host is where nobody asked us to go: in a private network, say, by way of a redirect.
+    #[error(
+        "{host} is not asked: it is {what}, and only hosts that the torrent itself names may be; if it is to be trusted, allow private hosts"
+    )]
+    OutOfReach {
+        /// The host of the URL.
+        host: String,
+        /// What lies there.
+        what: &'static str,
     },
     /// More redirects than allowed.
     #[error("{host} redirects more than {limit} times")]
@@ -177,10 +196,8 @@ pub struct HttpClient {
 struct Shared {
     config: HttpConfig,
     roots: Roots,
-    any: Client,
-    /// Made at first use: only hosts with addresses of both families need them.
-    v4: OnceLock<Client>,
-    v6: OnceLock<Client>,
+    /// Made at first use: few sessions need more than one.
+    clients: Mutex<HashMap<(Family, Reach), Client>>,
 }
 
 /// Where the trusted certificates come from.
@@ -191,16 +208,6 @@ enum Roots {
     /// The machine has none, for this reason: `https` cannot be verified, so it fails.
     Missing(String),
 }
-
-/// A redirect that leads back; recognised in the chain of causes of reqwest's error.
-#[derive(Debug, thiserror::Error)]
-#[error("redirect loop")]
-struct LoopFound;
-
-/// One redirect too many; recognised in the chain of causes of reqwest's error.
-#[derive(Debug, thiserror::Error)]
-#[error("too many redirects")]
-struct LimitPassed;
 
 impl HttpClient {
     /// A client. Reads the machine's CA certificates, which takes some milliseconds of blocking file access.
@@ -222,9 +229,13 @@ impl HttpClient {
     }
 
     fn with_roots(config: HttpConfig, roots: Roots) -> Result<Self, HttpError> {
-        let any = build(&config, &roots, Family::Any)?;
-        let shared = Shared { config, roots, any, v4: OnceLock::new(), v6: OnceLock::new() };
-        Ok(Self { shared: Arc::new(shared) })
+        let reach = match config.private_hosts {
+            PrivateHosts::NamedOnly => Reach::Named,
+            PrivateHosts::Any => Reach::Anywhere,
+        };
+        let first = build(&config, &roots, Family::Any, reach)?;
+        let clients = Mutex::new(HashMap::from([((Family::Any, reach), first)]));
+        Ok(Self { shared: Arc::new(Shared { config, roots, clients }) })
     }
 
     /// The settings it was made with.
@@ -232,25 +243,19 @@ impl HttpClient {
         &self.shared.config
     }
 
-    /// The client for requests whose bodies are streamed by the caller (web seeds).
-    pub fn client(&self) -> &Client {
-        &self.shared.any
-    }
-
-    fn client_of(&self, family: Family) -> Result<&Client, HttpError> {
-        let cell = match family {
-            Family::Any => return Ok(&self.shared.any),
-            Family::V4 => &self.shared.v4,
-            Family::V6 => &self.shared.v6,
-        };
-        if let Some(client) = cell.get() {
-            return Ok(client);
+    fn client_of(&self, family: Family, reach: Reach) -> Result<Client, HttpError> {
+        let mut clients = self.shared.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(&(family, reach)) {
+            return Ok(client.clone());
         }
-        let client = build(&self.shared.config, &self.shared.roots, family)?;
-        Ok(cell.get_or_init(|| client))
+        let client = build(&self.shared.config, &self.shared.roots, family, reach)?;
+        clients.insert((family, reach), client.clone());
+        Ok(client)
     }
 
     /// GETs `url` and reads an answer of at most `max_bytes`, all within `total_timeout`. Any status is an `Ok`.
+    ///
+    /// The host of `url` counts as named; those it redirects to do not.
     ///
     /// # Errors
     /// All but [`HttpError::Status`].
@@ -265,22 +270,23 @@ impl HttpClient {
         total_timeout: Duration,
     ) -> Result<Fetched, HttpError> {
         let parsed = url::Url::parse(url).map_err(|error| HttpError::InvalidUrl(error.to_string()))?;
-        if !matches!(parsed.scheme(), "http" | "https") {
-            return Err(HttpError::InvalidUrl(format!("its scheme is {}", parsed.scheme())));
-        }
         let host = host_of(&parsed);
-        let request = self.client_of(family)?.get(parsed).timeout(total_timeout);
-        let response = request.send().await.map_err(|error| self.classify(&host, &error))?;
-        let status = response.status();
-        let content_type = header_text(response.headers(), &CONTENT_TYPE);
-        let retry_after = retry_after(response.headers());
-        let body = read_limited(response, max_bytes).await?;
-        Ok(Fetched { status, content_type, retry_after, body })
+        let named = NamedHosts::of([url]);
+        let whole = async {
+            let headers = HeaderMap::new();
+            let response = self.get(parsed, family, &headers, &named).await?.response;
+            let status = response.status();
+            let content_type = header_text(response.headers(), &CONTENT_TYPE);
+            let retry_after = retry_after(response.headers());
+            let body = read_limited(response, max_bytes).await?;
+            Ok(Fetched { status, content_type, retry_after, body })
+        };
+        tokio::time::timeout(total_timeout, whole).await.unwrap_or(Err(HttpError::Timeout { host }))
     }
 
     /// The error of this module for one of reqwest, for a request to `host`.
     pub fn classify(&self, host: &str, error: &reqwest::Error) -> HttpError {
-        let error = classify(host, error, self.shared.config.max_redirects);
+        let error = classify(host, error);
         match (&self.shared.roots, error) {
             (Roots::Missing(_), HttpError::Tls { host, .. }) => HttpError::Tls {
                 host,
@@ -328,7 +334,7 @@ pub async fn read_limited(mut response: Response, max_bytes: usize) -> Result<By
         return Err(too_large());
     }
     let mut body = BytesMut::new();
-    while let Some(part) = response.chunk().await.map_err(|error| classify(&host, &error, 0))? {
+    while let Some(part) = response.chunk().await.map_err(|error| classify(&host, &error))? {
         if body.len() + part.len() > max_bytes {
             return Err(too_large());
         }
@@ -343,24 +349,15 @@ pub(crate) fn host_of(url: &url::Url) -> String {
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-fn build(config: &HttpConfig, roots: &Roots, family: Family) -> Result<Client, HttpError> {
+fn build(config: &HttpConfig, roots: &Roots, family: Family, reach: Reach) -> Result<Client, HttpError> {
     // Fails only when another provider is installed already, and then that one is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let max_redirects = config.max_redirects;
-    let policy = redirect::Policy::custom(move |attempt| {
-        if attempt.previous().contains(attempt.url()) {
-            attempt.error(LoopFound)
-        } else if attempt.previous().len() > max_redirects {
-            attempt.error(LimitPassed)
-        } else {
-            attempt.follow()
-        }
-    });
     let mut builder = ClientBuilder::new()
         .user_agent(&config.user_agent)
         .connect_timeout(config.connect_timeout)
         .read_timeout(config.idle_timeout)
-        .redirect(policy)
+        // Followed by `hops`.
+        .redirect(redirect::Policy::none())
         // A URL with a passkey must not be told to the host it redirects to.
         .referer(false);
     builder = match family {
@@ -369,6 +366,9 @@ fn build(config: &HttpConfig, roots: &Roots, family: Family) -> Result<Client, H
         Family::V4 => builder.local_address(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).pool_max_idle_per_host(0),
         Family::V6 => builder.local_address(IpAddr::V6(Ipv6Addr::UNSPECIFIED)).pool_max_idle_per_host(0),
     };
+    if reach != Reach::Anywhere {
+        builder = builder.dns_resolver(GuardedResolver(reach));
+    }
     if config.proxies == ProxyPolicy::Direct {
         builder = builder.no_proxy();
     }
@@ -412,14 +412,12 @@ fn innermost(error: &(dyn StdError + 'static)) -> String {
     causes(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
-fn classify(host: &str, error: &reqwest::Error, max_redirects: usize) -> HttpError {
+fn classify(host: &str, error: &reqwest::Error) -> HttpError {
     let host = host.to_owned();
     let chain = causes(error);
     let reason = innermost(error);
-    if chain.iter().any(|cause| cause.is::<LoopFound>()) {
-        HttpError::RedirectLoop { host }
-    } else if chain.iter().any(|cause| cause.is::<LimitPassed>()) {
-        HttpError::TooManyRedirects { host, limit: max_redirects }
+    if let Some(found) = chain.iter().find_map(|cause| cause.downcast_ref::<OutOfReach>()) {
+        HttpError::OutOfReach { host, what: found.what }
     } else if let Some(tls) = chain.iter().find_map(|cause| cause.downcast_ref::<rustls::Error>()) {
         HttpError::Tls { host, reason: tls.to_string() }
     } else if error.is_timeout() {

@@ -54,6 +54,42 @@ async fn endless_chain_of_redirects_ends_at_the_limit() {
 }
 
 #[tokio::test]
+async fn redirect_into_a_private_network_is_not_followed() {
+    let inner = Origin::start_at("127.0.0.2:0", [("/secret", Behaviour::ok("secret"))]).await;
+    let port = inner.address.port();
+    let targets = [
+        format!("http://127.0.0.2:{port}/secret"),
+        format!("http://0x7f000002:{port}/secret"),
+        format!("http://localhost:{port}/"),
+    ];
+    for target in targets {
+        let origin = Origin::start([("/a", Behaviour::redirect(&target))]).await;
+        let error = fetch(&origin.url("/a")).await.unwrap_err();
+        assert!(matches!(error, HttpError::OutOfReach { .. }), "{target}: {error:?}");
+    }
+    assert_eq!(inner.requests(), Vec::<String>::new());
+    let config = HttpConfig { private_hosts: PrivateHosts::Any, ..config() };
+    let client = HttpClient::new(config).expect("the client can be built");
+    let origin = Origin::start([("/a", Behaviour::redirect(&inner.url("/secret")))]).await;
+    assert_eq!(client.fetch(&origin.url("/a"), Family::Any, LIMIT, TOTAL).await.unwrap().body, "secret");
+}
+
+#[tokio::test]
+async fn a_host_that_was_named_may_be_redirected_to_and_one_on_the_way_for_good_is_told_from_one_for_now() {
+    let inner = Origin::start_at("127.0.0.2:0", [("/b", Behaviour::ok("there"))]).await;
+    let for_good =
+        Behaviour::Answer("308 Permanent Redirect", format!("Location: {}\r\n", inner.url("/b")), Vec::new());
+    let origin = Origin::start([("/good", for_good), ("/now", Behaviour::redirect(&inner.url("/b")))]).await;
+    for (path, is_for_good) in [("/good", true), ("/now", false)] {
+        let (url, inner) = (origin.url(path), inner.url("/"));
+        let named = NamedHosts::of([url.as_str(), inner.as_str()]);
+        let url = url::Url::parse(&url).unwrap();
+        let landed = client().get(url, Family::Any, &HeaderMap::new(), &named).await.unwrap();
+        assert_eq!((landed.is_for_good, landed.url.path()), (is_for_good, "/b"));
+    }
+}
+
+#[tokio::test]
 async fn body_over_the_limit_is_refused_with_and_without_a_length() {
     let origin = Origin::start([
         ("/long", Behaviour::ok(vec![0; LIMIT + 1])),
@@ -167,7 +203,10 @@ async fn client_without_certificates_serves_plain_http() {
 fn machine_without_a_certificate_store_still_gets_a_client() {
     const MARK: &str = "WTFS_TEST_NO_CA_STORE";
     if std::env::var_os(MARK).is_some() {
-        assert!(matches!(build(&config(), &Roots::Platform, Family::Any), Err(HttpError::Setup(_))));
+        assert!(matches!(
+            build(&config(), &Roots::Platform, Family::Any, Reach::Named),
+            Err(HttpError::Setup(_))
+        ));
         let client = client();
         assert!(matches!(client.shared.roots, Roots::Missing(_)));
         return;
