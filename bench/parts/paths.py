@@ -21,10 +21,10 @@ CASES = {
 class Path:
     """The emulator while it runs, and the two namespaces it joins."""
 
-    def __init__(self, tools, place, delay_ms, loss, congestion, hosts):
+    def __init__(self, tools, place, delay_ms, loss, congestion, hosts, seed=1, more=()):
         command = [
-            tools.emulator, "--delay-ms", str(delay_ms), "--loss", str(loss), "--congestion", congestion, "--seed", "1",
-            "--hosts", str(hosts)]
+            tools.emulator, "--delay-ms", str(delay_ms), "--loss", str(loss), "--congestion", congestion, "--seed",
+            str(seed), "--hosts", str(hosts), *more]
         self.process = JsonProcess(command, place.log("path"), die=signal.SIGTERM)
         near, far = self.process.ready["ends"]
         self.near, self.far = Namespace(near["namespace"]), Namespace(far["namespace"])
