@@ -7,6 +7,7 @@ mod contested;
 pub mod hash_answers;
 pub mod hashes;
 pub mod picker;
+pub mod spread;
 mod wants;
 
 pub use wants::{DemandId, Urgency};

@@ -250,6 +250,22 @@ impl Picker {
         self.wants.clear(id);
     }
 
+    /// Blocks that reads wait for and nobody was asked for, counted up to `most`.
+    pub fn missing_for_reads(&self, most: usize) -> usize {
+        let mut missing = 0;
+        for (_, piece) in self.wants.open().take_while(|(urgency, _)| *urgency == Urgency::Read) {
+            missing += match (self.partials.get(&piece), self.geometry.piece(piece)) {
+                (Some(partial), _) => partial.missing as usize,
+                (None, Some(index)) => self.geometry.block_count(index) as usize,
+                (None, None) => 0,
+            };
+            if missing >= most {
+                return most;
+            }
+        }
+        missing
+    }
+
     /// The most urgent demand for a piece.
     pub fn urgency(&self, piece: PieceIndex) -> Option<Urgency> {
         self.wants.urgency(piece.get())
@@ -382,8 +398,7 @@ impl Picker {
         out: &mut Vec<Pick>,
         start: usize,
     ) {
-        let pieces: Vec<u32> =
-            self.wants.of(Urgency::Read).filter(|p| has.get(*p)).take(SCAN_LIMIT).collect();
+        let pieces: Vec<u32> = self.wants.reads().filter(|p| has.get(*p)).take(SCAN_LIMIT).collect();
         for piece in pieces {
             if self.contested.contains_key(&piece) {
                 continue;

@@ -6,7 +6,7 @@
 //! slides forward keeps its order without being re-ranked.
 //!
 //! Invariant: a piece is in `order` exactly if it is *open* (wanted, and some block of it may still be asked for),
-//! under the key its most urgent want gives it.
+//! under the key its most urgent want gives it; it is in `reads` exactly if that want is a `read()`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -52,11 +52,31 @@ pub(super) struct Wants {
     demands: HashMap<DemandId, Demand>,
     pieces: BTreeMap<u32, PieceWants>,
     order: BTreeSet<(Rank, u32)>,
+    /// Pieces that a `read()` waits for: looked at for every block that comes, when the rest may be thousands.
+    reads: BTreeSet<u32>,
     next_rank: u64,
 }
 
-fn contains(ranges: &[Range<u32>], piece: u32) -> bool {
-    ranges.iter().any(|r| r.contains(&piece))
+/// What is in `of` and not in `without`. A window of thousands of pieces that slides by one costs two steps so.
+fn difference(of: &[Range<u32>], without: &[Range<u32>]) -> SmallVec<[Range<u32>; 4]> {
+    let mut left: SmallVec<[Range<u32>; 4]> = of.iter().cloned().collect();
+    for gone in without {
+        let mut i = 0;
+        while i < left.len() {
+            let range = left[i].clone();
+            if gone.start < range.end && gone.end > range.start {
+                left[i] = range.start..gone.start.max(range.start);
+                if gone.end < range.end {
+                    // In its place: the first range is the most urgent.
+                    left.insert(i + 1, gone.end..range.end);
+                    i += 1;
+                }
+            }
+            i += 1;
+        }
+        left.retain(|range| range.start < range.end);
+    }
+    left
 }
 
 impl Wants {
@@ -71,16 +91,16 @@ impl Wants {
         mut is_open: impl FnMut(u32) -> bool,
     ) {
         let old = self.demands.remove(&id);
-        if let Some((old_urgency, old_ranges)) = &old {
-            for piece in old_ranges.iter().cloned().flatten() {
-                if *old_urgency != urgency || !contains(ranges, piece) {
-                    self.unwant(id, piece);
-                }
+        let kept = old.as_ref().filter(|(old_urgency, _)| *old_urgency == urgency);
+        let kept_ranges = kept.map_or(&[][..], |(_, old_ranges)| old_ranges);
+        if let Some((_, old_ranges)) = &old {
+            let stays = if kept.is_some() { ranges } else { &[] };
+            for piece in difference(old_ranges, stays).into_iter().flatten() {
+                self.unwant(id, piece);
             }
         }
-        for piece in ranges.iter().cloned().flatten() {
-            let is_kept = old.as_ref().is_some_and(|(u, r)| *u == urgency && contains(r, piece));
-            if is_kept || !is_absent(piece) {
+        for piece in difference(ranges, kept_ranges).into_iter().flatten() {
+            if !is_absent(piece) {
                 continue;
             }
             let wants = self.pieces.entry(piece).or_default();
@@ -115,7 +135,13 @@ impl Wants {
     /// Brings `order` in line with the piece's wants; forgets a piece nobody wants.
     fn relist(&mut self, piece: u32, is_open: bool) {
         let Some(wants) = self.pieces.get_mut(&piece) else { return };
-        let target = if is_open { wants.best() } else { None };
+        let best = wants.best();
+        if matches!(best, Some((Urgency::Read, _))) {
+            self.reads.insert(piece);
+        } else {
+            self.reads.remove(&piece);
+        }
+        let target = if is_open { best } else { None };
         if wants.listed != target {
             if let Some(rank) = wants.listed {
                 self.order.remove(&(rank, piece));
@@ -137,6 +163,7 @@ impl Wants {
 
     /// The piece is present: nobody wants it any more.
     pub(super) fn satisfied(&mut self, piece: u32) {
+        self.reads.remove(&piece);
         if let Some(wants) = self.pieces.remove(&piece)
             && let Some(rank) = wants.listed
         {
@@ -154,12 +181,9 @@ impl Wants {
         self.order.iter().map(|((urgency, _), piece)| (*urgency, *piece))
     }
 
-    /// All wanted pieces of one urgency, lowest number first.
-    pub(super) fn of(&self, urgency: Urgency) -> impl Iterator<Item = u32> + '_ {
-        self.pieces
-            .iter()
-            .filter(move |(_, wants)| wants.best().is_some_and(|(u, _)| u == urgency))
-            .map(|(piece, _)| *piece)
+    /// All pieces that a `read()` waits for, lowest number first.
+    pub(super) fn reads(&self) -> impl Iterator<Item = u32> + '_ {
+        self.reads.iter().copied()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -177,6 +201,9 @@ impl Wants {
         }
         let listed = self.pieces.values().filter(|w| w.listed.is_some()).count();
         assert_eq!(listed, self.order.len());
+        let is_read = |wants: &PieceWants| matches!(wants.best(), Some((Urgency::Read, _)));
+        let reads = self.pieces.iter().filter(|(_, wants)| is_read(wants)).map(|(piece, _)| *piece);
+        assert!(reads.eq(self.reads.iter().copied()));
     }
 }
 
@@ -209,6 +236,34 @@ mod tests {
         assert_eq!(order(&wants), [1, 2, 10, 11, 3, 4]);
         wants.set(DemandId(1), Urgency::ReadAhead, &[], |_| true, |_| true);
         assert_eq!(order(&wants), [10, 11]);
+        wants.assert_consistent();
+    }
+
+    #[test]
+    fn the_difference_of_ranges_is_what_only_the_first_have() {
+        let only = |of: &[Range<u32>], without: &[Range<u32>]| {
+            difference(of, without).into_iter().flatten().collect::<Vec<u32>>()
+        };
+        assert_eq!(only(&[0..5], &[]), [0, 1, 2, 3, 4]);
+        assert_eq!(only(&[0..5], &[1..2, 3..4]), [0, 2, 4]);
+        assert_eq!(only(&[0..5, 8..10], &[4..9]), [0, 1, 2, 3, 9]);
+        assert_eq!(only(&[8..10, 0..5], &[1..2]), [8, 9, 0, 2, 3, 4]);
+        assert_eq!(only(&[3..5], &[0..9]), [0; 0]);
+        assert_eq!(only(&[3..5], &[4..4, 5..9, 0..3]), [3, 4]);
+    }
+
+    #[test]
+    fn a_piece_is_listed_for_reads_as_long_as_one_waits() {
+        let mut wants = Wants::default();
+        wants.set(DemandId(1), Urgency::ReadAhead, &[0..9], |_| true, |_| true);
+        assert_eq!(wants.reads().count(), 0);
+        wants.set(DemandId(2), Urgency::Read, &[3..5], |_| true, |_| true);
+        wants.set(DemandId(3), Urgency::Read, &[4..5], |_| true, |_| true);
+        wants.clear(DemandId(2));
+        assert_eq!(wants.reads().collect::<Vec<_>>(), [4]);
+        wants.assert_consistent();
+        wants.satisfied(4);
+        assert_eq!(wants.reads().count(), 0);
         wants.assert_consistent();
     }
 

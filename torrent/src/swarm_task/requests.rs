@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use wtfs_proto::geometry::BLOCK_BYTES;
 use wtfs_proto::swarm::picker::{BlockKey, Pick, Receipt, Room, SourceId};
+use wtfs_proto::swarm::spread::{self, Capacity};
 use wtfs_proto::time::Moment;
 use wtfs_proto::wire::message::{BlockRequest, Message};
 
@@ -12,6 +13,20 @@ use super::peers::Answer;
 use super::{SwarmTask, one, request_of};
 use crate::budget::Room as CacheRoom;
 use crate::peer_task::{Block, CloseReason, PeerCommand};
+
+/// Blocks that are shared out in one round: eight pieces of a mebibyte. Shares of more are a peer's whole room anyway.
+const MOST_SHARED: usize = 512;
+
+/// What a peer is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asking {
+    /// So many of the blocks that reads wait for.
+    Share(usize),
+    /// Whatever reads wait for: nothing else may be fetched now.
+    ForReads,
+    /// Whatever is wanted.
+    ForAll,
+}
 
 impl SwarmTask {
     /// Asks each peer that has room for what is wanted most. Peers that answer soonest are asked first.
@@ -43,8 +58,14 @@ impl SwarmTask {
         };
         order.sort_unstable();
         let mut too_slow = Vec::new();
+        for (id, share) in self.shares_for_reads(&order, now) {
+            if self.request_from(id, now, Asking::Share(share)).is_err() {
+                too_slow.push(id);
+            }
+        }
+        let asking = if is_paused { Asking::ForReads } else { Asking::ForAll };
         for (_, id) in order {
-            if self.request_from(id, now, is_paused).is_err() {
+            if self.request_from(id, now, asking).is_err() {
                 too_slow.push(id);
             }
         }
@@ -54,12 +75,47 @@ impl SwarmTask {
         self.report_in_flight();
     }
 
-    fn request_from(&mut self, id: SourceId, now: Moment, is_paused: bool) -> Result<(), CloseReason> {
+    /// How much of what reads newly wait for each of these peers is asked for first; nothing where one peer is all there
+    /// is.
+    fn shares_for_reads(&self, order: &[(Moment, SourceId)], now: Moment) -> Vec<(SourceId, usize)> {
+        let Some(download) = &self.download else { return Vec::new() };
+        if order.len() < 2 {
+            return Vec::new();
+        }
+        let blocks = download.picker.missing_for_reads(MOST_SHARED);
+        if blocks == 0 {
+            return Vec::new();
+        }
+        let offers = order.iter().filter_map(|(_, id)| {
+            let peer = self.peers.get(id)?;
+            let (_, room) = peer.offer(now)?;
+            let capacity = Capacity {
+                latency: peer.pipeline.least_latency().unwrap_or_else(|| peer.pipeline.expected_latency()),
+                rate: peer.pipeline.rate(),
+                outstanding: peer.outstanding(),
+                room: room.for_reads,
+            };
+            Some((*id, capacity))
+        });
+        let (ids, capacities): (Vec<SourceId>, Vec<Capacity>) = offers.unzip();
+        let shares = spread::shares(blocks, &capacities);
+        ids.into_iter().zip(shares).filter(|(_, share)| *share > 0).collect()
+    }
+
+    fn request_from(&mut self, id: SourceId, now: Moment, asking: Asking) -> Result<(), CloseReason> {
         let (Some(download), Some(peer)) = (&mut self.download, self.peers.get_mut(&id)) else {
             return Ok(());
         };
         let Some((has, room)) = peer.offer(now) else { return Ok(()) };
-        let room = if is_paused { Room { for_rest: 0, ..room } } else { room };
+        let room = match asking {
+            Asking::Share(share) => {
+                let for_reads = share.min(room.for_reads);
+                // What is late is asked for once more by whoever has room then.
+                Room { for_reads, for_rest: 0, hedge_after: Moment::MAX }
+            }
+            Asking::ForReads => Room { for_rest: 0, ..room },
+            Asking::ForAll => room,
+        };
         let mut picks: Vec<Pick> = Vec::new();
         download.picker.pick(id, has, room, now, &mut || fastrand::u64(..), &mut picks);
         if picks.is_empty() {

@@ -25,6 +25,8 @@ use crate::torrent::Content;
 
 /// However much is due, the task is not woken more often.
 const LEAST_TICK: Duration = Duration::from_millis(5);
+/// The tick while a read waits and another peer could be asked for what is late: half of a usual round trip.
+const HEDGING_TICK: Duration = Duration::from_millis(20);
 /// The tick with peers but no read waiting.
 const CALM_TICK: Duration = Duration::from_millis(500);
 /// The tick with nobody there.
@@ -147,6 +149,8 @@ impl SwarmTask {
             // A peer may wait to be unchoked in a round that is due any moment.
             let round = self.choker.poll_timeout().saturating_sub(self.clock.now());
             BUSY_TICK.min(round.max(LEAST_TICK))
+        } else if is_reading && is_asking && self.peers.len() > 1 {
+            HEDGING_TICK
         } else if is_reading || is_asking {
             BUSY_TICK
         } else if !self.peers.is_empty() || self.download.is_none() {

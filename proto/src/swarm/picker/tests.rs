@@ -55,6 +55,20 @@ fn a_waiting_read_comes_before_read_ahead() {
 }
 
 #[test]
+fn what_reads_lack_is_counted_without_what_was_asked_for() {
+    let mut p = picker(8, 4);
+    assert_eq!(p.missing_for_reads(99), 0);
+    p.set_demand(DemandId(1), Urgency::ReadAhead, &[0..3]);
+    assert_eq!(p.missing_for_reads(99), 0);
+    p.set_demand(DemandId(2), Urgency::Read, &[5..7]);
+    assert_eq!((p.missing_for_reads(99), p.missing_for_reads(3)), (8, 3));
+    assert_eq!(pick(&mut p, 1, room(5), 0).len(), 5);
+    assert_eq!(p.missing_for_reads(99), 3);
+    assert_eq!(pick(&mut p, 2, room(3), 0).len(), 3);
+    assert_eq!(p.missing_for_reads(99), 0);
+}
+
+#[test]
 fn reads_may_use_room_that_read_ahead_may_not() {
     let mut p = picker(8, 2);
     p.set_demand(DemandId(1), Urgency::ReadAhead, &[0..3]);
