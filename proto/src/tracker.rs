@@ -1,6 +1,6 @@
 //! What a client says to a tracker and what a tracker answers, whatever the transport.
 //!
-//! Owns the values that HTTP and UDP share. Both directions are coded side by side, so that the client and the hub
+//! Owns the values that HTTP, UDP and web sockets share. Both directions are coded side by side, so that the client and the hub
 //! cannot drift apart. When to announce is decided in [`crate::announce`]; sockets are elsewhere.
 //!
 //! Invariant: what a tracker or a client sends is clipped to what is useful and stripped of control characters before
@@ -14,6 +14,7 @@ use crate::id::{InfoHash, PeerId};
 
 pub mod http;
 pub mod udp;
+pub mod ws;
 
 /// Most peers that are taken from one response.
 pub const MAX_PEERS: usize = 4096;

@@ -21,9 +21,12 @@ use axum::Router;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+mod client_addr;
 mod library;
 mod routes;
+pub mod tracker;
 
+pub use client_addr::{ClientAddr, Network, ParseNetworkError, TrustedProxies};
 pub use library::{Library, Listed};
 
 /// A hub over a library. Clones are the same hub.

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{AnnounceEvent, AnnounceRequest, MAX_PEERS, ScrapeEntry, TrackerError, shown};
-use crate::bencode::{Dict, Encoder, Value, decode};
+use crate::bencode::{Dict, DictEncoder, Encoder, Value, decode};
 use crate::compact::{self, Family};
 use crate::id::{InfoHash, PeerId};
 
@@ -131,6 +131,28 @@ fn client_key(key: &str) -> u32 {
     u32::from_str_radix(key, 16).unwrap_or_else(|_| key.bytes().fold(0x811c_9dc5, fold))
 }
 
+/// How a client wants to be told peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ResponseForm {
+    /// As strings of 6 or 18 bytes each (BEP 23, BEP 7).
+    #[default]
+    Compact,
+    /// As dictionaries (BEP 3).
+    Dictionaries,
+    /// As dictionaries without the peers' ids.
+    DictionariesWithoutId,
+}
+
+/// Which form the query of an announce asks for. BEP 23 has trackers send the compact one unless it is declined.
+pub fn response_form(query: &str) -> ResponseForm {
+    let pairs = Pairs::new(query);
+    match (pairs.is("compact", "0"), pairs.is("no_peer_id", "1")) {
+        (false, _) => ResponseForm::Compact,
+        (true, false) => ResponseForm::Dictionaries,
+        (true, true) => ResponseForm::DictionariesWithoutId,
+    }
+}
+
 /// Reads the body of a response to an announce. Peers may be compact (BEP 23, BEP 7) or dictionaries (BEP 3), of which
 /// those with a host name or without a port are left out; [`MAX_PEERS`] are taken.
 ///
@@ -176,6 +198,34 @@ pub fn encode_announce_response(response: &AnnounceResponse) -> Vec<u8> {
         };
         compact::encode(*peer, list);
     }
+    encode_announce(response, |dict| {
+        dict.bytes("peers", v4);
+        if !v6.is_empty() {
+            dict.bytes("peers6", v6);
+        }
+    })
+}
+
+/// The same with a dictionary for each peer (BEP 3), and in it the id that stands at the peer's place in `ids`, if one
+/// does.
+pub fn encode_announce_dictionaries(response: &AnnounceResponse, ids: &[PeerId]) -> Vec<u8> {
+    let ids = ids.iter().map(Some).chain(std::iter::repeat(None));
+    encode_announce(response, |dict| {
+        dict.list("peers", |list| {
+            for (peer, id) in response.peers.iter().zip(ids).take(MAX_PEERS) {
+                list.dict(|entry| {
+                    entry.bytes("ip", peer.ip().to_canonical().to_string());
+                    if let Some(id) = id {
+                        entry.bytes("peer id", id.as_bytes());
+                    }
+                    entry.int("port", i64::from(peer.port()));
+                });
+            }
+        });
+    })
+}
+
+fn encode_announce(response: &AnnounceResponse, peers: impl FnOnce(&mut DictEncoder)) -> Vec<u8> {
     let mut out = Encoder::new();
     out.dict(|dict| {
         dict.int("interval", i64::from(response.interval_s));
@@ -188,10 +238,7 @@ pub fn encode_announce_response(response: &AnnounceResponse) -> Vec<u8> {
                 dict.int(key, i64::from(number));
             }
         }
-        dict.bytes("peers", v4);
-        if !v6.is_empty() {
-            dict.bytes("peers6", v6);
-        }
+        peers(dict);
         if let Some(id) = &response.tracker_id {
             dict.bytes("tracker id", id);
         }

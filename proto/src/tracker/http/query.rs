@@ -49,13 +49,23 @@ impl<'a> Pairs<'a> {
 
     /// All values of a parameter in their order; `None` for one that is not percent-encoded properly.
     pub(super) fn all<'n>(&self, name: &'n str) -> impl Iterator<Item = Option<Vec<u8>>> + use<'a, 'n> {
+        self.raw(name).map(percent_decode)
+    }
+
+    /// All values of a parameter as they are written.
+    fn raw<'n>(&self, name: &'n str) -> impl Iterator<Item = &'a str> + use<'a, 'n> {
         let pairs = self.query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-        pairs.filter(move |(own, _)| *own == name).map(|(_, value)| percent_decode(value))
+        pairs.filter(move |(own, _)| *own == name).map(|(_, value)| value)
     }
 
     /// The first value of a parameter.
     pub(super) fn bytes(&self, name: &str) -> Option<Vec<u8>> {
         self.all(name).next().flatten()
+    }
+
+    /// Whether the first value of a parameter is written just so.
+    pub(super) fn is(&self, name: &str, value: &str) -> bool {
+        self.raw(name).next() == Some(value)
     }
 
     /// The first value of a parameter, if it is UTF-8.

@@ -103,6 +103,25 @@ fn dictionary_peers_are_read_without_host_names() {
 }
 
 #[test]
+fn peers_are_told_as_dictionaries_to_who_declines_the_compact_form() {
+    assert_eq!(response_form("port=1"), ResponseForm::Compact);
+    assert_eq!(response_form("compact=1&no_peer_id=1"), ResponseForm::Compact);
+    assert_eq!(response_form("compact=0"), ResponseForm::Dictionaries);
+    assert_eq!(response_form("no_peer_id=1&compact=0"), ResponseForm::DictionariesWithoutId);
+    let peers = vec![addr("1.2.3.4:6881"), addr("[2001:db8::1]:80")];
+    let response = AnnounceResponse { interval_s: 9, peers, ..AnnounceResponse::default() };
+    let ids = [PeerId::new([b'a'; 20]), PeerId::new([b'b'; 20])];
+    assert_eq!(
+        encode_announce_dictionaries(&response, &ids),
+        b"d8:intervali9e5:peersld2:ip7:1.2.3.47:peer id20:aaaaaaaaaaaaaaaaaaaa4:porti6881ee\
+        d2:ip11:2001:db8::17:peer id20:bbbbbbbbbbbbbbbbbbbb4:porti80eeee"
+    );
+    let without = encode_announce_dictionaries(&response, &[]);
+    assert!(!String::from_utf8_lossy(&without).contains("peer id"));
+    assert_eq!(decode_announce_response(&without), Ok(response));
+}
+
+#[test]
 fn a_refusal_is_told_in_the_trackers_words() {
     let refused = |body: &[u8]| decode_announce_response(body).expect_err("refused").to_string();
     assert_eq!(

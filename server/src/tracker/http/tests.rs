@@ -1,0 +1,1 @@
+//! The HTTP front end over real sockets, and its translation.

@@ -1,0 +1,1 @@
+//! The UDP front end over real sockets.
