@@ -243,11 +243,13 @@ impl Pipeline {
     }
 
     /// How long after its request a block is so late that a reader who waits for it is better off asking a second
-    /// source too: the expected latency and three mean deviations.
+    /// source too: the expected latency and three mean deviations, but no more than twice what is expected. On a path
+    /// that loses packets the deviation is made of retransmissions, which are the very thing not to be waited for.
     #[must_use]
     pub fn late_after(&self) -> Duration {
-        let margin = seconds(3.0 * self.latency.deviation_s).max(LEAST_LATENESS);
-        self.expected_latency().saturating_add(margin)
+        let expected = self.expected_latency();
+        let margin = seconds(3.0 * self.latency.deviation_s).min(expected).max(LEAST_LATENESS);
+        expected.saturating_add(margin)
     }
 
     /// How long to wait for a block before giving its request up, 2 to 60 s: mean and four deviations (RFC 6298), or

@@ -244,6 +244,21 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
+#[test]
+fn a_block_is_late_at_twice_the_expected_latency_however_much_that_varies() {
+    let mut pipeline = Pipeline::new(Duration::ZERO, PipelineConfig::default());
+    for round in 0..50_u64 {
+        let sent = Duration::from_secs(round);
+        // Every fifth block is retransmitted.
+        let latency = if round % 5 == 0 { 400 * MS } else { 20 * MS };
+        pipeline.handle_sent(sent, 1);
+        pipeline.handle_block(sent + latency, 16_384, latency);
+    }
+    let expected = pipeline.expected_latency();
+    assert!(expected < 60 * MS, "{expected:?}");
+    assert_eq!(pipeline.late_after(), expected * 2);
+}
+
 proptest! {
     /// Whatever a source does, in whatever order, the outputs stay within their bounds.
     #[test]
