@@ -29,8 +29,9 @@ use crate::present::PresentMap;
 use crate::resolve::{Source, fetch_metadata_http};
 use crate::session::{AddOptions, Engine, ExistingData, StorageKind, data_dir};
 use crate::status::Phase;
-use crate::store::{DataOwner, FileStore, FileStoreConfig, MemoryStore, PieceStore, StateDir, StoreError};
+use crate::store::{
     DataOwner, FileStore, FileStoreConfig, MemoryStore, PieceStore, SealedStore, StateDir, StoreError,
+};
 use crate::torrent::{Content, Shared};
 use crate::verify::check_data;
 
@@ -371,6 +372,7 @@ fn open(place: &Place, metainfo: &Arc<Metainfo>, shared: &Shared) -> Result<Arc<
             (Arc::new(MemoryStore::new(metainfo.clone())), nothing)
         }
         StorageKind::Sealed(files) => {
+            let all = Bitfield::full(metainfo.info.geometry.piece_count());
             (Arc::new(SealedStore::new(files.clone())), all)
         }
         StorageKind::Cache | StorageKind::Directory(_) => {
@@ -381,7 +383,9 @@ fn open(place: &Place, metainfo: &Arc<Metainfo>, shared: &Shared) -> Result<Arc<
                 owner: place.owner(),
             };
             let (store, mut present) = FileStore::open(config, metainfo.clone())?;
-            state.save_metainfo(metainfo)?;
+            if let Err(error) = state.save_metainfo(metainfo) {
+                // Only a magnet link would have to fetch it again; a full disk must not keep the torrent from opening.
+                tracing::warn!(%error, "the torrent's metadata is not kept");
             }
             if place.existing == ExistingData::Verify {
                 let progress = |done_bytes, total_bytes| {
