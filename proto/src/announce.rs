@@ -13,6 +13,7 @@
 //! interval, except to say `completed`; a failing one waits an exponentially growing, jittered time; `completed` is
 //! said at most once to a tracker, and only to one that accepted `started`.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::time::Moment;
@@ -105,6 +106,8 @@ pub struct AnnounceOutcome {
     pub tracker_id: Option<String>,
     /// `warning message`.
     pub warning: Option<String>,
+    /// Where the tracker sees us (BEP 24), as it says.
+    pub external_ip: Option<IpAddr>,
 }
 
 /// An announce that is due now.

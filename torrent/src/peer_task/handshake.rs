@@ -43,14 +43,15 @@ async fn read(connection: &mut Connection) -> Result<Handshake, OpenError> {
     Ok(Handshake::decode(&bytes)?)
 }
 
-/// Speaks first.
+/// Speaks first, of the torrent called `named`; the answer may be any of its names.
 pub(crate) async fn initiate(
     connection: &mut Connection,
+    named: InfoHash,
     hashes: &InfoHashes,
     peer_id: PeerId,
 ) -> Result<Handshake, OpenError> {
     let exchange = async {
-        connection.writer.write_all(&ours(hashes.primary(), peer_id)).await?;
+        connection.writer.write_all(&ours(named, peer_id)).await?;
         let theirs = read(connection).await?;
         if !hashes.contains(theirs.info_hash) {
             return Err(OpenError::WrongTorrent);

@@ -56,7 +56,7 @@ pub(super) fn announce(
             left: left(&shared),
         }
     };
-    let config = AnnouncerConfig::new(shared.info_hash(), engine.peer_id, engine.port());
+    let config = AnnouncerConfig::new(shared.hashes, engine.peer_id, engine.port());
     Announcer::spawn(config, engine.trackers.clone(), &tiers, stats, found, &engine.cancel)
 }
 
@@ -111,9 +111,18 @@ impl SwarmTask {
                 // Never closed; an error cannot happen.
                 let _permit = engine.half_open.acquire().await;
                 let local = engine.local_addr_for(addr);
-                let mut connection = tcp::connect(addr, local, CONNECT_TIMEOUT).await?;
-                let theirs = handshake::initiate(&mut connection, &hashes, engine.peer_id).await?;
-                Ok::<_, handshake::OpenError>((connection, theirs))
+                let mut last = Err(handshake::OpenError::UnknownTorrent);
+                // Who is in one swarm of a hybrid only hangs up when it hears the name of the other.
+                for hash in hashes.iter() {
+                    let mut connection = tcp::connect(addr, local, CONNECT_TIMEOUT).await?;
+                    last = handshake::initiate(&mut connection, hash, &hashes, engine.peer_id)
+                        .await
+                        .map(|theirs| (connection, theirs));
+                    if !matches!(&last, Err(handshake::OpenError::Io(_))) {
+                        break;
+                    }
+                }
+                last
             };
             let result = tokio::select! {
                 () = cancel.cancelled() => return,

@@ -5,8 +5,8 @@
 //! methods never wait: they change the schedule and wake the task. The task alone opens connections. It ends when told
 //! to stop (after saying `stopped`), when cancelled, and when its handle is dropped (both without a word to trackers).
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use wtfs_proto::announce::{Announce, AnnounceOutcome, AnnounceSchedule, TrackerIndex, TrackerState};
-use wtfs_proto::id::{InfoHash, PeerId};
+use wtfs_proto::id::{InfoHashes, PeerId};
 use wtfs_proto::time::Moment;
 use wtfs_proto::tracker::http::AnnounceResponse;
 use wtfs_proto::tracker::{AnnounceEvent, AnnounceRequest};
@@ -32,8 +32,8 @@ const MAX_WAITING_DELIVERIES: usize = 16;
 /// What a torrent announces itself as, and how.
 #[derive(Debug, Clone)]
 pub struct AnnouncerConfig {
-    /// The torrent.
-    pub info_hash: InfoHash,
+    /// The torrent. A hybrid is in two swarms, and is announced to both.
+    pub hashes: InfoHashes,
     /// Our id in this session.
     pub peer_id: PeerId,
     /// The TCP port we accept peers on.
@@ -47,10 +47,10 @@ pub struct AnnouncerConfig {
 }
 
 impl AnnouncerConfig {
-    /// The defaults for the torrent `info_hash` of the session with `peer_id`, listening at TCP `port`.
-    pub fn new(info_hash: InfoHash, peer_id: PeerId, port: u16) -> Self {
-        let key = fastrand::u32(..);
-        Self { info_hash, peer_id, port, key, num_want: 200, stop_timeout: Duration::from_secs(2) }
+    /// The defaults for a torrent of the session with `peer_id`, listening at TCP `port`.
+    pub fn new(hashes: impl Into<InfoHashes>, peer_id: PeerId, port: u16) -> Self {
+        let (hashes, key) = (hashes.into(), fastrand::u32(..));
+        Self { hashes, peer_id, port, key, num_want: 200, stop_timeout: Duration::from_secs(2) }
     }
 }
 
@@ -106,6 +106,8 @@ pub struct TrackerStatus {
     pub peers: usize,
     /// Failures since its last answer.
     pub failures: u32,
+    /// Where it sees us (BEP 24), as of its last answer. Not to be trusted.
+    pub external_ip: Option<IpAddr>,
 }
 
 /// Starts the announcing of a torrent. See [`Announcer::spawn`].
@@ -228,9 +230,10 @@ impl<S: Fn() -> TransferStats + Send + Sync + 'static> Announcer<S> {
                 (due.and_then(|announce| self.request(&schedule, announce)), schedule.next_wake(now))
             };
             let Some((index, url, request)) = due else { return wake };
-            let client = self.client.clone();
-            let task =
-                self.running.spawn(async move { Done::Announced(client.announce(&url, &request).await) });
+            let (client, hashes) = (self.client.clone(), self.config.hashes);
+            let task = self
+                .running
+                .spawn(async move { Done::Announced(announce_all(&client, &url, &hashes, &request).await) });
             self.under_way.insert(task.id(), index);
         }
     }
@@ -247,7 +250,7 @@ impl<S: Fn() -> TransferStats + Send + Sync + 'static> Announcer<S> {
             _ => self.config.num_want,
         };
         let request = AnnounceRequest {
-            info_hash: self.config.info_hash,
+            info_hash: self.config.hashes.primary(),
             peer_id: self.config.peer_id,
             port: self.config.port,
             uploaded: stats.uploaded,
@@ -284,6 +287,7 @@ impl<S: Fn() -> TransferStats + Send + Sync + 'static> Announcer<S> {
                     peers,
                     tracker_id,
                     warning,
+                    external_ip,
                     ..
                 } = response;
                 let outcome = AnnounceOutcome {
@@ -294,6 +298,7 @@ impl<S: Fn() -> TransferStats + Send + Sync + 'static> Announcer<S> {
                     peers: peers.len(),
                     tracker_id,
                     warning,
+                    external_ip,
                 };
                 tracing::debug!(peers = outcome.peers, ?seeders, ?leechers, interval_s, "tracker answered");
                 self.shared.schedule().handle_success(index, now, outcome);
@@ -340,9 +345,9 @@ impl<S: Fn() -> TransferStats + Send + Sync + 'static> Announcer<S> {
         };
         let mut saying = JoinSet::new();
         for (_, url, request) in requests {
-            let client = self.client.clone();
+            let (client, hashes) = (self.client.clone(), self.config.hashes);
             saying.spawn(async move {
-                if let Err(error) = client.announce(&url, &request).await {
+                if let Err(error) = announce_all(&client, &url, &hashes, &request).await {
                     tracing::debug!(%error, "a tracker could not be told of the stop");
                 }
             });
@@ -352,6 +357,49 @@ impl<S: Fn() -> TransferStats + Send + Sync + 'static> Announcer<S> {
             tracing::debug!("some trackers did not answer to the stop in time");
         }
     }
+}
+
+/// Announces to each swarm of a torrent, side by side. One answer is an answer: a tracker may know one of the swarms only.
+async fn announce_all(
+    client: &TrackerClient,
+    url: &str,
+    hashes: &InfoHashes,
+    request: &AnnounceRequest,
+) -> Result<AnnounceResponse, AnnounceError> {
+    let announces = hashes.iter().map(|info_hash| {
+        let request = AnnounceRequest { info_hash, ..request.clone() };
+        async move { client.announce(url, &request).await }
+    });
+    let answers = futures_util::future::join_all(announces).await;
+    answers
+        .into_iter()
+        .reduce(merge)
+        .unwrap_or(Err(AnnounceError::Unsupported("the torrent has no info hash")))
+}
+
+/// What two swarms of one torrent are together. Peers of a hybrid are mostly in both: numbers are not added up.
+fn merge(
+    one: Result<AnnounceResponse, AnnounceError>,
+    other: Result<AnnounceResponse, AnnounceError>,
+) -> Result<AnnounceResponse, AnnounceError> {
+    let (mut all, other) = match (one, other) {
+        (Ok(one), Ok(other)) => (one, other),
+        (Ok(answer), Err(error)) | (Err(error), Ok(answer)) => {
+            tracing::debug!(%error, "a tracker knows one swarm of the torrent only");
+            return Ok(answer);
+        }
+        (Err(error), Err(_)) => return Err(error),
+    };
+    let known: HashSet<SocketAddr> = all.peers.iter().copied().collect();
+    all.peers.extend(other.peers.into_iter().filter(|peer| !known.contains(peer)));
+    all.interval_s = all.interval_s.max(other.interval_s);
+    all.min_interval_s = all.min_interval_s.max(other.min_interval_s);
+    all.seeders = all.seeders.max(other.seeders);
+    all.leechers = all.leechers.max(other.leechers);
+    all.warning = all.warning.or(other.warning);
+    all.external_ip = all.external_ip.or(other.external_ip);
+    all.tracker_id = all.tracker_id.or(other.tracker_id);
+    Ok(all)
 }
 
 impl AnnouncerHandle {
@@ -407,6 +455,7 @@ impl AnnouncerHandle {
                 leechers: outcome.leechers,
                 peers: outcome.peers,
                 failures: tracker.failures(),
+                external_ip: outcome.external_ip,
             }
         });
         status.collect()

@@ -4,6 +4,7 @@ use super::*;
 use crate::http::test_origin::{Behaviour, Origin};
 use crate::tracker::TrackerLimits;
 use crate::tracker::tests::{INFO_HASH, http_client};
+use wtfs_proto::id::InfoHashV2;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -19,6 +20,10 @@ struct Rig {
 }
 
 fn spawn(tiers: &[Vec<String>]) -> Rig {
+    spawn_for(INFO_HASH, tiers)
+}
+
+fn spawn_for(hashes: impl Into<InfoHashes>, tiers: &[Vec<String>]) -> Rig {
     let limits = TrackerLimits {
         http_total: Duration::from_secs(1),
         udp_first_timeout: Duration::from_millis(50),
@@ -26,7 +31,7 @@ fn spawn(tiers: &[Vec<String>]) -> Rig {
         ..TrackerLimits::default()
     };
     let client = TrackerClient::new(http_client(), limits);
-    let config = AnnouncerConfig::new(INFO_HASH, PeerId::generate([b'z'; 12]), 6881);
+    let config = AnnouncerConfig::new(hashes, PeerId::generate([b'z'; 12]), 6881);
     let stats = || TransferStats { uploaded: 11, downloaded: 22, left: 33 };
     let (sender, peers) = mpsc::channel(4);
     let cancel = CancellationToken::new();
@@ -81,6 +86,42 @@ async fn peers_are_passed_on_and_stop_says_stopped() {
         assert!(first.contains(part), "{part} in {first}");
     }
     assert_eq!(rig.peers.recv().await, None, "the task is gone");
+}
+
+#[tokio::test]
+async fn a_hybrid_is_announced_to_both_of_its_swarms_and_told_where_it_is_seen() {
+    let answer = b"d11:external ip4:\xc0\x00\x02\x078:intervali900e5:peers6:\x0a\x01\x02\x03\x1a\xe1e";
+    let origin = Origin::start([("/announce", Behaviour::ok(answer.to_vec()))]).await;
+    let hashes = InfoHashes { v1: Some(INFO_HASH), v2: Some(InfoHashV2::of_info(b"hybrid")) };
+    let mut rig = spawn_for(hashes, &[vec![origin.url("/announce")]]);
+    assert_eq!(next_peers(&mut rig).await, ["10.1.2.3:6881".parse().unwrap()], "each peer once");
+    let status = wait_status(&rig, |status| status[0].state == TrackerStateName::Working).await;
+    assert_eq!(status[0].external_ip, Some([192, 0, 2, 7].into()));
+    rig.handle.stop().await;
+    let mut events = events(&origin);
+    events.sort();
+    assert_eq!(events, ["started", "started", "stopped", "stopped"]);
+    let named = |head: &String| {
+        head.split(['?', '&', ' ']).find_map(|pair| pair.strip_prefix("info_hash=").map(str::to_owned))
+    };
+    let names: HashSet<Option<String>> = origin.requests().iter().map(named).collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+}
+
+#[test]
+fn one_swarm_that_answers_is_enough_and_two_are_merged() {
+    let answer = |seeders, peers: &[&str]| AnnounceResponse {
+        seeders: Some(seeders),
+        peers: peers.iter().map(|peer| peer.parse().unwrap()).collect(),
+        ..AnnounceResponse::default()
+    };
+    let refused = || AnnounceError::Refused { reason: "not registered".into() };
+    let (one, other) = (answer(3, &["10.0.0.1:1", "10.0.0.2:2"]), answer(5, &["10.0.0.2:2", "10.0.0.3:3"]));
+    assert_eq!(merge(Ok(one.clone()), Err(refused())), Ok(one.clone()));
+    assert_eq!(merge(Err(refused()), Ok(one.clone())), Ok(one.clone()));
+    assert_eq!(merge(Err(refused()), Err(AnnounceError::Unsupported("x"))), Err(refused()));
+    let merged = merge(Ok(one), Ok(other)).unwrap();
+    assert_eq!((merged.seeders, merged.peers.len()), (Some(5), 3));
 }
 
 #[tokio::test]
