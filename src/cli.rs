@@ -163,7 +163,8 @@ Examples:\n  \
 wtfs mount model.torrent /mnt/models\n  \
 wtfs mount --daemon a.torrent b.torrent /mnt/models\n  \
 wtfs mount 'magnet:?xt=urn:btih:...&tr=...' /mnt/models\n  \
-wtfs mount --peer 10.0.0.2:6881 model.torrent /mnt/models")
+wtfs mount --peer 10.0.0.2:6881 model.torrent /mnt/models\n  \
+wtfs mount --cache-size 50G --pin model/config.json --metrics 127.0.0.1:9100 model.torrent /mnt/models")
 )]
 pub(crate) struct Mount {
     /// .torrent files, URLs, magnet links or info hashes
@@ -184,6 +185,9 @@ pub(crate) struct Mount {
     /// Answer with counters for Prometheus at ADDRESS:PORT or unix:PATH
     #[arg(long, value_name = "PLACE")]
     pub(crate) metrics: Option<metrics::Place>,
+    /// Keep these files of DIR whatever the cache's size says, as `wtfs pin` does; `.` is all; may be given more than once
+    #[arg(long = "pin", value_name = "PATH")]
+    pub(crate) pins: Vec<String>,
     /// Let other users enter the mount
     #[arg(long)]
     pub(crate) allow_other: bool,

@@ -8,6 +8,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
 
+use wtfs_mount::unescape_octal;
+
 /// Names under which this program is the helper.
 const NAMES: &[&str] = &["mount.fuse.wtfs", "mount.wtfs"];
 
@@ -23,9 +25,11 @@ const VALUES: &[(&str, &str)] = &[
     ("listen", "--listen"),
     ("max_peers", "--max-peers"),
     ("memory", "--memory"),
+    ("metrics", "--metrics"),
     ("min_free", "--min-free"),
     ("peer", "--peer"),
     ("pid_file", "--pid-file"),
+    ("pin", "--pin"),
     ("read_timeout", "--read-timeout"),
     ("tracker", "--tracker"),
     ("upload_limit", "--upload-limit"),
@@ -37,6 +41,7 @@ const SWITCHES: &[(&str, &str)] = &[
     ("fresh", "--fresh"),
     ("no_upload", "--no-upload"),
     ("offline", "--offline"),
+    ("rm_drops_data", "--rm-drops-data"),
 ];
 
 /// What mount(8) and the service manager act on, and what holds for each of our mounts anyway.
@@ -45,6 +50,7 @@ const PASSED_OVER: &[&str] = &[
     "async",
     "atime",
     "auto",
+    "default_permissions",
     "defaults",
     "dev",
     "exec",
@@ -134,11 +140,11 @@ pub(crate) fn translate(words: impl IntoIterator<Item = OsString>) -> Result<Ask
         }
     }
     line.push("--".into());
-    let source = unescape(source.as_bytes());
+    let source = unescape_octal(source.as_bytes());
     if !NO_SOURCE.contains(&source.as_slice()) {
         line.push(OsString::from_vec(source));
     }
-    line.push(OsString::from_vec(unescape(dir.as_bytes())));
+    line.push(OsString::from_vec(unescape_octal(dir.as_bytes())));
     Ok(if is_fake { Asked::Nothing } else { Asked::Run(line) })
 }
 
@@ -159,31 +165,12 @@ fn flag(option: &[u8]) -> Option<Vec<OsString>> {
         Some(value) => {
             let mut flag = OsString::from(flag_in(VALUES)?);
             flag.push("=");
-            flag.push(OsString::from_vec(unescape(value)));
+            flag.push(OsString::from_vec(unescape_octal(value)));
             Some(vec![flag])
         }
         None if name.is_empty() || PASSED_OVER.contains(&name) => Some(Vec::new()),
         None => Some(vec![flag_in(SWITCHES)?.into()]),
     }
-}
-
-/// What fstab(5) cannot hold stands there as three octal digits behind a backslash: `\040` is a blank, `\054` a comma.
-fn unescape(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((first, behind)) = rest.split_first() {
-        let digits = behind.get(..3).filter(|_| *first == b'\\').and_then(octal);
-        out.push(digits.unwrap_or(*first));
-        rest = if digits.is_some() { &behind[3..] } else { behind };
-    }
-    out
-}
-
-fn octal(digits: &[u8]) -> Option<u8> {
-    digits.iter().try_fold(0_u8, |value, digit| match digit {
-        b'0'..=b'7' => value.checked_mul(8)?.checked_add(digit - b'0'),
-        _ => None,
-    })
 }
 
 #[cfg(test)]
@@ -234,6 +221,7 @@ mod tests {
             let value = match *option {
                 "peer" => "=a:1",
                 "read_timeout" => "=5s",
+                "metrics" => "=unix:/run/wtfs.metrics",
                 _ if flag.is_empty() || SWITCHES.contains(&(*option, *flag)) => "",
                 _ => "=1",
             };

@@ -47,7 +47,7 @@ pub use control::Control;
 pub use errno::{Cause, FsError};
 pub use inode::{InodeNo, TreeTag};
 pub use mapped::MappedFile;
-pub use mountinfo::{MountedAt, list_mounts};
+pub use mountinfo::{MountedAt, list_mounts, unescape_octal};
 pub use session::{
     Audience, Mount, MountConfig, MountError, Passthrough, UnmountError, Unmounted, unmount_path,
 };

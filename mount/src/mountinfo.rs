@@ -50,7 +50,7 @@ fn parse_line(line: &[u8]) -> Option<MountedAt> {
     let _parent = fields.next()?;
     let (major, minor) = text(fields.next()?)?.split_once(':')?;
     let _root = fields.next()?;
-    let mount_point = PathBuf::from(OsString::from_vec(unescape(fields.next()?)));
+    let mount_point = PathBuf::from(OsString::from_vec(unescape_octal(fields.next()?)));
     let options = text(fields.next()?)?.to_owned();
     let fs_type = fields.skip_while(|field| *field != b"-").nth(1)?;
     (fs_type == FS_TYPE.as_bytes()).then_some(MountedAt {
@@ -65,8 +65,9 @@ fn text(field: &[u8]) -> Option<&str> {
     std::str::from_utf8(field).ok()
 }
 
-/// Space, tab, newline and backslash stand there as three octal digits behind a backslash.
-fn unescape(field: &[u8]) -> Vec<u8> {
+/// Reads a field of a mount table (mountinfo, fstab(5)), where a blank and other odd bytes stand as three octal digits
+/// behind a backslash: `\040`. What is no such escape stays as it is.
+pub fn unescape_octal(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((first, behind)) = rest.split_first() {
@@ -112,8 +113,8 @@ mod tests {
 
     #[test]
     fn broken_escapes_are_kept_as_they_are() {
-        assert_eq!(unescape(b"a\\04"), b"a\\04");
-        assert_eq!(unescape(b"a\\999\\"), b"a\\999\\");
-        assert_eq!(unescape(b"\\777"), b"\\777");
+        assert_eq!(unescape_octal(b"a\\04"), b"a\\04");
+        assert_eq!(unescape_octal(b"a\\999\\"), b"a\\999\\");
+        assert_eq!(unescape_octal(b"\\777"), b"\\777");
     }
 }

@@ -92,6 +92,14 @@ async fn mount(
         roster.add(engine::source(typed).await?, Origin::CommandLine).await?;
     }
     roster.recall().await;
+    for path in args.pins.clone() {
+        let roster = Arc::clone(&roster);
+        tokio::spawn(async move {
+            if let Err(error) = roster.pin_when_known(&path).await {
+                tracing::warn!(path, "--pin: {error:#}");
+            }
+        });
+    }
     let audience = if settings.allow_other { Audience::Everybody } else { Audience::Owner };
     let removed = if args.rm_drops_data { Fate::Drop } else { Fate::Keep };
     let control: Option<Arc<dyn Control>> = Some(Arc::new(Errands::new(&roster, removed)));

@@ -70,6 +70,17 @@ impl Roster {
         Ok(extent)
     }
 
+    /// As [`Self::keep`], but waits until it is known which files there are.
+    ///
+    /// # Cancel safety
+    /// Dropped, some of them are pinned.
+    pub(crate) async fn pin_when_known(&self, path: &str) -> anyhow::Result<Extent> {
+        for torrent in self.torrents_at(&parts_of(path)) {
+            torrent.wait_metainfo().await.or_end(Exit::Source, || printable(&torrent.name()))?;
+        }
+        self.keep(path, Keep::Pinned).await
+    }
+
     /// Fetches `range` of all files at and below `path`.
     ///
     /// # Cancel safety
@@ -109,13 +120,9 @@ impl Roster {
 
     /// All files at and below a path; of an empty one those of the whole mount.
     fn files_at(&self, path: &str) -> anyhow::Result<Vec<Chosen>> {
-        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+        let parts = parts_of(path);
         let mut chosen = Vec::new();
-        let torrents = match parts.first() {
-            Some(entry) => self.find(entry).into_iter().collect(),
-            None => self.session.torrents(),
-        };
-        for torrent in torrents {
+        for torrent in self.torrents_at(&parts) {
             let Some(metainfo) = torrent.metainfo() else {
                 return Err(ended(
                     Exit::Source,
@@ -134,6 +141,17 @@ impl Roster {
         }
         Ok(chosen)
     }
+
+    fn torrents_at(&self, parts: &[&str]) -> Vec<Torrent> {
+        match parts.first() {
+            Some(entry) => self.find(entry).into_iter().collect(),
+            None => self.session.torrents(),
+        }
+    }
+}
+
+fn parts_of(path: &str) -> Vec<&str> {
+    path.split('/').filter(|part| !part.is_empty() && *part != ".").collect()
 }
 
 /// The files of a torrent whose path begins with `parts`, which do not name the torrent itself.
