@@ -1,7 +1,8 @@
 //! How the commands of one user talk to that user's running processes: a Unix socket each, lines of JSON both ways.
 //!
 //! The sockets stand in one directory that only their owner may enter; whoever else owns it or may write to it makes
-//! it refused, since `/tmp` (the place where `XDG_RUNTIME_DIR` is missing) is everybody's. One [`Request`] a
+//! it refused, since `/tmp` (the place where `XDG_RUNTIME_DIR` is missing) is everybody's. Shells, service managers and
+//! fstab differ in whether they have an `XDG_RUNTIME_DIR`: so an asker looks wherever a socket may stand. One [`Request`] a
 //! connection; the reply is one line, after any number of lines of progress. [`socket`] answers, [`asking`] asks.
 
 use std::fs::{self, DirBuilder};

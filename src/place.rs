@@ -28,16 +28,15 @@ pub(crate) fn mount_point(dir: &Path) -> anyhow::Result<PathBuf> {
 /// None of this user's processes serves it.
 pub(crate) fn socket_of(settings: &Settings, dir: &Path) -> anyhow::Result<PathBuf> {
     let place = mount_point(dir)?;
-    for runtime in settings.directories.runtimes() {
-        let found = control::find_mount(runtime, &place);
-        if let Some(socket) = found.or_end(Exit::Failure, || "running processes cannot be asked".into())? {
-            return Ok(socket);
-        }
-    }
-    Err(ended(
-        Exit::Mount,
-        format!("no running wtfs of this user serves {}; `wtfs status` lists them", place.display()),
-    ))
+    let found = control::find_mount(&settings.directories.runtimes(), &place);
+    let found = found.or_end(Exit::Failure, || "running processes cannot be asked".into())?;
+    found.ok_or_else(|| {
+        let place = place.display();
+        ended(
+            Exit::Mount,
+            format!("no running wtfs of this user serves {place}; `wtfs status` lists those that run"),
+        )
+    })
 }
 
 /// The control socket of the mount that `path` is in, and what the path is called there.
@@ -45,11 +44,15 @@ pub(crate) fn socket_of(settings: &Settings, dir: &Path) -> anyhow::Result<PathB
 /// # Errors
 /// There is no such file, or it is in no mount of this user's.
 pub(crate) fn inside(settings: &Settings, path: &Path) -> anyhow::Result<(PathBuf, String)> {
-    let path = path.canonicalize().or_end(Exit::Usage, || path.display().to_string())?;
+    let path = path.canonicalize().or_end(Exit::Usage, || {
+        format!("{} cannot be found; give the path of a file or directory in a mount", path.display())
+    })?;
     let mounts = wtfs_mount::list_mounts().context("the mount table cannot be read")?;
     let around = mounts.into_iter().map(|mount| mount.mount_point).filter(|place| path.starts_with(place));
     let mount = around.max_by_key(|place| place.components().count());
-    let mount = mount.ok_or_else(|| ended(Exit::Usage, format!("{} is in no wtfs mount", path.display())))?;
+    let mount = mount.ok_or_else(|| {
+        ended(Exit::Usage, format!("{} is in no wtfs mount; `wtfs status` lists the mounts", path.display()))
+    })?;
     let below = path.strip_prefix(&mount).context("a mount point begins its paths")?;
     let below =
         below.to_str().ok_or_else(|| ended(Exit::Usage, "no torrent has names that are not UTF-8"))?;

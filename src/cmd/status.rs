@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -13,13 +14,13 @@ use crate::config::{Layer, Loaded};
 use crate::control;
 use crate::exit::{Exit, OrEnd as _, ended};
 use crate::table::{Align, Table, printable};
-use crate::units::{ByteSize, count};
+use crate::units::{ByteSize, TimeSpan, count};
 
 pub(super) fn run(args: &Status, loaded: Loaded) -> anyhow::Result<Exit> {
     let settings = loaded.resolve(Layer::default())?;
-    let runtime = settings.directories.runtime();
+    let runtimes = settings.directories.runtimes();
     let Some(pause) = args.watch else {
-        print_text(&shown(args, runtime)?)?;
+        print_text(&shown(args, &runtimes)?)?;
         return Ok(Exit::Success);
     };
     if pause.0.is_zero() {
@@ -27,7 +28,7 @@ pub(super) fn run(args: &Status, loaded: Loaded) -> anyhow::Result<Exit> {
     }
     let is_terminal = std::io::stdout().is_terminal();
     loop {
-        let block = shown(args, runtime)?;
+        let block = shown(args, &runtimes)?;
         // Over what was there, each line cleared to its end, and then the rest: no flicker of an empty screen. In a pipe
         // a block each time.
         let block = match is_terminal {
@@ -43,9 +44,9 @@ pub(super) fn run(args: &Status, loaded: Loaded) -> anyhow::Result<Exit> {
 }
 
 /// What is running now, as it is printed.
-fn shown(args: &Status, runtime: &Path) -> anyhow::Result<String> {
+fn shown(args: &Status, runtimes: &[&Path]) -> anyhow::Result<String> {
     let answers: Vec<Value> =
-        control::ask_all(runtime).or_end(Exit::Failure, || "running processes cannot be asked".into())?;
+        control::ask_all(runtimes).or_end(Exit::Failure, || "running processes cannot be asked".into())?;
     if args.json {
         return Ok(serde_json::to_string_pretty(&answers)? + "\n");
     }
@@ -64,6 +65,9 @@ fn shown(args: &Status, runtime: &Path) -> anyhow::Result<String> {
     Ok(text)
 }
 
+/// Pinned files of a torrent that are named.
+const PINS_NAMED: usize = 10;
+
 /// What this command needs of a process's answer. Unknown keys are passed over: the other may be of another version.
 #[derive(Debug, Deserialize)]
 struct Process {
@@ -73,6 +77,8 @@ struct Process {
     listening: Vec<String>,
     #[serde(default)]
     cache: Option<Cache>,
+    #[serde(default)]
+    reads: Option<Reads>,
     torrents: Vec<Torrent>,
 }
 
@@ -81,6 +87,24 @@ struct Cache {
     limit_bytes: Option<u64>,
     used_bytes: u64,
     evicted_bytes: u64,
+    #[serde(default)]
+    disk_free_bytes: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Reads {
+    at_once: Latency,
+    disk: Latency,
+    sources: Latency,
+    failed: BTreeMap<String, u64>,
+    withdrawn: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Latency {
+    count: u64,
+    p50_us: Option<u64>,
+    p99_us: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -96,10 +120,63 @@ struct Torrent {
     uploaded_bytes: u64,
     download_rate: u64,
     upload_rate: u64,
-    waiting_reads: usize,
+    #[serde(flatten)]
+    waits: Waits,
+    #[serde(flatten)]
+    kept: Kept,
+    #[serde(default)]
+    sources: Vec<Source>,
     peers: Vec<Peer>,
     banned: Vec<Banned>,
     trackers: Vec<Tracker>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Waits {
+    waiting_reads: usize,
+    longest_wait_ms: u64,
+    stalls: Vec<Stall>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Stall {
+    cause: String,
+    reads: usize,
+    total_ms: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Kept {
+    pinned_files: usize,
+    pinned_bytes: u64,
+    pins: Vec<Pin>,
+    prefetches: Vec<Prefetch>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Pin {
+    path: String,
+    bytes: u64,
+    local_bytes: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Prefetch {
+    path: String,
+    done_bytes: u64,
+    total_bytes: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Source {
+    kind: String,
+    connected: usize,
+    download_rate: u64,
+    upload_rate: u64,
+    downloaded_bytes: u64,
+    uploaded_bytes: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -107,7 +184,7 @@ struct Peer {
     addr: String,
     client: String,
     #[serde(default)]
-    transport: String,
+    source: String,
     downloaded_bytes: u64,
     uploaded_bytes: u64,
     download_rate: u64,
@@ -128,6 +205,8 @@ struct Tracker {
     next_announce_s: Option<u64>,
     seeders: Option<u32>,
     leechers: Option<u32>,
+    #[serde(default)]
+    external_ip: Option<String>,
 }
 
 impl Process {
@@ -141,6 +220,9 @@ impl Process {
         );
         if let Some(cache) = &self.cache {
             text += &cache.text();
+        }
+        if let Some(reads) = &self.reads {
+            text += &reads.text();
         }
         for torrent in &self.torrents {
             text += &torrent.text();
@@ -156,8 +238,60 @@ impl Cache {
         if self.evicted_bytes > 0 {
             text += &format!(", {} given up", ByteSize(self.evicted_bytes));
         }
+        if let Some(free) = self.disk_free_bytes {
+            text += &format!(", {} free on its disk", ByteSize(free));
+        }
         text + "\n"
     }
+}
+
+impl Reads {
+    /// Empty before the first read.
+    fn text(&self) -> String {
+        let mut parts = Vec::new();
+        let latencies =
+            [(&self.at_once, "at once"), (&self.disk, "from the disk"), (&self.sources, "fetched")];
+        for (latency, how) in latencies {
+            if let Some(median) = latency.p50_us {
+                let most = latency.p99_us.map(|us| format!(", 99 % {}", time(us))).unwrap_or_default();
+                parts.push(format!("{} {how} (half within {}{most})", latency.count, time(median)));
+            }
+        }
+        for (reason, reads) in self.failed.iter().filter(|(_, reads)| **reads > 0) {
+            parts.push(format!("{reads} failed ({})", printable(&reason.replace('_', " "))));
+        }
+        if self.withdrawn > 0 {
+            parts.push(format!("{} given up by the reader", self.withdrawn));
+        }
+        if parts.is_empty() { String::new() } else { format!("  reads: {}\n", parts.join(", ")) }
+    }
+}
+
+fn time(us: u64) -> TimeSpan {
+    TimeSpan(Duration::from_micros(us))
+}
+
+/// How much of something is local.
+fn share(done: u64, total: u64) -> String {
+    let percent = u128::from(done) * 100 / u128::from(total.max(1));
+    format!("{percent} % of {} local", ByteSize(total))
+}
+
+/// A cause of stalls in words; one of a later version by its name.
+fn in_words(cause: &str) -> String {
+    let words = match cause {
+        "disk" => "the disk takes long to store what came",
+        "no_space" => "there is no room in the cache until something else goes",
+        "no_peers" => "nobody is connected",
+        "no_source" => "nobody who is connected has the piece",
+        "choked" => "all who have the piece choke us",
+        "hash_failed" => "the piece came with a wrong hash and is fetched again",
+        "download_limit" => "the download limit holds it back",
+        "memory" => "pieces in flight hold all the memory there is for them",
+        "late" => "what was asked for is late",
+        other => return printable(other),
+    };
+    words.to_owned()
 }
 
 impl Torrent {
@@ -180,33 +314,68 @@ impl Torrent {
             ByteSize(self.upload_rate),
             count(self.peers.len(), "peer")
         );
-        if self.waiting_reads > 0 {
-            text += &format!(", {} waiting", count(self.waiting_reads, "read"));
-        }
         text.push('\n');
-        text + &self.kinds_text() + &self.peers_text() + &self.trackers_text()
+        text + &self.waits_text()
+            + &self.kept_text()
+            + &self.kinds_text()
+            + &self.peers_text()
+            + &self.trackers_text()
+    }
+
+    /// Which reads wait and for what, and what held reads up before.
+    fn waits_text(&self) -> String {
+        let mut text = String::new();
+        if self.waits.waiting_reads > 0 {
+            let (reads, longest) = (count(self.waits.waiting_reads, "read"), self.waits.longest_wait_ms);
+            text += &format!("    {reads} waiting, the longest for {}\n", time(longest.saturating_mul(1000)));
+        }
+        for stall in &self.waits.stalls {
+            let (why, total) = (in_words(&stall.cause), time(stall.total_ms.saturating_mul(1000)));
+            text += &match stall.reads {
+                0 => format!("    held up for {total} so far: {why}\n"),
+                reads => format!("    {} held up, {total} so far: {why}\n", count(reads, "read")),
+            };
+        }
+        text
+    }
+
+    /// What is pinned or being fetched because somebody said so.
+    fn kept_text(&self) -> String {
+        let mut text = String::new();
+        if self.kept.pinned_files > 0 {
+            let (files, bytes) = (count(self.kept.pinned_files, "file"), ByteSize(self.kept.pinned_bytes));
+            text += &format!("    pinned: {files}, {bytes}\n");
+        }
+        for pin in self.kept.pins.iter().take(PINS_NAMED) {
+            text += &format!("      {}: {}\n", printable(&pin.path), share(pin.local_bytes, pin.bytes));
+        }
+        if self.kept.pinned_files > PINS_NAMED {
+            text += &format!("      and {} more\n", self.kept.pinned_files - PINS_NAMED);
+        }
+        for prefetch in &self.kept.prefetches {
+            let far = share(prefetch.done_bytes, prefetch.total_bytes);
+            text += &format!("    being fetched: {}: {far}\n", printable(&prefetch.path));
+        }
+        text
     }
 
     /// The rates of each kind of source together.
     fn kinds_text(&self) -> String {
-        let mut kinds: BTreeMap<&str, (usize, u64, u64)> = BTreeMap::new();
-        for peer in &self.peers {
-            let (peers, down, up) = kinds.entry(&peer.transport).or_default();
-            *peers += 1;
-            *down += peer.download_rate;
-            *up += peer.upload_rate;
-        }
-        let kinds = kinds.into_iter().filter(|(kind, _)| !kind.is_empty());
-        let line = |(kind, (peers, down, up)): (&str, (usize, u64, u64))| {
-            let (peers, down, up) = (count(peers, "peer"), ByteSize(down), ByteSize(up));
-            format!("    over {}: {peers}, {down}/s down, {up}/s up\n", printable(kind))
+        let line = |source: &Source| {
+            let [down_rate, up_rate, down, up] =
+                [source.download_rate, source.upload_rate, source.downloaded_bytes, source.uploaded_bytes]
+                    .map(ByteSize);
+            let kind = printable(&source.kind.replace('_', " "));
+            let connected = source.connected;
+            format!("    {kind}: {connected} connected, {down} down ({down_rate}/s), {up} up ({up_rate}/s)\n")
         };
-        kinds.map(line).collect()
+        self.sources.iter().map(line).collect()
     }
 
     fn peers_text(&self) -> String {
         let mut table = Table::new([
             ("peer", Align::Left),
+            ("over", Align::Left),
             ("client", Align::Left),
             ("down", Align::Right),
             ("rate", Align::Right),
@@ -216,6 +385,7 @@ impl Torrent {
         for peer in &self.peers {
             table.row([
                 peer.addr.clone(),
+                printable(&peer.source),
                 printable(&peer.client),
                 ByteSize(peer.downloaded_bytes).to_string(),
                 format!("{}/s", ByteSize(peer.download_rate)),
@@ -239,6 +409,9 @@ impl Torrent {
             if let Some(seconds) = tracker.next_announce_s {
                 line += &format!(", asked again in {seconds} s");
             }
+            if let Some(ip) = &tracker.external_ip {
+                line += &format!(", sees us at {}", printable(ip));
+            }
             if let Some(message) = &tracker.message {
                 line += &format!(": {}", printable(message));
             }
@@ -258,27 +431,43 @@ mod tests {
     fn a_process_is_told_with_its_peers_and_what_ails_its_trackers() {
         let answer = json!({
             "pid": 7, "version": "9", "role": "mount", "path": "/mnt", "listening": ["127.0.0.1:1"], "new": 1,
-            "cache": {"limit_bytes": 4096, "used_bytes": 2048, "peak_bytes": 2048, "evicted_bytes": 1024},
+            "cache": {"limit_bytes": 4096, "used_bytes": 2048, "peak_bytes": 2048, "evicted_bytes": 1024,
+                      "disk_free_bytes": 1048576},
+            "reads": {"at_once": {"count": 3, "p50_us": 8, "p99_us": 16}, "disk": {"count": 0, "p50_us": null, "p99_us": null},
+                      "sources": {"count": 1, "p50_us": 32768, "p99_us": 32768},
+                      "failed": {"timed_out": 2, "offline": 0}, "withdrawn": 1},
             "torrents": [{
                 "name": "a\u{1b}b", "phase": "ready", "total_bytes": 2048, "pieces": 2, "pieces_present": 1,
                 "downloaded_bytes": 1024, "uploaded_bytes": 0, "download_rate": 0, "upload_rate": 0,
-                "waiting_reads": 3, "banned": [],
-                "peers": [{"addr": "10.0.0.1:2", "client": "lt", "transport": "tcp", "downloaded_bytes": 1024, "uploaded_bytes": 0,
+                "waiting_reads": 3, "longest_wait_ms": 2500, "banned": [],
+                "stalls": [{"cause": "choked", "reads": 2, "total_ms": 4000}, {"cause": "late", "reads": 0, "total_ms": 900}],
+                "pinned_files": 1, "pinned_bytes": 2048, "pins": [{"path": "d/\u{7}f", "bytes": 2048, "local_bytes": 1024}],
+                "prefetches": [{"path": "g", "done_pieces": 1, "total_pieces": 4, "done_bytes": 1024, "total_bytes": 4096}],
+                "sources": [{"kind": "tcp", "connected": 1, "download_rate": 2048, "upload_rate": 0,
+                             "downloaded_bytes": 1024, "uploaded_bytes": 0}],
+                "peers": [{"addr": "10.0.0.1:2", "client": "lt", "source": "tcp", "downloaded_bytes": 1024, "uploaded_bytes": 0,
                            "download_rate": 2048, "upload_rate": 0}],
                 "trackers": [{"url": "http://t/announce", "state": "failed", "message": "no such name",
-                              "next_announce_s": 60, "seeders": null, "leechers": null}],
+                              "next_announce_s": 60, "seeders": null, "leechers": null, "external_ip": "192.0.2.1"}],
             }],
         });
         let process: Process = serde_json::from_value(answer).expect("understood");
         let text = process.text();
         for part in [
             "mount /mnt (process 7",
-            "cache: 2 KiB of 4 KiB used, 1 KiB given up",
+            "cache: 2 KiB of 4 KiB used, 1 KiB given up, 1 MiB free on its disk",
+            "reads: 3 at once (half within 8 µs, 99 % 16 µs), 1 fetched (half within 32 ms, 99 % 32 ms), 2 failed (timed out), \
+             1 given up by the reader",
             "a\u{fffd}b: 50 % of 2 KiB local",
-            "3 reads waiting",
+            "3 reads waiting, the longest for 2.5 s",
+            "2 reads held up, 4 s so far: all who have the piece choke us",
+            "held up for 900 ms so far: what was asked for is late",
+            "pinned: 1 file, 2 KiB",
+            "d/\u{fffd}f: 50 % of 2 KiB local",
+            "being fetched: g: 25 % of 4 KiB local",
             "10.0.0.1:2",
-            "over tcp: 1 peer, 2 KiB/s down, 0 B/s up",
-            "tracker http://t/announce: failed, asked again in 60 s: no such name",
+            "tcp: 1 connected, 1 KiB down (2 KiB/s), 0 B up (0 B/s)",
+            "tracker http://t/announce: failed, asked again in 60 s, sees us at 192.0.2.1: no such name",
         ] {
             assert!(text.contains(part), "{part:?} is missing in:\n{text}");
         }

@@ -15,6 +15,9 @@ pub(crate) struct Directories {
     system_config: Vec<PathBuf>,
     state: Option<PathBuf>,
     runtime: PathBuf,
+    /// Where `XDG_RUNTIME_DIR` is in a session of systemd.
+    session_runtime: PathBuf,
+    /// What stands in for it where it is not set.
     shared_runtime: PathBuf,
 }
 
@@ -25,13 +28,15 @@ impl Directories {
         let below_home = |name: &str| home.as_ref().map(|home| home.join(name));
         let listed = environment.path("XDG_CONFIG_DIRS").unwrap_or_else(|| PathBuf::from("/etc/xdg"));
         // Not $TMPDIR: `wtfs status` must find the sockets of a shell that had another one.
-        let shared = PathBuf::from(format!("/tmp/wtfs-{}", rustix::process::getuid().as_raw()));
+        let user = rustix::process::getuid().as_raw();
+        let shared = PathBuf::from(format!("/tmp/wtfs-{user}"));
         Self {
             cache: absolute("XDG_CACHE_HOME").or_else(|| below_home(".cache")),
             config: absolute("XDG_CONFIG_HOME").or_else(|| below_home(".config")),
             system_config: std::env::split_paths(&listed).filter(|path| path.is_absolute()).collect(),
             state: absolute("XDG_STATE_HOME").or_else(|| below_home(".local/state")),
             runtime: absolute("XDG_RUNTIME_DIR").map_or_else(|| shared.clone(), |dir| dir.join("wtfs")),
+            session_runtime: PathBuf::from(format!("/run/user/{user}/wtfs")),
             shared_runtime: shared,
             home,
         }
@@ -61,15 +66,21 @@ impl Directories {
         })
     }
 
-    /// Where the control sockets of this user's processes stand.
+    /// Where the control socket of this process stands.
     pub(crate) fn runtime(&self) -> &Path {
         &self.runtime
     }
 
-    /// Where a process of this user may have its socket: a mount made at boot had no `XDG_RUNTIME_DIR`.
-    pub(crate) fn runtimes(&self) -> impl Iterator<Item = &Path> {
-        let shared = (self.shared_runtime != self.runtime).then_some(self.shared_runtime.as_path());
-        [self.runtime.as_path()].into_iter().chain(shared)
+    /// Where a process of this user may have its socket, that of this process first: a mount made at boot had no
+    /// `XDG_RUNTIME_DIR`, and a shell by `su` has none for a mount made in a session.
+    pub(crate) fn runtimes(&self) -> Vec<&Path> {
+        let mut all: Vec<&Path> = vec![&self.runtime];
+        for other in [&self.session_runtime, &self.shared_runtime] {
+            if !all.contains(&other.as_path()) {
+                all.push(other);
+            }
+        }
+        all
     }
 
     /// A path as written in a file or typed, made absolute; a leading `~/` is the home directory.
@@ -99,6 +110,10 @@ mod tests {
         assert_eq!(directories.cache().expect("set"), Path::new("/fast/cache/wtfs"));
         assert_eq!(directories.state().expect("set"), Path::new("/home/ada/.local/state/wtfs"));
         assert_eq!(directories.runtime(), Path::new("/run/user/7/wtfs"));
+        let user = rustix::process::getuid().as_raw();
+        let others = [format!("/run/user/{user}/wtfs"), format!("/tmp/wtfs-{user}")];
+        assert_eq!(directories.runtimes()[..1], [directories.runtime()]);
+        assert!(others.iter().all(|other| directories.runtimes().contains(&Path::new(other))));
         let files: Vec<_> = directories.config_files().collect();
         let expected =
             ["/home/ada/.config", "/etc/a", "/etc/b"].map(|dir| Path::new(dir).join("wtfs/config.toml"));

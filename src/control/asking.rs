@@ -2,6 +2,7 @@
 //!
 //! A socket whose process is gone is removed by whoever finds it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::FileTypeExt as _;
@@ -14,13 +15,13 @@ use serde_json::Value;
 use super::{PATIENCE, REPLY_BYTES_MAX, Reply, Request, Role, Who, check_private};
 use crate::exit::{Exit, OrEnd as _, ended};
 
-/// Asks every running process that has a socket in `dir` for its status, oldest process id first. One that does not
-/// answer is left out with a warning; one that is gone is left out and its socket removed.
+/// Asks every running process that has a socket in one of `dirs` for its status, oldest process id first. One that does
+/// not answer is left out with a warning; one that is gone is left out and its socket removed.
 ///
 /// # Errors
-/// The directory is there but cannot be read or trusted.
-pub(crate) fn ask_all<T: DeserializeOwned>(dir: &Path) -> io::Result<Vec<T>> {
-    let asked = each(dir, |socket| ask(socket, &Request::Status))?;
+/// None of the directories can be read and trusted; one that is not there holds no sockets.
+pub(crate) fn ask_all<T: DeserializeOwned>(dirs: &[&Path]) -> io::Result<Vec<T>> {
+    let asked = each(dirs, |socket| ask(socket, &Request::Status))?;
     Ok(asked.into_iter().map(|(_, answer)| answer).collect())
 }
 
@@ -28,9 +29,9 @@ pub(crate) fn ask_all<T: DeserializeOwned>(dir: &Path) -> io::Result<Vec<T>> {
 ///
 /// # Errors
 /// As [`ask_all`].
-pub(crate) fn find_mount(dir: &Path, mount_point: &Path) -> io::Result<Option<PathBuf>> {
+pub(crate) fn find_mount(dirs: &[&Path], mount_point: &Path) -> io::Result<Option<PathBuf>> {
     let wanted = mount_point.to_string_lossy();
-    let asked: Vec<(PathBuf, Who)> = each(dir, |socket| ask(socket, &Request::Who))?;
+    let asked: Vec<(PathBuf, Who)> = each(dirs, |socket| ask(socket, &Request::Who))?;
     let ours = |who: &Who| who.role == Role::Mount && who.path.as_deref() == Some(&*wanted);
     Ok(asked.into_iter().find(|(_, who)| ours(who)).map(|(socket, _)| socket))
 }
@@ -62,22 +63,23 @@ pub(crate) fn order(
     }
 }
 
-fn each<T>(dir: &Path, ask: impl Fn(&Path) -> io::Result<T>) -> io::Result<Vec<(PathBuf, T)>> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    check_private(dir)?;
-    let mut sockets: Vec<(u32, PathBuf)> = entries
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()))
-        .filter_map(|entry| {
-            let pid = entry.file_name().to_str()?.strip_suffix(".sock")?.parse().ok()?;
-            Some((pid, entry.path()))
-        })
-        .collect();
-    sockets.sort();
+fn each<T>(dirs: &[&Path], ask: impl Fn(&Path) -> io::Result<T>) -> io::Result<Vec<(PathBuf, T)>> {
+    let mut sockets = BTreeSet::new();
+    let mut refused = Vec::new();
+    for dir in dirs {
+        match sockets_in(dir) {
+            Ok(found) => sockets.extend(found),
+            Err(error) => refused.push((dir, error)),
+        }
+    }
+    if refused.len() == dirs.len()
+        && let Some((_, error)) = refused.pop()
+    {
+        return Err(error);
+    }
+    for (dir, error) in refused {
+        tracing::warn!(dir = %dir.display(), %error, "processes that have their sockets there are not seen");
+    }
     let mut answers = Vec::new();
     for (pid, socket) in sockets {
         match ask(&socket) {
@@ -91,6 +93,27 @@ fn each<T>(dir: &Path, ask: impl Fn(&Path) -> io::Result<T>) -> io::Result<Vec<(
         }
     }
     Ok(answers)
+}
+
+/// The sockets in a directory, each by its one true name and with the process it is of.
+fn sockets_in(dir: &Path) -> io::Result<Vec<(u32, PathBuf)>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    check_private(dir)?;
+    let mut sockets = Vec::new();
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_suffix(".sock")?.parse().ok());
+        let (Some(pid), Ok(kind)) = (pid, entry.file_type()) else { continue };
+        if kind.is_socket() {
+            let path = entry.path();
+            sockets.push((pid, path.canonicalize().unwrap_or(path)));
+        }
+    }
+    Ok(sockets)
 }
 
 fn send(socket: &Path, request: &Request) -> io::Result<BufReader<UnixStream>> {

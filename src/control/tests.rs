@@ -57,7 +57,7 @@ async fn a_running_process_is_asked_and_a_dead_one_forgotten() {
     let dead = sockets.join("1.sock");
     drop(std::os::unix::net::UnixListener::bind(&dead).expect("bound"));
     let asked = sockets.clone();
-    let answers = tokio::task::spawn_blocking(move || ask_all::<Vec<u32>>(&asked)).await.expect("asked");
+    let answers = tokio::task::spawn_blocking(move || ask_all::<Vec<u32>>(&[&asked])).await.expect("asked");
     assert_eq!(answers.expect("answered"), [[7]]);
     assert!(!dead.exists());
     drop(control);
@@ -70,8 +70,8 @@ async fn a_mount_is_found_by_its_mount_point_and_carries_out_orders() {
     let sockets = dir.path().join("wtfs");
     let _control = Control::open(&sockets, Arc::new(Toy::default())).expect("opened");
     let outcome = tokio::task::spawn_blocking(move || {
-        assert!(find_mount(&sockets, Path::new("/other")).expect("asked").is_none());
-        let socket = find_mount(&sockets, Path::new("/mnt")).expect("asked").expect("found");
+        assert!(find_mount(&[&sockets], Path::new("/other")).expect("asked").is_none());
+        let socket = find_mount(&[&sockets], Path::new("/mnt")).expect("asked").expect("found");
         let mut progress = Vec::new();
         let done = order(&socket, &add("good"), |told| progress.push(told)).expect("carried out");
         assert_eq!((done, progress), (json!("added"), vec![json!(1)]));
@@ -109,16 +109,33 @@ async fn what_is_no_request_is_told_so() {
     assert!(reply.starts_with("{\"error\":\"not a request"), "{reply}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_process_is_found_wherever_its_socket_may_stand_and_once_only() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let [theirs, ours] = ["theirs", "ours"].map(|name| dir.path().join(name));
+    let _control = Control::open(&theirs, Arc::new(Toy::default())).expect("opened");
+    let outcome = tokio::task::spawn_blocking(move || {
+        assert_eq!(ask_all::<Vec<u32>>(&[&ours, &theirs]).expect("answered"), [[7]]);
+        assert_eq!(find_mount(&[&ours, &theirs], Path::new("/mnt")).expect("asked").iter().count(), 1);
+        // What cannot be trusted hides nothing else.
+        make_private(&ours).expect("made");
+        fs::set_permissions(&ours, fs::Permissions::from_mode(0o777)).expect("set");
+        assert_eq!(ask_all::<Vec<u32>>(&[&ours, &theirs]).expect("answered"), [[7]]);
+        assert_eq!(ask_all::<Vec<u32>>(&[&theirs.join("."), &theirs]).expect("answered"), [[7]]);
+    });
+    outcome.await.expect("asked");
+}
+
 #[test]
 fn a_directory_others_may_write_to_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("set");
-    let error = ask_all::<u32>(dir.path()).expect_err("refused");
+    let error = ask_all::<u32>(&[dir.path()]).expect_err("refused");
     assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
     assert!(make_private(dir.path()).is_err());
 }
 
 #[test]
 fn no_directory_means_nothing_runs() {
-    assert!(ask_all::<u32>(Path::new("/nonexistent/wtfs")).expect("fine").is_empty());
+    assert!(ask_all::<u32>(&[Path::new("/nonexistent/wtfs")]).expect("fine").is_empty());
 }

@@ -5,6 +5,7 @@ use std::{
     fs::File,
     io::Read as _,
     os::unix::fs::FileExt as _,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -159,5 +160,76 @@ fn what_was_prefetched_is_read_without_a_network_and_the_rest_fails_at_once() {
     let mut told = String::new();
     let read = File::open(mount.join(".wtfs/log")).and_then(|mut log| log.read_to_string(&mut told));
     assert!(read.is_ok() && told.contains("offline"), "{told}");
+    mount.unmount();
+}
+
+#[test]
+fn an_entry_goes_by_rmdir_or_rm_and_its_data_too_where_the_mount_was_told_so() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    for drops in [false, true] {
+        let stage = Stage::new("rmdir");
+        let model = TorrentFile::directory(b"model", &[(vec![b"sub", b"a.bin"], vec![7; 100_000])], PIECE);
+        let film = torrent("film.bin", 75);
+        let contents = [Content::Bytes(Arc::new(vec![7; 100_000])), Content::Ramp(Ramp::new(75))];
+        let seeders: Vec<ScriptedPeer> = [&model, &film]
+            .into_iter()
+            .zip(contents)
+            .map(|(torrent, content)| ScriptedPeer::seeder(torrent, content, Start::Open))
+            .collect();
+        let sources = [&model, &film].map(|torrent| text(&stage.write_torrent(torrent)));
+        let addrs: Vec<String> = seeders.iter().map(|seeder| seeder.addr().to_string()).collect();
+        let mut flags = vec!["--peer", &addrs[0], "--peer", &addrs[1]];
+        flags.extend(drops.then_some("--rm-drops-data"));
+        let mount = stage.mount(&[&sources[0], &sources[1]], &flags);
+        assert!(std::fs::read(mount.join("model/sub/a.bin")).expect("read") == [7; 100_000]);
+        Ramp::new(75).check_file(&mount.join("film.bin"), BYTES).expect("every byte is right");
+        let data = [&model, &film].map(|torrent| stage.join("cache/wtfs/data").join(torrent.hash_hex()));
+        assert!(data.iter().all(|data| data.exists()), "{data:?}");
+
+        // What is inside of an entry is as fixed as its bytes, so that `rm -r` takes nothing away.
+        let inside = std::fs::remove_dir_all(mount.join("model")).expect_err("refused");
+        assert_eq!(inside.raw_os_error(), Some(rustix::io::Errno::ROFS.raw_os_error()));
+        std::fs::remove_dir(mount.join("model")).expect("rmdir, though it is not empty");
+        std::fs::remove_file(mount.join("film.bin")).expect("rm");
+        assert_eq!(entries(&mount), Vec::<String>::new());
+        eventually("the data is as the mount was told", PATIENCE, || {
+            data.iter().all(|data| data.exists() != drops).then_some(())
+        });
+        mount.unmount();
+    }
+}
+
+#[test]
+fn status_tells_how_reads_went_and_what_is_kept() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    let stage = Stage::new("seen");
+    let torrent = torrent("seen.bin", 76);
+    let seeder = seeder(&torrent, 76);
+    let source = text(&stage.write_torrent(&torrent));
+    let mount = stage.mount(&[&source], &["--peer", &seeder.addr().to_string(), "--pin", "seen.bin"]);
+    Ramp::new(76).check_file(&mount.join("seen.bin"), BYTES).expect("every byte is right");
+    let status = eventually("the pin and the bytes are told", PATIENCE, || {
+        let status = stage.try_status()?;
+        let torrent = torrents(&status).find(|torrent| torrent["name"] == "seen.bin")?.clone();
+        let is_pinned = torrent["pins"][0]["local_bytes"] == BYTES && torrent["pinned_files"] == 1;
+        let tcp = torrent["sources"].as_array()?.iter().find(|source| source["kind"] == "tcp")?.clone();
+        (is_pinned && tcp["downloaded_bytes"].as_u64() >= Some(BYTES)).then_some(status)
+    });
+    let reads = &status[0]["reads"];
+    let fetched = reads["sources"]["count"].as_u64().expect("a number");
+    let buckets = reads["sources"]["buckets"].as_array().expect("buckets");
+    assert!(fetched > 0 && reads["sources"]["p99_us"].as_u64() > Some(0), "{reads}");
+    assert_eq!(buckets.iter().filter_map(|bucket| bucket["count"].as_u64()).sum::<u64>(), fetched);
+    let told = std::fs::read_to_string(mount.join(".wtfs/status.json")).expect("it can be read");
+    let told: Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!(told["torrents"][0]["pinned_bytes"], BYTES);
+    let text = stage.run(&["status"]).expect_success("wtfs status");
+    for part in ["fetched (half within", "pinned: 1 file, 4 MiB", "    tcp: ", "free on its disk"] {
+        assert!(text.contains(part), "{part:?} is missing in:\n{text}");
+    }
     mount.unmount();
 }

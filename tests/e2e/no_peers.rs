@@ -68,6 +68,15 @@ fn cat_ends_with_an_io_error_at_the_deadline_and_the_log_says_why() {
     assert!(done.stderr.contains("Input/output error"), "{done:?}");
     assert!(done.stdout.is_empty());
     assert!(done.took >= Duration::from_millis(2900), "before the deadline: {:?}", done.took);
+    let status = stage.status();
+    let stalls =
+        torrents(&status).flat_map(|torrent| torrent["stalls"].as_array().cloned().unwrap_or_default());
+    let waited: u64 = stalls
+        .filter(|stall| stall["cause"] == "no_peers")
+        .filter_map(|stall| stall["total_ms"].as_u64())
+        .sum();
+    assert!(waited > 1000, "{status}");
+    assert!(status[0]["reads"]["failed"]["timed_out"].as_u64() > Some(0), "{status}");
     assert!(done.took < Duration::from_secs(20), "long after the deadline: {:?}", done.took);
     let says_why = |line: &str| {
         let line = line.to_lowercase();
