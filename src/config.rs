@@ -15,12 +15,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use wtfs_proto::announce::TrackerKind;
 use wtfs_torrent::{ListenConfig, NetworkPolicy, PortPolicy, SessionConfig, UploadPolicy};
 
 pub(crate) use self::directories::Directories;
 pub(crate) use self::layer::Layer;
 use crate::exit::{Exit, OrEnd as _, ended};
 use crate::notify::Notify;
+use crate::table::printable;
 use crate::units::{ByteSize, DiskShare};
 
 /// The process's environment as it was at start.
@@ -204,14 +206,29 @@ impl Loaded {
             upload: if layer.upload.unwrap_or(true) { UploadPolicy::On } else { UploadPolicy::Off },
             ..defaults
         };
+        let trackers = layer.trackers.unwrap_or_default();
+        trackers.iter().try_for_each(|url| check_tracker(url))?;
         Ok(Settings {
             session,
-            trackers: layer.trackers.unwrap_or_default(),
+            trackers,
             allow_other: layer.allow_other.unwrap_or(false),
             notify: self.notify,
             directories,
         })
     }
+}
+
+/// Refuses what no tracker can be at, since a typing error would else be found only when no peer comes.
+pub(crate) fn check_tracker(url: &str) -> anyhow::Result<()> {
+    let has_host = url.split_once("://").is_some_and(|(_, rest)| !rest.is_empty() && !rest.starts_with('/'));
+    if TrackerKind::of(url) == TrackerKind::Unknown || !has_host {
+        let url = printable(url);
+        return Err(ended(
+            Exit::Usage,
+            format!("{url} is not the URL of a tracker, such as udp://tracker.example.org:6969/announce"),
+        ));
+    }
+    Ok(())
 }
 
 /// Less than a few pieces of the usual sizes leaves nothing to read ahead with.
@@ -241,6 +258,16 @@ mod tests {
 
     fn loaded(environment: Environment) -> Loaded {
         Loaded::read(&environment, None).expect("nothing to complain about")
+    }
+
+    #[test]
+    fn what_no_tracker_can_be_at_is_refused() {
+        for url in ["udp://t:1/announce", "https://t/announce", "wss://t"] {
+            assert!(check_tracker(url).is_ok(), "{url}");
+        }
+        for url in ["", "t", "t:6969", "gopher://t", "http://", "udp:///announce"] {
+            assert!(check_tracker(url).is_err(), "{url}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use crate::exit::{Exit, ended};
+use crate::exit::{self, Exit, ended};
 
 /// The hidden flag that makes this program the child.
 pub(crate) const CHILD_FLAG: &str = "--report-to-parent";
@@ -116,7 +116,7 @@ impl Drop for PidFile {
 /// In the child: tells the parent what went wrong.
 pub(crate) fn report_failure(exit: Exit, error: &anyhow::Error) {
     // Where the parent is gone too, the log has the error already.
-    let _ = say(&Report::Failed { exit: exit as i32, error: format!("{error:#}") });
+    let _ = say(&Report::Failed { exit: exit as i32, error: exit::sentence_of(error) });
 }
 
 fn say(report: &Report) -> io::Result<()> {

@@ -149,7 +149,11 @@ pub(crate) fn data_dir(metainfo: &Metainfo, typed: &Path) -> anyhow::Result<Path
         Some(parent) if is_named && fits(&typed) => Ok(parent.to_owned()),
         _ => Err(ended(
             Exit::BadData,
-            format!("{} does not hold {name:?}, which is what the torrent calls its data", typed.display()),
+            format!(
+                "{} does not hold {name:?}, which is what the torrent calls its data; give that file or directory, or the \
+                 directory it is in",
+                typed.display()
+            ),
         )),
     }
 }

@@ -91,6 +91,21 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
     error.downcast_ref::<Ended>().map_or(Exit::Failure, |ended| ended.exit)
 }
 
+/// An error and its causes as one line. Many libraries repeat their cause in their own text: what was said is not said
+/// again.
+pub(crate) fn sentence_of(error: &anyhow::Error) -> String {
+    let mut sentence = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if sentence.is_empty() {
+            sentence = cause;
+        } else if !sentence.contains(&cause) {
+            sentence += ": ";
+            sentence += &cause;
+        }
+    }
+    sentence
+}
+
 #[cfg(test)]
 mod tests {
     use anyhow::Context as _;
@@ -104,6 +119,14 @@ mod tests {
             failed.or_end(Exit::Source, || "cannot use x".into()).context("outer").expect_err("failed");
         assert_eq!(exit_of(&error), Exit::Source);
         assert_eq!(format!("{error:#}"), "outer: cannot use x: no such torrent");
+    }
+
+    #[test]
+    fn a_cause_that_was_told_is_not_told_again() {
+        let cause = std::io::Error::other("disk on fire");
+        let failed: Result<(), _> = Err(cause).context("opening /x: disk on fire");
+        let error = failed.context("no torrent was made").expect_err("failed");
+        assert_eq!(sentence_of(&error), "no torrent was made: opening /x: disk on fire");
     }
 
     #[test]

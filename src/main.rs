@@ -54,7 +54,7 @@ fn main() -> ExitCode {
     match run(cli, place) {
         Ok(exit) => exit.into(),
         Err(error) => {
-            eprintln!("wtfs: {error:#}");
+            eprintln!("wtfs: {}", exit::sentence_of(&error));
             let exit = exit::exit_of(&error);
             if place == Place::Background {
                 daemon::report_failure(exit, &error);

@@ -9,7 +9,7 @@ use super::{print_json, print_text};
 use crate::cli::Add;
 use crate::config::{Layer, Loaded};
 use crate::control::{self, Request};
-use crate::exit::{Exit, exit_of};
+use crate::exit::{Exit, exit_of, sentence_of};
 use crate::place;
 use crate::roster::Changed;
 use crate::table::printable;
@@ -31,7 +31,7 @@ pub(super) fn run(args: &Add, loaded: Loaded) -> anyhow::Result<Exit> {
                 added.push(changed);
             }
             Err(error) => {
-                eprintln!("wtfs: {}: {error:#}", printable(typed));
+                eprintln!("wtfs: {}: {}", printable(typed), sentence_of(&error));
                 exit = exit_of(&error);
             }
         }

@@ -9,12 +9,14 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 use serde::Serialize;
+use wtfs_proto::announce::TrackerKind;
 use wtfs_proto::magnet::Magnet;
 use wtfs_proto::metainfo::{Metainfo, Privacy};
 use wtfs_torrent::create::{CreateError, CreateOptions, CreateProgress, create};
 
 use super::{print_json, print_text};
 use crate::cli::Create;
+use crate::config::check_tracker;
 use crate::engine;
 use crate::exit::{Exit, OrEnd as _, ended};
 use crate::progress::{Progress, Show};
@@ -68,6 +70,14 @@ fn options(args: &Create, path: PathBuf, output: &Path) -> anyhow::Result<Create
         u32::try_from(size.0)
             .or_end(Exit::Usage, || format!("--piece-size {size}: pieces are at most 16 MiB"))
     });
+    args.trackers.iter().try_for_each(|url| check_tracker(url))?;
+    if let Some(url) = args.webseeds.iter().find(|url| TrackerKind::of(url) != TrackerKind::Http) {
+        let url = printable(url);
+        return Err(ended(
+            Exit::Usage,
+            format!("--webseed {url}: give the http or https URL the data is at"),
+        ));
+    }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok();
     Ok(CreateOptions {
         piece_bytes: piece_bytes.transpose()?,

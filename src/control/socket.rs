@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{PATIENCE, REQUEST_BYTES_MAX, Reply, Request, Who, make_private};
-use crate::exit::exit_of;
+use crate::exit::{exit_of, sentence_of};
 
 /// Askers read from at once; further ones wait in the socket's own queue.
 const ASKERS_MAX: usize = 8;
@@ -138,7 +138,7 @@ async fn answer(
                 let reply = match outcome {
                     Ok(done) => Reply::Done(done),
                     Err(error) => {
-                        Reply::Failed { exit: exit_of(&error) as i32, sentence: format!("{error:#}") }
+                        Reply::Failed { exit: exit_of(&error) as i32, sentence: sentence_of(&error) }
                     }
                 };
                 return say(&mut output, &reply).await;

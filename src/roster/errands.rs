@@ -10,6 +10,7 @@ use wtfs_torrent::Source;
 use super::{Origin, Roster};
 use crate::control::Fate;
 use crate::engine;
+use crate::exit;
 
 /// The mount's way to the roster.
 #[derive(Debug)]
@@ -51,5 +52,5 @@ impl Control for Errands {
 }
 
 fn in_words(outcome: anyhow::Result<()>) -> Result<(), String> {
-    outcome.map_err(|error| format!("{error:#}"))
+    outcome.map_err(|error| exit::sentence_of(&error))
 }

@@ -11,7 +11,7 @@ pub enum MountError {
     #[error("{} does not exist: create the directory first", .0.display())]
     Missing(PathBuf),
     /// The mount point is no directory.
-    #[error("{} is not a directory", .0.display())]
+    #[error("{} is not a directory; name the directory to mount on last", .0.display())]
     NotADirectory(PathBuf),
     /// A wtfs is mounted there and alive.
     #[error("{} has a wtfs mounted already: `wtfs unmount {}` takes it down", .0.display(), .0.display())]
@@ -57,7 +57,7 @@ pub enum MountError {
 #[non_exhaustive]
 pub enum UnmountError {
     /// There is no wtfs at that place.
-    #[error("{} has no wtfs mounted", .0.display())]
+    #[error("{} has no wtfs mounted; `wtfs status` lists the mounts that are served", .0.display())]
     NotMounted(PathBuf),
     /// In use; answered with a lazy unmount and not seen outside.
     #[error("the mount is in use")]
