@@ -24,7 +24,8 @@ use crate::hints::Hints;
 use crate::holds::FileHold;
 use crate::latency::Answered;
 use crate::session::Engine;
-use crate::store::TryRead;
+use crate::store::{StoreError, TryRead};
+use crate::swarm_task::Part;
 use crate::torrent::{Command, Content, Shared};
 
 /// What is first read of a header: most are no longer, and it is less than a piece.
@@ -220,8 +221,12 @@ impl Inner {
         let pieces = self.pieces(&range);
         // From before looking until the bytes are copied, also if this future is dropped meanwhile.
         let in_use = self.content.use_pieces(pieces.clone());
+        let mut parts = Vec::new();
         if !self.content.present.has_all(pieces.clone()) {
-            self.demand(pieces).await?;
+            parts = self.demand(pieces, self.addresses(&range)).await?;
+        }
+        if !parts.is_empty() {
+            return self.join(range, parts, in_use).await;
         }
         // What was demanded was written a moment ago: the page cache has it, and no other thread need be woken.
         if let Some(bytes) = self.try_read(&range) {
@@ -299,10 +304,58 @@ impl Inner {
         }
     }
 
-    async fn demand(&self, pieces: Range<u32>) -> Result<(), ReadError> {
+    /// A range of the file in the torrent's address space.
+    fn addresses(&self, range: &Range<u64>) -> Range<u64> {
+        let geometry = self.content.geometry();
+        let start = geometry
+            .locate(self.file, range.start)
+            .map_or(0, |(piece, begin)| geometry.piece_offset(piece) + u64::from(begin));
+        start..start + (range.end - range.start)
+    }
+
+    /// Puts together what a demand gave of a range, and the rest of it out of the store.
+    async fn join<T: Send + 'static>(
+        &self,
+        range: Range<u64>,
+        mut parts: Vec<Part>,
+        in_use: T,
+    ) -> Result<Bytes, ReadError> {
+        let addresses = self.addresses(&range);
+        let size = usize::try_from(range.end - range.start).map_err(|_| ReadError::Closed)?;
+        if let [part] = parts.as_slice()
+            && part.address == addresses.start
+            && part.bytes.len() == size
+        {
+            return Ok(part.bytes.clone());
+        }
+        parts.sort_unstable_by_key(|part| part.address);
+        let (content, file) = (self.content.clone(), self.file);
+        let read = self.engine.disk.run(move || {
+            let _in_use = in_use;
+            let mut buffer = BytesMut::zeroed(size);
+            let mut at = 0;
+            for part in parts {
+                // A part lies inside what was demanded.
+                let from = usize::try_from(part.address - addresses.start).unwrap_or(size).min(size);
+                if at < from {
+                    content.store.read_file(file, range.start + at as u64, &mut buffer[at..from])?;
+                }
+                let end = (from + part.bytes.len()).min(size);
+                buffer[from..end].copy_from_slice(&part.bytes[..end - from]);
+                at = end;
+            }
+            if at < size {
+                content.store.read_file(file, range.start + at as u64, &mut buffer[at..])?;
+            }
+            Ok::<_, StoreError>(buffer.freeze())
+        });
+        Ok(read.await.map_err(|_| ReadError::Closed)??)
+    }
+
+    async fn demand(&self, pieces: Range<u32>, addresses: Range<u64>) -> Result<Vec<Part>, ReadError> {
         let id = next_demand();
         let (reply, answer) = oneshot::channel();
-        let command = Command::Demand { id, pieces, reply };
+        let command = Command::Demand { id, pieces, addresses, reply };
         self.shared.commands.send(command).await.map_err(|_| ReadError::Closed)?;
         let withdraw = Withdraw { shared: &self.shared, id };
         let answer = answer.await.map_err(|_| ReadError::Closed)?;

@@ -16,11 +16,14 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wtfs_proto::choke::Choker;
+use wtfs_proto::swarm::DemandId;
 use wtfs_proto::swarm::picker::{Pick, SourceId};
 use wtfs_proto::wire::handshake::Handshake;
 use wtfs_proto::wire::message::{BlockRequest, Message};
 
 use self::candidates::{Candidates, Origin};
+use self::demands::Extent;
+pub(crate) use self::demands::{DemandReply, Part};
 use self::download::{Download, Gathered, Outcome};
 use self::eviction::{Evicted, Eviction, Relieved};
 use self::opening::Opening;
@@ -41,6 +44,8 @@ mod connect;
 mod demands;
 mod download;
 mod eviction;
+mod hash_serving;
+mod leaves;
 mod messages;
 mod opening;
 mod peers;
@@ -74,6 +79,10 @@ enum Event {
     Opened(Result<Arc<Content>, StoreError>),
     /// The record was written.
     Checkpoint(Result<(), StoreError>),
+    /// Single blocks were verified, or were not.
+    Blocks(Vec<leaves::CheckedBlock>),
+    /// A peer's hash request was answered.
+    HashesServed(SourceId),
     /// Pieces were given up.
     Evicted(Evicted),
     /// Space was made for a piece, or could not be.
@@ -224,6 +233,7 @@ impl SwarmTask {
     fn settle(&mut self) {
         self.hold_fill_back();
         self.request_blocks();
+        self.request_hashes();
         let Some(download) = &mut self.download else { return };
         for job in download.take_jobs() {
             let (content, events) = (download.content.clone(), self.channels.events.clone());
@@ -238,7 +248,10 @@ impl SwarmTask {
     fn handle_command(&mut self, command: Command) -> Flow {
         match command {
             Command::Stop(done) => return Flow::Stop(done),
-            Command::Demand { id, pieces, reply } => self.handle_demand(id, pieces, reply),
+            Command::Demand { id, pieces, addresses, reply } => {
+                let piece_bytes = self.shared.content().map_or(1, |content| content.geometry().piece_bytes());
+                self.handle_demand(id, Extent { pieces, addresses, piece_bytes }, reply);
+            }
             Command::Withdraw(id) => {
                 if let Some(download) = &mut self.download {
                     download.demands.withdraw(id);
@@ -285,12 +298,7 @@ impl SwarmTask {
         Flow::Continue
     }
 
-    fn handle_demand(
-        &mut self,
-        id: wtfs_proto::swarm::DemandId,
-        pieces: std::ops::Range<u32>,
-        reply: tokio::sync::oneshot::Sender<Result<(), ReadError>>,
-    ) {
+    fn handle_demand(&mut self, id: DemandId, extent: Extent, reply: DemandReply) {
         let now = self.clock.now();
         let Some(download) = &mut self.download else {
             demands::answer(reply, Err(ReadError::Closed));
@@ -298,15 +306,17 @@ impl SwarmTask {
         };
         let present = |piece| download.content.present.get(piece);
         if self.engine.is_offline()
-            && let Some(piece) = pieces.clone().find(|piece| !present(*piece))
+            && let Some(piece) = extent.pieces.clone().find(|piece| !present(*piece))
         {
             demands::answer(reply, Err(ReadError::Offline { piece }));
             return;
         }
-        if download.demands.add(id, pieces.clone(), reply, now, present) {
+        if download.demands.add(id, extent.clone(), reply, now, present) {
+            let pieces = extent.pieces.clone();
             download.picker.set_demand(id, wtfs_proto::swarm::Urgency::Read, &[pieces]);
             self.upkeep.needs_requests();
             self.upkeep.wake_soon();
+            self.want_blocks(id, &extent, now);
         }
     }
 
@@ -339,6 +349,8 @@ impl SwarmTask {
                 self.shared.phase.send_replace(crate::status::Phase::Failed { message: error.to_string() });
             }
             Event::Checkpoint(result) => self.handle_checkpoint(result),
+            Event::Blocks(checked) => self.handle_checked(checked),
+            Event::HashesServed(id) => self.handle_hashes_served(id),
             Event::Evicted(evicted) => self.handle_evicted(evicted),
             Event::Relieved(relieved) => self.handle_relieved(*relieved),
             Event::Addresses(addrs) => {
@@ -357,6 +369,7 @@ impl SwarmTask {
         match outcome {
             Outcome::Stored => {
                 download.picker.handle_verified(piece);
+                download.forget_leaves(piece.get());
                 self.eviction.handle_stored(piece);
                 download.is_dirty = true;
                 for id in download.demands.handle_stored(piece.get(), now) {
@@ -377,6 +390,7 @@ impl SwarmTask {
                 tracing::warn!(piece = piece.get(), liars = liars.len(), "a piece has a wrong hash");
                 self.ban_liars(liars);
             }
+            Outcome::BadBlocks(bad) => self.handle_bad_blocks(&gathered, &bad),
             Outcome::NotStored(error) => {
                 if matches!(error, StoreError::NoSpace { .. }) && self.make_space_for(gathered).is_ok() {
                     return;

@@ -15,7 +15,7 @@ use wtfs_proto::wire::handshake::Handshake;
 
 use crate::budget::ledger::Ledger;
 use crate::budget::pins::{Pinned, Pins};
-use crate::error::{OpenError, PinError, ReadError};
+use crate::error::{OpenError, PinError};
 use crate::holds::{FileHold, Holds};
 use crate::local;
 use crate::prefetch::{self, Prefetch, UnderWay};
@@ -24,6 +24,7 @@ use crate::reader::FileReader;
 use crate::session::Engine;
 use crate::status::{Counters, KeptStatus, Phase, PinStatus, PrefetchStatus, TorrentStatus, WaitStatus};
 use crate::store::PieceStore;
+use crate::swarm_task::DemandReply;
 use crate::tracker::announcer::AnnouncerHandle;
 use crate::transport::Connection;
 
@@ -54,8 +55,8 @@ impl Content {
 /// What a torrent's task is asked to do.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// A read waits for these pieces.
-    Demand { id: DemandId, pieces: Range<u32>, reply: oneshot::Sender<Result<(), ReadError>> },
+    /// A read waits for these addresses of the torrent, which lie in these pieces.
+    Demand { id: DemandId, pieces: Range<u32>, addresses: Range<u64>, reply: DemandReply },
     /// A demand or read-ahead is no longer wanted.
     Withdraw(DemandId),
     /// Replaces what an open file reads ahead.

@@ -21,7 +21,7 @@ use crate::time::Moment;
 use crate::wire::message::HashRequest;
 
 /// Requests outstanding at one source.
-pub const MAX_ASKED: usize = 8;
+pub const MAX_ASKED: usize = 64;
 
 /// Pieces whose leaves are wanted or known.
 pub const MAX_PIECES: usize = 4096;
@@ -391,6 +391,11 @@ impl LeafHashes {
     fn pieces_of(&self, request: &HashRequest) -> SmallVec<[u32; 1]> {
         self.by_request.get(&(request.pieces_root, request.index)).cloned().unwrap_or_default()
     }
+}
+
+/// Whether the hash of a piece is known without its leaves.
+pub fn has_node(metainfo: &Metainfo, tree: &PieceTree) -> bool {
+    piece_node(metainfo, tree).is_some()
 }
 
 fn discount(asked: &mut BTreeMap<SourceId, usize>, source: SourceId) {

@@ -15,11 +15,15 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub use self::narrow::RestIs;
+use self::narrow::{Narrow, Then, Which};
 use super::contested::Alone;
 use super::wants::{DemandId, Urgency, Wants};
 use crate::bitfield::Bitfield;
 use crate::geometry::{Geometry, PieceIndex};
 use crate::time::Moment;
+
+mod narrow;
 
 /// Names one source (a peer connection or a web seed) for as long as it is connected; never reused in a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -139,6 +143,7 @@ pub struct Picker {
     /// Pieces that failed with several contributors, and the one source that may give each now.
     contested: BTreeMap<u32, Alone>,
     wants: Wants,
+    narrow: Narrow,
     is_filling: bool,
     /// Absent pieces in the order in which fill takes them (last first); rebuilt when it runs dry or grows stale.
     fill_order: Vec<u32>,
@@ -162,6 +167,7 @@ impl Picker {
             availability: vec![0; count as usize],
             contested: BTreeMap::new(),
             wants: Wants::default(),
+            narrow: Narrow::default(),
             is_filling: false,
             fill_order: Vec::new(),
             is_fill_order_stale: true,
@@ -248,6 +254,7 @@ impl Picker {
     /// Withdraws a demand. Blocks already asked for stay asked for.
     pub fn clear_demand(&mut self, id: DemandId) {
         self.wants.clear(id);
+        self.forget_narrowed(id);
     }
 
     /// Blocks that reads wait for and nobody was asked for, counted up to `most`.
@@ -348,7 +355,7 @@ impl Picker {
     fn pick_wanted(&mut self, source: SourceId, has: Has<'_>, room: Room, now: Moment, out: &mut Vec<Pick>) {
         let start = out.len();
         let mut is_out_of_budget = false;
-        let mut closed = Vec::new();
+        let (mut closed, mut later) = (Vec::new(), Vec::new());
         let candidates: Vec<(Urgency, u32)> = {
             // Looked at lazily, but collected: starting a piece needs `self`. A pick rarely takes more than a few.
             let most = room.for_reads.max(1);
@@ -360,6 +367,7 @@ impl Picker {
                 .open()
                 .take(SCAN_LIMIT)
                 .take_while(|(urgency, _)| *urgency == Urgency::Read || room.for_rest > 0)
+                .take_while(|(urgency, _)| self.narrow.allows(*urgency))
                 .filter(|(_, piece)| has.get(*piece) && !is_hopeless(*piece))
                 .take(most)
                 .collect()
@@ -378,10 +386,21 @@ impl Picker {
                 is_out_of_budget = true;
                 continue;
             }
-            self.take_missing(piece, source, Some(urgency), limit - taken, now, out);
+            let narrowed = (urgency == Urgency::Read)
+                .then(|| self.take_narrowed(piece, source, limit - taken, now, out));
+            match narrowed.flatten() {
+                Some(Then::More) => continue,
+                Some(Then::Close) => closed.push(piece),
+                Some(Then::Rest(urgency)) => later.push((urgency, piece)),
+                None => self.take_missing(piece, source, Some(urgency), limit - taken, now, out, Which::All),
+            }
             if self.partials.get(&piece).is_none_or(|p| p.missing == 0) {
                 closed.push(piece);
             }
+        }
+        for (urgency, piece) in later {
+            let left = room.for_rest.saturating_sub(out.len() - start);
+            self.take_missing(piece, source, Some(urgency), left, now, out, Which::All);
         }
         for piece in closed {
             self.wants.set_open(piece, false);
@@ -455,7 +474,7 @@ impl Picker {
         open.sort_unstable();
         for piece in open {
             let before = out.len();
-            self.take_missing(piece, source, None, room, now, out);
+            self.take_missing(piece, source, None, room, now, out, Which::All);
             room -= out.len() - before;
             if room == 0 {
                 return;
@@ -482,7 +501,7 @@ impl Picker {
                 break;
             }
             let before = out.len();
-            self.take_missing(piece, source, None, room, now, out);
+            self.take_missing(piece, source, None, room, now, out, Which::All);
             room -= out.len() - before;
         }
         self.fill_order.extend(skipped.into_iter().rev());
@@ -545,6 +564,7 @@ impl Picker {
         room: usize,
         now: Moment,
         out: &mut Vec<Pick>,
+        which: Which<'_>,
     ) {
         let Some(index) = self.geometry.piece(piece) else { return };
         let Some(partial) = self.partials.get_mut(&piece) else { return };
@@ -559,6 +579,9 @@ impl Picker {
         for (block, state) in partial.blocks.iter_mut().enumerate() {
             if left == 0 || partial.missing == 0 {
                 break;
+            }
+            if !which.contains(block) {
+                continue;
             }
             *state = match *state {
                 Block::Missing => Block::Asked(source, now),

@@ -26,6 +26,8 @@ pub enum Urgency {
     ReadAhead,
     /// Asked for by a person (pin, prefetch).
     Prefetch,
+    /// The rest of a piece of which some blocks were read.
+    Rest,
 }
 
 type Rank = (Urgency, u64);
@@ -174,6 +176,18 @@ impl Wants {
     /// The most urgent want of a piece.
     pub(super) fn urgency(&self, piece: u32) -> Option<Urgency> {
         self.pieces.get(&piece).and_then(PieceWants::best).map(|(urgency, _)| urgency)
+    }
+
+    /// How many waiting reads want a piece.
+    pub(super) fn reads_of(&self, piece: u32) -> usize {
+        let is_read = |(_, (urgency, _)): &&(DemandId, Rank)| *urgency == Urgency::Read;
+        self.pieces.get(&piece).map_or(0, |wants| wants.by.iter().filter(is_read).count())
+    }
+
+    /// The most urgent want of a piece that is no waiting read.
+    pub(super) fn besides_reads(&self, piece: u32) -> Option<Urgency> {
+        let wants = self.pieces.get(&piece)?;
+        wants.by.iter().map(|(_, (urgency, _))| *urgency).filter(|urgency| *urgency != Urgency::Read).min()
     }
 
     /// Open pieces, most urgent first.

@@ -33,10 +33,6 @@ fn reserved() -> Reserved {
     Reserved::default().with_extension_protocol().with_fast()
 }
 
-fn ours(info_hash: InfoHash, peer_id: PeerId) -> [u8; 68] {
-    Handshake { reserved: reserved(), info_hash, peer_id }.encode()
-}
-
 async fn read(connection: &mut Connection) -> Result<Handshake, OpenError> {
     let mut bytes = [0; 68];
     connection.reader.read_exact(&mut bytes).await?;
@@ -51,7 +47,12 @@ pub(crate) async fn initiate(
     peer_id: PeerId,
 ) -> Result<Handshake, OpenError> {
     let exchange = async {
-        connection.writer.write_all(&ours(named, peer_id)).await?;
+        let mut ours = Handshake { reserved: reserved(), info_hash: named, peer_id };
+        if hashes.v1.is_some() && hashes.v2.is_some() {
+            // A peer that speaks v2 answers with that hash, and gives hashes of blocks from then on.
+            ours.reserved = ours.reserved.with_v2();
+        }
+        connection.writer.write_all(&ours.encode()).await?;
         let theirs = read(connection).await?;
         if !hashes.contains(theirs.info_hash) {
             return Err(OpenError::WrongTorrent);
@@ -76,7 +77,8 @@ pub(crate) async fn accept<T>(
         if theirs.peer_id == peer_id {
             return Err(OpenError::Ourselves);
         }
-        connection.writer.write_all(&ours(theirs.info_hash, peer_id)).await?;
+        let ours = Handshake { reserved: reserved(), info_hash: theirs.info_hash, peer_id };
+        connection.writer.write_all(&ours.encode()).await?;
         Ok((theirs, found))
     };
     tokio::time::timeout(TIMEOUT, exchange).await.map_err(|_| OpenError::Timeout)?

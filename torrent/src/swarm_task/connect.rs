@@ -168,6 +168,7 @@ impl SwarmTask {
             connected_at: self.clock.now(),
             has_fast,
             has_extensions: theirs.reserved.extension_protocol(),
+            has_v2: self.shared.hashes.v2.is_some_and(|v2| v2.truncated() == theirs.info_hash),
             listen_port: None,
         };
         let context = PeerContext {
@@ -268,6 +269,9 @@ impl SwarmTask {
         }
         self.choker.handle_disconnected(now, id);
         self.opening.remove_metadata_source(id);
+        if let Some(download) = &mut self.download {
+            download.leaves.handle_gone(id);
+        }
         for handler in self.engine.extensions.iter() {
             if peer.extensions.id(handler.name()).is_some() {
                 handler.handle_disconnected(addr, self.shared.info_hash());

@@ -1,11 +1,14 @@
 //! The reads that wait for pieces.
 //!
+//! A waiter gets a piece when that is stored, or before, as bytes in memory, when all it needs of it is verified.
+//!
 //! Invariant: a waiter is listed under each piece it still lacks, and answered exactly once, when it lacks none, when
 //! nothing moved for too long, or when the torrent ends.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 use wtfs_proto::swarm::DemandId;
 use wtfs_proto::time::Moment;
@@ -16,11 +19,41 @@ use crate::error::ReadError;
 /// minute must not hold a reader for hours.
 const LONGEST_WAIT: u32 = 20;
 
+/// Verified bytes of a demand that are not in the store, at least not yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// Where they begin in the torrent's address space.
+    pub(crate) address: u64,
+    pub(crate) bytes: Bytes,
+}
+
+/// Where the answer to a demand goes. What it does not contain is in the store.
+pub(crate) type DemandReply = oneshot::Sender<Result<Vec<Part>, ReadError>>;
+
+/// What a read wants: addresses in the torrent, and the pieces they lie in.
+#[derive(Debug, Clone)]
+pub(super) struct Extent {
+    pub(super) pieces: Range<u32>,
+    pub(super) addresses: Range<u64>,
+    pub(super) piece_bytes: u32,
+}
+
+impl Extent {
+    /// The bytes it wants of one of its pieces.
+    pub(super) fn in_piece(&self, piece: u32) -> Range<u32> {
+        let start = u64::from(piece) * u64::from(self.piece_bytes);
+        // Clamped to the piece, whose length is a u32.
+        let clamp = |address: u64| address.saturating_sub(start).min(u64::from(self.piece_bytes)) as u32;
+        clamp(self.addresses.start)..clamp(self.addresses.end)
+    }
+}
+
 #[derive(Debug)]
 struct Waiter {
     lacking: u32,
-    pieces: Range<u32>,
-    reply: oneshot::Sender<Result<(), ReadError>>,
+    extent: Extent,
+    parts: Vec<Part>,
+    reply: DemandReply,
     since: Moment,
     progress_at: Moment,
 }
@@ -32,7 +65,7 @@ pub(super) struct Expired {
     /// The first piece it lacks.
     pub(super) piece: u32,
     pub(super) waited: Moment,
-    pub(super) reply: oneshot::Sender<Result<(), ReadError>>,
+    pub(super) reply: DemandReply,
 }
 
 /// See the module's documentation.
@@ -48,22 +81,63 @@ impl Demands {
     pub(super) fn add(
         &mut self,
         id: DemandId,
-        pieces: Range<u32>,
-        reply: oneshot::Sender<Result<(), ReadError>>,
+        extent: Extent,
+        reply: DemandReply,
         now: Moment,
         present: impl Fn(u32) -> bool,
     ) -> bool {
         let mut lacking = 0;
-        for piece in pieces.clone().filter(|piece| !present(*piece)) {
+        for piece in extent.pieces.clone().filter(|piece| !present(*piece)) {
             self.by_piece.entry(piece).or_default().push(id);
             lacking += 1;
         }
         if lacking == 0 {
-            answer(reply, Ok(()));
+            answer(reply, Ok(Vec::new()));
             return false;
         }
-        self.waiting.insert(id, Waiter { lacking, pieces, reply, since: now, progress_at: now });
+        let parts = Vec::new();
+        self.waiting.insert(id, Waiter { lacking, extent, parts, reply, since: now, progress_at: now });
         true
+    }
+
+    /// What waiters that lack a piece want of it, in bytes.
+    pub(super) fn awaited(&self, piece: u32) -> Vec<Range<u32>> {
+        let ids = self.by_piece.get(&piece).map(Vec::as_slice).unwrap_or_default();
+        ids.iter().filter_map(|id| Some(self.waiting.get(id)?.extent.in_piece(piece))).collect()
+    }
+
+    /// Some bytes of a piece are verified: gives each waiter what it wants of the piece if `copy` has all of it, and
+    /// answers those who lack nothing else. Returns whether anybody was given anything, and the ids of those answered.
+    pub(super) fn handle_verified(
+        &mut self,
+        piece: u32,
+        copy: impl Fn(Range<u32>) -> Option<Bytes>,
+        now: Moment,
+    ) -> (bool, Vec<DemandId>) {
+        let mut is_any = false;
+        let mut done = Vec::new();
+        let Some(mut ids) = self.by_piece.remove(&piece) else { return (false, done) };
+        ids.retain(|id| {
+            let Some(waiter) = self.waiting.get_mut(id) else { return false };
+            let range = waiter.extent.in_piece(piece);
+            let Some(bytes) = copy(range.clone()) else { return true };
+            let start = u64::from(piece) * u64::from(waiter.extent.piece_bytes);
+            waiter.parts.push(Part { address: start + u64::from(range.start), bytes });
+            waiter.lacking -= 1;
+            waiter.progress_at = now;
+            is_any = true;
+            if waiter.lacking == 0
+                && let Some(waiter) = self.waiting.remove(id)
+            {
+                answer(waiter.reply, Ok(waiter.parts));
+                done.push(*id);
+            }
+            false
+        });
+        if !ids.is_empty() {
+            self.by_piece.insert(piece, ids);
+        }
+        (is_any, done)
     }
 
     /// A piece is there: answers those who lack nothing else and returns their ids.
@@ -76,7 +150,7 @@ impl Demands {
             if waiter.lacking == 0
                 && let Some(waiter) = self.waiting.remove(&id)
             {
-                answer(waiter.reply, Ok(()));
+                answer(waiter.reply, Ok(waiter.parts));
                 done.push(id);
             }
         }
@@ -97,7 +171,7 @@ impl Demands {
     /// Those who lack a piece, and all the pieces each asked for.
     pub(super) fn waiting_for(&self, piece: u32) -> Vec<(DemandId, Range<u32>)> {
         let ids = self.by_piece.get(&piece).map(Vec::as_slice).unwrap_or_default();
-        ids.iter().filter_map(|id| Some((*id, self.waiting.get(id)?.pieces.clone()))).collect()
+        ids.iter().filter_map(|id| Some((*id, self.waiting.get(id)?.extent.pieces.clone()))).collect()
     }
 
     /// Forgets a waiter that was withdrawn.
@@ -107,7 +181,7 @@ impl Demands {
 
     fn remove(&mut self, id: DemandId) -> Option<Waiter> {
         let waiter = self.waiting.remove(&id)?;
-        for piece in waiter.pieces.clone() {
+        for piece in waiter.extent.pieces.clone() {
             if let Some(ids) = self.by_piece.get_mut(&piece) {
                 ids.retain(|other| *other != id);
                 if ids.is_empty() {
@@ -140,7 +214,7 @@ impl Demands {
             if now.saturating_sub(waiter.progress_at) < timeout {
                 continue;
             }
-            let newest = waiter.pieces.clone().filter_map(&last_block_at).max();
+            let newest = waiter.extent.pieces.clone().filter_map(&last_block_at).max();
             waiter.progress_at = waiter.progress_at.max(newest.unwrap_or_default());
             let is_stuck = now.saturating_sub(waiter.progress_at) >= timeout;
             if is_stuck || now.saturating_sub(waiter.since) >= timeout * LONGEST_WAIT {
@@ -151,7 +225,7 @@ impl Demands {
         for id in ids {
             let first = self.waiting.get(&id).and_then(|waiter| {
                 let lacks = |piece: &u32| self.by_piece.get(piece).is_some_and(|ids| ids.contains(&id));
-                waiter.pieces.clone().find(lacks)
+                waiter.extent.pieces.clone().find(lacks)
             });
             if let (Some(piece), Some(waiter)) = (first, self.remove(id)) {
                 let waited = now.saturating_sub(waiter.since);
@@ -171,8 +245,9 @@ impl Demands {
 
     /// The first piece that each waiter lacks, and how long it has waited.
     pub(super) fn waits(&self, now: Moment) -> impl Iterator<Item = (u32, Moment)> + '_ {
-        self.waiting.values().filter_map(move |waiter| {
-            let first = waiter.pieces.clone().find(|piece| self.by_piece.contains_key(piece))?;
+        self.waiting.iter().filter_map(move |(id, waiter)| {
+            let lacks = |piece: &u32| self.by_piece.get(piece).is_some_and(|ids| ids.contains(id));
+            let first = waiter.extent.pieces.clone().find(lacks)?;
             Some((first, now.saturating_sub(waiter.since)))
         })
     }
@@ -187,7 +262,7 @@ impl Demands {
 }
 
 /// Answers a reader. If it has gone meanwhile, nobody needs the answer.
-pub(super) fn answer(reply: oneshot::Sender<Result<(), ReadError>>, result: Result<(), ReadError>) {
+pub(super) fn answer(reply: DemandReply, result: Result<Vec<Part>, ReadError>) {
     if reply.send(result).is_err() {
         tracing::trace!("a reader left before its answer");
     }
@@ -199,9 +274,13 @@ mod tests {
 
     const TIMEOUT: Moment = Moment::from_secs(10);
 
-    fn add(d: &mut Demands, id: u64, pieces: Range<u32>) -> oneshot::Receiver<Result<(), ReadError>> {
+    const PIECE: u32 = 100;
+
+    fn add(d: &mut Demands, id: u64, pieces: Range<u32>) -> oneshot::Receiver<Result<Vec<Part>, ReadError>> {
+        let addresses = u64::from(pieces.start * PIECE) + 10..u64::from(pieces.end * PIECE) - 20;
+        let extent = Extent { pieces, addresses, piece_bytes: PIECE };
         let (reply, answer) = oneshot::channel();
-        d.add(DemandId(id), pieces, reply, Moment::ZERO, |piece| piece == 0);
+        d.add(DemandId(id), extent, reply, Moment::ZERO, |piece| piece == 0);
         answer
     }
 
@@ -215,6 +294,29 @@ mod tests {
         assert!(two.try_recv().is_err());
         assert_eq!(d.handle_stored(2, Moment::ZERO), [DemandId(2)]);
         assert!(two.try_recv().expect("answered").is_ok());
+        assert!(d.is_empty() && d.by_piece.is_empty());
+    }
+
+    #[test]
+    fn a_waiter_takes_verified_bytes_before_their_piece_is_stored() {
+        let mut d = Demands::default();
+        let mut answer = add(&mut d, 1, 1..3);
+        let mut other = add(&mut d, 2, 2..3);
+        assert_eq!(d.awaited(1), [10..100]);
+        assert_eq!(d.awaited(2), [0..80, 10..80]);
+        let copy = |range: Range<u32>| Some(Bytes::from(vec![range.start as u8; range.len()]));
+        assert_eq!(
+            d.handle_verified(2, |range| copy(range.clone()).filter(|_| range.start > 0), Moment::ZERO),
+            (true, vec![DemandId(2)])
+        );
+        let part = Part { address: 210, bytes: Bytes::from(vec![10; 70]) };
+        assert_eq!(other.try_recv().expect("answered").expect("good"), [part]);
+        assert_eq!(d.handle_verified(1, copy, Moment::ZERO), (true, vec![]));
+        assert_eq!(d.handle_verified(1, copy, Moment::ZERO), (false, vec![]));
+        assert!(d.handle_stored(1, Moment::ZERO).is_empty(), "it has that already");
+        assert_eq!(d.handle_stored(2, Moment::ZERO), [DemandId(1)]);
+        let parts = answer.try_recv().expect("answered").expect("good");
+        assert_eq!(parts, [Part { address: 110, bytes: Bytes::from(vec![10; 90]) }]);
         assert!(d.is_empty() && d.by_piece.is_empty());
     }
 

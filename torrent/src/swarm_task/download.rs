@@ -1,8 +1,8 @@
 //! What a torrent does once its metadata is known: pieces wanted, in flight, being verified, stored.
 //!
 //! Joins the pure picker with the blocks' bytes and with the reads that wait. Verifying and storing run on the disk
-//! pool; their outcome comes back as a message. Invariant: the buffers hold exactly the received blocks of the
-//! pieces that the picker calls partial.
+//! pool; their outcome comes back as a message. Blocks that can be verified alone (BEP 52) take the way of `leaves`
+//! besides. Invariant: the buffers hold exactly the received blocks of the pieces that the picker calls partial.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,14 +11,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use wtfs_proto::blame::BlockDigest;
 use wtfs_proto::geometry::PieceIndex;
+use wtfs_proto::merkle::Hash;
 use wtfs_proto::swarm::picker::{BlockKey, Picker, Receipt, SourceId};
 use wtfs_proto::time::Moment;
 
 use super::demands::Demands;
+use super::leaves::{BlockCheck, Leaves, Verdict, check_piece};
 use super::suspects::digest;
 use crate::store::StoreError;
 use crate::torrent::Content;
-use crate::verify::verify_piece;
 
 /// Small pieces are verified and stored together up to this size: a job each would cost more than its work.
 const JOB_BYTES: usize = 1 << 20;
@@ -32,6 +33,10 @@ pub(super) struct Gathered {
     pub(super) piece: PieceIndex,
     pub(super) blocks: Vec<Bytes>,
     pub(super) from: Vec<Option<IpAddr>>,
+    /// Which blocks were verified alone.
+    pub(super) checks: Vec<BlockCheck>,
+    /// The hashes of its blocks, if they are known when it is complete.
+    pub(super) leaves: Option<Arc<[Hash]>>,
     /// An earlier attempt failed: the digests are needed even if this one is good.
     pub(super) is_contested: bool,
     /// Digests of the blocks; made by the storing job where they are needed.
@@ -45,6 +50,8 @@ pub(super) enum Outcome {
     Stored,
     /// Its hash is wrong.
     BadHash,
+    /// These blocks of it are wrong, and no others. None if the torrent's own hashes disagree.
+    BadBlocks(Vec<u32>),
     /// It could not be stored.
     NotStored(StoreError),
 }
@@ -55,7 +62,8 @@ pub(super) struct Download {
     pub(super) content: Arc<Content>,
     pub(super) picker: Picker,
     pub(super) demands: Demands,
-    gathering: HashMap<u32, Gathered>,
+    pub(super) leaves: Leaves,
+    pub(super) gathering: HashMap<u32, Gathered>,
     complete: Vec<Gathered>,
     pub(super) paused_until: Moment,
     pub(super) is_dirty: bool,
@@ -72,10 +80,12 @@ impl Download {
             was_complete: picker.is_complete(),
             picker,
             demands: Demands::default(),
+            leaves: Leaves::new(&content),
             gathering: HashMap::new(),
             complete: Vec::new(),
             paused_until: Moment::ZERO,
-            is_dirty: false,
+            // The store may have found something to settle when it was opened.
+            is_dirty: true,
             is_checkpointing: false,
             content,
         }
@@ -98,6 +108,8 @@ impl Download {
                 piece: key.piece,
                 blocks: vec![Bytes::new(); count],
                 from: vec![None; count],
+                checks: vec![BlockCheck::None; count],
+                leaves: None,
                 is_contested: self.picker.is_contested(piece),
                 digests: Vec::new(),
             });
@@ -116,7 +128,9 @@ impl Download {
     pub(super) fn take_jobs(&mut self) -> Vec<Vec<Gathered>> {
         let mut jobs: Vec<Vec<Gathered>> = Vec::new();
         let mut room = 0;
-        for gathered in self.complete.drain(..) {
+        let (ready, waiting) = self.leaves.split_ready(&self.content, std::mem::take(&mut self.complete));
+        self.complete = waiting;
+        for gathered in ready {
             let bytes: usize = gathered.blocks.iter().map(Bytes::len).sum();
             match jobs.last_mut() {
                 Some(job) if bytes <= room => job.push(gathered),
@@ -140,6 +154,7 @@ impl Download {
         for piece in self.picker.abandoned(now) {
             self.gathering.remove(&piece.get());
             self.picker.handle_failed(piece);
+            self.forget_leaves(piece.get());
         }
     }
 
@@ -152,8 +167,10 @@ impl Download {
 /// Verifies and stores. Blocking; runs on the disk pool.
 pub(super) fn store_pieces(content: &Content, job: Vec<Gathered>) -> Vec<(Gathered, Outcome)> {
     let store_one = |gathered: &Gathered| {
-        if !verify_piece(&content.metainfo, gathered.piece, &gathered.blocks) {
-            return Outcome::BadHash;
+        match check_piece(&content.metainfo, gathered) {
+            Verdict::Good => {}
+            Verdict::Bad => return Outcome::BadHash,
+            Verdict::BadBlocks(bad) => return Outcome::BadBlocks(bad),
         }
         match content.store.write_piece(gathered.piece, &gathered.blocks) {
             Ok(()) => {

@@ -75,6 +75,9 @@ impl SwarmTask {
             }
             Message::Reject(request) => self.handle_reject(id, request),
             Message::Extended { id: extension, payload } => self.handle_extended(id, extension, payload)?,
+            Message::HashRequest(request) => self.handle_hash_request(id, request)?,
+            Message::Hashes { request, hashes } => self.handle_hashes(id, &request, &hashes)?,
+            Message::HashReject(request) => self.handle_hash_reject(id, &request),
             // Blocks and requests take another way; the rest is for parts that are not spoken here and may be ignored.
             Message::KeepAlive
             | Message::Request(_)
@@ -82,9 +85,6 @@ impl SwarmTask {
             | Message::Cancel(_)
             | Message::Port(_)
             | Message::Suggest(_)
-            | Message::HashRequest(_)
-            | Message::Hashes { .. }
-            | Message::HashReject(_)
             | Message::Unknown { .. } => {}
         }
         Ok(())

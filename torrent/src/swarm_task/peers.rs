@@ -45,6 +45,8 @@ pub(super) struct About {
     pub(super) connected_at: Moment,
     pub(super) has_fast: HasFast,
     pub(super) has_extensions: bool,
+    /// It speaks v2 of the protocol (BEP 52): the connection is for the v2 info hash.
+    pub(super) has_v2: bool,
     /// Where it listens, if it said so.
     pub(super) listen_port: Option<u16>,
 }
@@ -307,6 +309,7 @@ mod tests {
             connected_at: Moment::ZERO,
             has_fast: HasFast::Yes,
             has_extensions: true,
+            has_v2: false,
             listen_port: None,
         };
         Peer::new(SourceId(1), PeerLink::disconnected(), about, Pieces::Known(Bitfield::full(4)))

@@ -197,6 +197,7 @@ impl SwarmTask {
             Receipt::Accepted { also_asked: Some(other), .. } => self.cancel_at(other, key),
             Receipt::Accepted { .. } => {}
         }
+        self.handle_gathered(id, piece);
         Ok(())
     }
 

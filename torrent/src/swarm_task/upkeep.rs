@@ -182,6 +182,7 @@ impl SwarmTask {
         let now = self.clock.now();
         self.time_out_requests(now);
         self.expire_reads(now);
+        self.tend_leaves(now);
         self.hold_choke_round(now);
         self.connect_more();
         if let Some(download) = &mut self.download {

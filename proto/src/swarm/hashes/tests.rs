@@ -181,16 +181,17 @@ fn a_source_that_left_can_be_replaced_at_once() {
 
 #[test]
 fn no_source_is_asked_for_more_than_a_few_at_once_and_forgetting_frees_its_place() {
-    let sample = sample(&[BLOCK * 2 * 20], 1, Layers::Known);
+    const PIECES: u32 = MAX_ASKED as u32 + 12;
+    let sample = sample(&[BLOCK * 2 * PIECES as usize], 1, Layers::Known);
     let mut hashes = LeafHashes::default();
     for piece in sample.pieces() {
         assert!(hashes.want(&sample.metainfo, piece));
     }
-    let asked = (0..20).filter(|piece| hashes.ask(*piece, A, Moment::ZERO).is_some()).count();
+    let asked = (0..PIECES).filter(|piece| hashes.ask(*piece, A, Moment::ZERO).is_some()).count();
     assert_eq!(asked, MAX_ASKED);
     hashes.forget(0);
-    assert!(hashes.may_ask(19, A));
-    for piece in 0..20 {
+    assert!(hashes.may_ask(PIECES - 1, A));
+    for piece in 0..PIECES {
         hashes.forget(piece);
     }
     assert!(hashes.asked.is_empty() && hashes.by_request.is_empty() && hashes.leaves == 0);
