@@ -23,7 +23,7 @@ use crate::present::PresentMap;
 use crate::reader::FileReader;
 use crate::session::Engine;
 use crate::status::{Counters, KeptStatus, Phase, PinStatus, PrefetchStatus, TorrentStatus, WaitStatus};
-use crate::store::PieceStore;
+use crate::store::{PieceStore, StoreError};
 use crate::swarm_task::DemandReply;
 use crate::tracker::announcer::AnnouncerHandle;
 use crate::transport::Connection;
@@ -33,6 +33,12 @@ pub(crate) const COMMAND_QUEUE: usize = 1024;
 
 /// Pinned files named in the status: it is asked for often, and there may be 60,000.
 const MAX_PINS_SHOWN: usize = 100;
+
+/// How often space is made for a list of pins that does not fit on the disk.
+const PIN_ATTEMPTS: usize = 4;
+
+/// How much: the list of a torrent with many files, twice.
+const PIN_RELIEF_BYTES: u64 = 1 << 20;
 
 /// What a torrent has once its metainfo is known and its store is open.
 #[derive(Debug)]
@@ -394,6 +400,14 @@ impl Torrent {
         let entry = content.metainfo.info.files.get(file.get() as usize).ok_or(PinError::NoSuchFile)?;
         if entry.is_pad || entry.symlink.is_some() {
             return Err(PinError::NoSuchFile);
+        }
+        for _ in 0..PIN_ATTEMPTS {
+            let pins = content.clone();
+            let set = self.engine.disk.run(move || pins.pins.set(file, pinned)).await;
+            match set.map_err(|_| PinError::Closed)? {
+                Err(StoreError::NoSpace { .. }) => content.ledger.relieve(PIN_RELIEF_BYTES).await,
+                set => return set.map_err(|error| PinError::Store(Arc::new(error))),
+            };
         }
         let set = self.engine.disk.run(move || content.pins.set(file, pinned)).await;
         set.map_err(|_| PinError::Closed)?.map_err(|error| PinError::Store(Arc::new(error)))

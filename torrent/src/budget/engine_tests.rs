@@ -286,6 +286,78 @@ async fn offline_what_is_there_is_read_and_what_is_not_fails_at_once() {
     seeded.session.shutdown().await;
 }
 
+/// A disk of its own size, unmounted at the end.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// `None` without the privilege to mount.
+    fn new(bytes: u64) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let options = format!("size={bytes}");
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path());
+        let is_mounted =
+            mount.stderr(std::process::Stdio::null()).status().is_ok_and(|status| status.success());
+        is_mounted.then(|| Self(dir))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+/// Without the privilege to mount a disk of its own there is nothing to test on.
+async fn a_disk_gives_way(disk_bytes: u64) {
+    let Some(disk) = SmallDisk::new(disk_bytes) else { return };
+    let seeded = seed(FILES, LEN).await;
+    // Nothing is configured: only the disk says no.
+    let small = session(disk.0.path(), |_| {}).await;
+    assert_eq!(small.status().cache.limit_bytes, None);
+    let torrent = add(&small, &seeded.metainfo, vec![seeded.addr]).await;
+    for number in 0..FILES as usize {
+        assert_read(&torrent, number, LEN, 0, LEN as u32).await;
+    }
+    read_at_random(&torrent, 2, 20).await;
+    let overflow = FILES * LEN - disk_bytes;
+    assert!(small.status().cache.evicted_bytes >= overflow, "{:?}", small.status().cache);
+    // With pins on more than fits there comes a read that cannot be served; what is there still is.
+    for number in 0..FILES as usize {
+        within(torrent.pin(file(&torrent, number))).await.unwrap();
+    }
+    let mut failed = 0;
+    for number in 0..FILES as usize {
+        let reader = torrent.open(file(&torrent, number)).unwrap();
+        match within(reader.read_at(0, LEN as u32)).await {
+            Ok(bytes) => assert!(bytes == ramp(number as u64 * LEN..(number as u64 + 1) * LEN)),
+            Err(ReadError::NoSpace) => failed += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    // Eight pinned files of a mebibyte cannot all be on it.
+    assert!(failed > 0);
+    // And with the pins off everything fits in its turn again.
+    for number in 0..FILES as usize {
+        within(torrent.unpin(file(&torrent, number))).await.unwrap();
+    }
+    for number in 0..FILES as usize {
+        assert_read(&torrent, number, LEN, 0, LEN as u32).await;
+    }
+    small.shutdown().await;
+    seeded.session.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_full_gives_way_to_what_is_read_and_fails_only_what_cannot_fit() {
+    a_disk_gives_way(3 * LEN + LEN / 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_somewhat_larger_full_disk_gives_way_too() {
+    a_disk_gives_way(5 * LEN + LEN / 2).await;
+}
+
 /// Ends the runtime of a session without any goodbye, in the middle of reading and evicting, several times over.
 #[test]
 fn dying_under_eviction_never_leaves_a_wrong_byte() {

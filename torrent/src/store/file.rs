@@ -2,12 +2,17 @@
 //!
 //! Owns the order of things on which the promises of [`PieceStore`] rest:
 //!
-//! - **write**: bytes into the files, then the piece into the state in memory (with its files as dirty), then an entry
-//!   into the journal. Whatever is in the state was written; whatever is in the journal was in the state.
-//! - **checkpoint**: take the state and the dirty files at one moment, sync those files, replace the record, then cut
-//!   the journal down to what came since. Dying between any two steps leaves an older record and a longer journal, and
-//!   journal entries are hashed before they count.
-//! - **forget**: out of the state, replace the record, and only then punch the hole, with writers held off.
+//! - **write**: an entry into the journal, then bytes into the files, then the piece into the state in memory (with its
+//!   files as dirty). Whatever is in the state was written; whatever was written since the last checkpoint is in the
+//!   journal.
+//! - **checkpoint**: take the state and the dirty files at one moment, sync those files, replace the record, punch the
+//!   holes of what was given up, then cut the journal down to what came since. Dying between any two steps leaves an
+//!   older record or a longer journal, and journal entries are hashed before they count.
+//! - **forget**: out of the state, into the journal, then a checkpoint. A hole is punched, with writers held off, only
+//!   where neither the state nor the record on disk has a piece.
+//!
+//! Before the first piece is written the record and the journal get the room that they will need, so that giving pieces
+//! up takes no space: a disk that is full to its last block is no dead end.
 //!
 //! Locks, in the order they may be taken: `checkpointing`, `writing`, the journal's own, `state`. Reads take none of
 //! them. Dropping a store makes nothing durable: that is what `checkpoint` is for.
@@ -65,7 +70,9 @@ pub struct FileStore {
     metainfo: Arc<Metainfo>,
     root: DataRoot,
     id: StoreId,
+    owner: DataOwner,
     open_files: Arc<OpenFiles>,
+    state_dir: StateDir,
     record: RecordFile,
     journal: Journal,
     state: Mutex<State>,
@@ -82,18 +89,27 @@ struct State {
     dirty: HashSet<FileIndex>,
     /// Present pieces that the record does not have yet.
     unsynced: Vec<PieceIndex>,
+    /// Pieces of which bytes are being written now.
+    in_writing: Vec<PieceIndex>,
+    /// Absent pieces that may take up space, which is freed once the record does not name them.
+    unpunched: Vec<PieceIndex>,
+    /// Whether the saved metainfo was made durable.
+    is_metainfo_synced: bool,
     /// Whether the record on disk says something else than `present`, or the journal holds what it need not.
     is_stale: bool,
     /// The data directory, opened before the first byte of `unsynced` pieces was written, so that a flush of the file
     /// system through it reports every write that failed since (Linux 5.8). `None` when not all were written by us.
     watch: Option<OwnedFd>,
-    /// Whether the record on disk may name pieces of `unsynced`, or pieces that are no longer present.
-    is_record_ahead: bool,
     /// Whether the torrent's empty files, which no piece brings along, were made.
     has_empty_files: bool,
 }
 
 impl State {
+    /// What the journal is still to name.
+    fn unsettled(&self) -> Vec<PieceIndex> {
+        [&self.unsynced, &self.in_writing, &self.unpunched].into_iter().flatten().copied().collect()
+    }
+
     fn needs_checkpoint(&self) -> bool {
         self.is_stale || (self.present.is_full() && !self.has_empty_files)
     }
@@ -127,7 +143,7 @@ impl FileStore {
         let lock = state_dir.lock()?;
         let info_hash = metainfo.hashes.primary();
         let root = DataRoot::new(config.data_dir);
-        let record = RecordFile::new(state_dir.record(), info_hash);
+        let record = RecordFile::new(state_dir.record(), info_hash, metainfo.info.geometry.piece_count());
         let journal = Journal::new(state_dir.journal(), info_hash);
         let recovered = recover(&metainfo, &root, &record, &journal)?;
         let geometry = &metainfo.info.geometry;
@@ -139,16 +155,21 @@ impl FileStore {
                 && !recovered.present.is_empty()
                 && recovered.unsynced.is_empty(),
             present: recovered.present,
-            is_record_ahead: recovered.has_losses || !recovered.unsynced.is_empty(),
             dirty,
             unsynced: recovered.unsynced,
+            in_writing: Vec::new(),
+            // In a directory of the user's these may be bytes of the user's.
+            unpunched: if config.owner == DataOwner::Store { recovered.remains } else { Vec::new() },
+            is_metainfo_synced: false,
             watch: None,
         };
         let store = Self {
             metainfo,
             root,
             id: StoreId::next(),
+            owner: config.owner,
             open_files,
+            state_dir,
             record,
             journal,
             state: Mutex::new(state),
@@ -196,7 +217,6 @@ impl FileStore {
         }
         state.unsynced.retain(|piece| present.get(piece.get()));
         state.present = present;
-        state.is_record_ahead = true;
         state.is_stale = true;
         // Nobody saw these bytes being written.
         state.watch = None;
@@ -352,7 +372,23 @@ impl FileStore {
         }
     }
 
+    fn write_spans(&self, piece: PieceIndex, blocks: &[Bytes]) -> Result<(), StoreError> {
+        for span in self.geometry().spans(piece, 0..u32::MAX).filter(|span| !span.is_pad) {
+            let open = self.to_write(span.file)?;
+            self.watch_writes()?;
+            let begin = u64::from(span.piece_begin);
+            let slices = spans::slices_of(blocks, begin..begin + u64::from(span.bytes));
+            spans::write_all(&open.fd, slices, span.file_offset)
+                .map_err(self.transfer_error("write", span.file))?;
+        }
+        Ok(())
+    }
+
     fn write_record(&self, present: Bitfield) -> Result<(), StoreError> {
+        if !self.state().is_metainfo_synced {
+            self.state_dir.sync_metainfo()?;
+            self.state().is_metainfo_synced = true;
+        }
         // With no directory there is no piece either, so any identity will do.
         let (inode, path) = self.root.identity().unwrap_or_default();
         self.record.replace(&Record { root: RootIdentity::new(inode, &path), present })
@@ -377,28 +413,32 @@ impl PieceStore for FileStore {
         if found != expected {
             return Err(StoreError::PieceLength { piece, expected, found });
         }
+        self.record.reserve()?;
+        self.journal.reserve()?;
         let writing = self.writing.read().unwrap_or_else(PoisonError::into_inner);
-        for span in geometry.spans(piece, 0..u32::MAX).filter(|span| !span.is_pad) {
-            let open = self.to_write(span.file)?;
-            self.watch_writes()?;
-            let begin = u64::from(span.piece_begin);
-            let slices = spans::slices_of(blocks, begin..begin + u64::from(span.bytes));
-            spans::write_all(&open.fd, slices, span.file_offset)
-                .map_err(self.transfer_error("write", span.file))?;
-        }
-        {
-            let mut state = self.state();
-            state.dirty.extend(files_of(geometry, piece));
-            state.unsynced.push(piece);
-            state.present.set(piece.get());
-            state.is_stale = true;
-        }
-        drop(writing);
-        if let Err(error) = self.journal.append(piece) {
-            // The piece is there; only dying before the next checkpoint would cost to fetch it again.
+        self.state().in_writing.push(piece);
+        if let Err(error) = self.journal.append(&[piece]) {
+            // Only dying before the next checkpoint would cost to fetch the piece again, and some space.
             tracing::debug!(%error, %piece, "a piece is not in the journal");
         }
-        Ok(())
+        let written = self.write_spans(piece, blocks);
+        {
+            let mut state = self.state();
+            if let Some(at) = state.in_writing.iter().position(|other| *other == piece) {
+                state.in_writing.swap_remove(at);
+            }
+            if written.is_ok() {
+                state.dirty.extend(files_of(geometry, piece));
+                state.unsynced.push(piece);
+                state.present.set(piece.get());
+                state.is_stale = true;
+            } else if !state.present.get(piece.get()) && self.owner == DataOwner::Store {
+                state.unpunched.push(piece);
+                state.is_stale = true;
+            }
+        }
+        drop(writing);
+        written
     }
 
     fn read_file(&self, file: FileIndex, offset: u64, buf: &mut [u8]) -> Result<(), StoreError> {
@@ -467,21 +507,22 @@ impl PieceStore for FileStore {
         }
         // Watches what is written from here on. Without a directory nothing is.
         let next_watch = self.root.open_dir().unwrap_or_default();
-        let (mut settling, dirty, watch, makes_empty_files) = {
+        let (mut settling, unpunched, dirty, watch, makes_empty_files) = {
             let mut state = self.state();
             let makes_empty_files = state.present.is_full() && !state.has_empty_files;
             state.is_stale = false;
             state.has_empty_files |= makes_empty_files;
             let watch = std::mem::replace(&mut state.watch, next_watch);
             let settling = std::mem::take(&mut state.unsynced);
-            (settling, std::mem::take(&mut state.dirty), watch, makes_empty_files)
+            let unpunched = std::mem::take(&mut state.unpunched);
+            (settling, unpunched, std::mem::take(&mut state.dirty), watch, makes_empty_files)
         };
         if makes_empty_files {
             self.make_empty_files();
         }
         let failed = self.sync(&dirty, watch);
         let lost = self.drop_lost(&mut settling, failed);
-        let present = {
+        let recorded = {
             let state = self.state();
             let mut present = state.present.clone();
             // Written while the files were synced: present, but not yet durable.
@@ -490,21 +531,18 @@ impl PieceStore for FileStore {
             }
             present
         };
-        if let Err(error) = self.write_record(present) {
+        if let Err(error) = self.write_record(recorded.clone()) {
             let mut state = self.state();
+            settling.retain(|piece| state.present.get(piece.get()));
             state.unsynced.append(&mut settling);
+            state.unpunched.extend(unpunched);
             state.is_stale = true;
-            // With no space to write it, it was not replaced; after any other error it may have been.
-            state.is_record_ahead |= !matches!(error, StoreError::NoSpace { op: "create" | "write", .. });
             // The loss is the graver news; the next checkpoint reports the other if it lasts.
             return Err(lost.unwrap_or(error));
         }
-        {
-            let mut state = self.state();
-            state.is_record_ahead = false;
-            state.stop_watching_if_clean();
-        }
-        if let Err(error) = self.journal.rewrite(|| self.state().unsynced.clone()) {
+        self.state().stop_watching_if_clean();
+        self.punch_absent(&unpunched, &recorded);
+        if let Err(error) = self.journal.rewrite(|| self.state().unsettled()) {
             tracing::debug!(%error, "the journal keeps entries that it need not");
         }
         lost.map_or(Ok(()), Err)

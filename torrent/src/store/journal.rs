@@ -1,12 +1,17 @@
-//! The journal: pieces written since the record was last replaced, in the order they came.
+//! The journal: pieces that are being written or given up, or were written since the record was last replaced.
 //!
 //! An entry is 8 bytes: the piece index and a CRC-32 over it and the info hash, so that a torn or foreign entry is
 //! skipped. Nothing here is synced. After the death of the process the entries are in the page cache with the data;
 //! after a loss of power they may name pieces whose bytes never arrived, or be missing. So an entry is a hint to hash a
 //! piece, never a proof, and losing the journal costs fetching again what it named.
+//!
+//! The file is made with room for some entries and never gets shorter, so that a disk without a free block takes
+//! entries too. Settled ones are written over in place: those that stay go to the front, zeros behind them, and whoever
+//! dies in between leaves more hints than need be.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -21,14 +26,26 @@ const ENTRY_BYTES: usize = 8;
 /// Bytes of a journal that are read back: over 8 million entries, twice what a torrent has pieces.
 const MAX_BYTES: u64 = 64 << 20;
 
+/// What the file holds at least: a block of the disk, and more entries than are usual between two checkpoints.
+const LEAST_BYTES: u64 = 4096;
+
 /// The journal of one torrent. The file is opened at the first entry and closed at each rewrite, so that an idle
 /// torrent holds no descriptor for it.
 #[derive(Debug)]
 pub(super) struct Journal {
     path: PathBuf,
     info_hash: InfoHash,
-    /// Held for the append of 8 bytes and for the rewrite: a leaf, no other lock but the store's state is taken in it.
-    appender: Mutex<Option<File>>,
+    /// Held for the write of a few entries and for the rewrite: a leaf, no other lock but the store's state is taken
+    /// in it.
+    appender: Mutex<Option<Appender>>,
+}
+
+#[derive(Debug)]
+struct Appender {
+    file: File,
+    /// Where the next entry goes; behind it there are only zeros.
+    end: u64,
+    file_bytes: u64,
 }
 
 impl Journal {
@@ -55,58 +72,96 @@ impl Journal {
         named
     }
 
-    /// Adds an entry.
+    /// Makes the file with its room, so that the first entries need none of the disk's.
     ///
     /// # Errors
-    /// When the file cannot be opened or written; the entry is then not there, and no half of it either.
-    pub(super) fn append(&self, piece: PieceIndex) -> Result<(), StoreError> {
+    /// [`StoreError::NoSpace`] when the disk is full already.
+    pub(super) fn reserve(&self) -> Result<(), StoreError> {
         let mut appender = self.lock();
-        let file = match &mut *appender {
-            Some(file) => file,
+        if appender.is_none() {
+            *appender = Some(self.open()?);
+        }
+        Ok(())
+    }
+
+    /// Adds entries.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or written; some of the entries may be there then.
+    pub(super) fn append(&self, pieces: &[PieceIndex]) -> Result<(), StoreError> {
+        let mut appender = self.lock();
+        let open = match &mut *appender {
+            Some(open) => open,
             empty => empty.insert(self.open()?),
         };
-        let written = file.write_all(&self.encode(piece));
-        if written.is_err() {
-            // The next open cuts what was half written.
-            *appender = None;
+        let entries: Vec<u8> = pieces.iter().flat_map(|piece| self.encode(*piece)).collect();
+        match open.file.write_all_at(&entries, open.end) {
+            Ok(()) => {
+                open.end += entries.len() as u64;
+                open.file_bytes = open.file_bytes.max(open.end);
+                Ok(())
+            }
+            Err(error) => {
+                // The next open finds out where the last whole entry ends.
+                *appender = None;
+                Err(StoreError::from_io("append to", &self.path, error))
+            }
         }
-        written.map_err(StoreError::at("append to", &self.path))
     }
 
     /// Replaces all entries by those of `pending`, which is asked with appends held off: an entry is either in its
     /// answer or appended afterwards.
     ///
     /// # Errors
-    /// When the new file cannot be written; the old entries then stay, which costs only hashing.
+    /// When the file cannot be written; some old entries then stay, which costs only hashing.
     pub(super) fn rewrite(&self, pending: impl FnOnce() -> Vec<PieceIndex>) -> Result<(), StoreError> {
         let mut appender = self.lock();
-        *appender = None;
-        let entries: Vec<u8> = pending().into_iter().flat_map(|piece| self.encode(piece)).collect();
-        if entries.is_empty() {
-            return match std::fs::remove_file(&self.path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(StoreError::from_io("remove", &self.path, error))
-                }
-                _ => Ok(()),
-            };
+        let open = match appender.take() {
+            Some(open) => open,
+            // Nothing was appended, and an earlier run may have left entries.
+            None if self.path.exists() => self.open()?,
+            None => return Ok(()),
+        };
+        let mut bytes: Vec<u8> = pending().into_iter().flat_map(|piece| self.encode(piece)).collect();
+        let is_empty = bytes.is_empty();
+        let end = bytes.len() as u64;
+        let old_end = usize::try_from(open.end).unwrap_or(usize::MAX);
+        if bytes.len() < old_end {
+            bytes.resize(old_end, 0);
         }
-        let temporary = self.path.with_extension("new");
-        std::fs::write(&temporary, entries).map_err(StoreError::at("write", &temporary))?;
-        std::fs::rename(&temporary, &self.path).map_err(StoreError::at("replace", &self.path))
+        open.file.write_all_at(&bytes, 0).map_err(StoreError::at("write", &self.path))?;
+        let file_bytes = open.file_bytes.max(bytes.len() as u64);
+        let least = end.max(LEAST_BYTES);
+        if file_bytes > least {
+            open.file.set_len(least).map_err(StoreError::at("cut", &self.path))?;
+        }
+        if !is_empty {
+            *appender = Some(Appender { file: open.file, end, file_bytes: file_bytes.min(least) });
+        }
+        Ok(())
     }
 
-    fn open(&self) -> Result<File, StoreError> {
+    fn open(&self) -> Result<Appender, StoreError> {
         let file = OpenOptions::new()
+            .read(true)
+            .write(true)
             .create(true)
-            .append(true)
+            .truncate(false)
             .open(&self.path)
             .map_err(StoreError::at("open", &self.path))?;
-        let len = file.metadata().map_err(StoreError::at("stat", &self.path))?.len();
-        let torn = len % ENTRY_BYTES as u64;
-        if torn != 0 {
-            file.set_len(len - torn).map_err(StoreError::at("cut", &self.path))?;
+        let mut bytes = Vec::new();
+        (&file).take(MAX_BYTES).read_to_end(&mut bytes).map_err(StoreError::at("read", &self.path))?;
+        let file_bytes = bytes.len() as u64;
+        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let whole = used.next_multiple_of(ENTRY_BYTES);
+        // A torn entry at the end of the file is one that is skipped.
+        let end = whole as u64;
+        let wanted = end.max(LEAST_BYTES);
+        if file_bytes < wanted {
+            let zeros = vec![0; usize::try_from(wanted - file_bytes).unwrap_or(0)];
+            file.write_all_at(&zeros, file_bytes).map_err(StoreError::at("write", &self.path))?;
         }
-        Ok(file)
+        Ok(Appender { file, end, file_bytes: file_bytes.max(wanted) })
     }
 
     fn encode(&self, piece: PieceIndex) -> [u8; ENTRY_BYTES] {
@@ -131,7 +186,7 @@ impl Journal {
         hasher.finalize()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<File>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Appender>> {
         self.appender.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -159,13 +214,13 @@ mod tests {
         let pieces = pieces(10);
         let hash = InfoHash::new([7; 20]);
         let journal = Journal::new(path.clone(), hash);
-        journal.append(pieces[3]).unwrap();
-        journal.append(pieces[5]).unwrap();
+        journal.append(&[pieces[3]]).unwrap();
+        journal.append(&[pieces[5]]).unwrap();
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..13]).unwrap();
         let journal = Journal::new(path, hash);
         assert_eq!(named(&journal), [3]);
-        journal.append(pieces[9]).unwrap();
+        journal.append(&[pieces[9]]).unwrap();
         assert_eq!(named(&journal), [3, 9]);
     }
 
@@ -173,7 +228,7 @@ mod tests {
     fn entries_of_another_torrent_name_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
-        Journal::new(path.clone(), InfoHash::new([7; 20])).append(pieces(10)[3]).unwrap();
+        Journal::new(path.clone(), InfoHash::new([7; 20])).append(&[pieces(10)[3]]).unwrap();
         assert!(named(&Journal::new(path, InfoHash::new([8; 20]))).is_empty());
     }
 
@@ -182,13 +237,40 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::new(dir.path().join("journal"), InfoHash::new([7; 20]));
         let pieces = pieces(10);
-        journal.append(pieces[0]).unwrap();
-        journal.append(pieces[1]).unwrap();
+        journal.append(&pieces[..2]).unwrap();
         journal.rewrite(|| vec![pieces[1]]).unwrap();
-        journal.append(pieces[2]).unwrap();
+        journal.append(&[pieces[2]]).unwrap();
         assert_eq!(named(&journal), [1, 2]);
         journal.rewrite(Vec::new).unwrap();
         assert!(named(&journal).is_empty());
-        assert!(!journal.path.exists());
+        assert!(std::fs::read(&journal.path).unwrap().iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn entries_are_kept_until_they_are_settled_however_many_there_are_and_the_room_for_new_ones_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let hash = InfoHash::new([7; 20]);
+        let all = pieces(2000);
+        let named = |journal: &Journal| journal.replay(2000).iter_ones().collect::<Vec<_>>();
+        let bytes = || path.metadata().unwrap().len();
+        let journal = Journal::new(path.clone(), hash);
+        journal.reserve().unwrap();
+        assert_eq!(bytes(), LEAST_BYTES);
+        all.chunks(7).for_each(|some| journal.append(some).unwrap());
+        assert_eq!(named(&journal).len(), 2000);
+        assert_eq!(bytes(), 16_000);
+        // The next process knows where the last one left off.
+        let journal = Journal::new(path.clone(), hash);
+        journal.rewrite(|| all[1000..1700].to_vec()).unwrap();
+        assert_eq!(named(&journal), (1000..1700).collect::<Vec<_>>());
+        journal.append(&[all[3]]).unwrap();
+        journal.rewrite(|| vec![all[3]]).unwrap();
+        assert_eq!((named(&journal), bytes()), (vec![3], LEAST_BYTES));
+        let journal = Journal::new(path.clone(), hash);
+        journal.append(&[all[0]]).unwrap();
+        assert_eq!(named(&journal), [0, 3]);
+        journal.rewrite(Vec::new).unwrap();
+        assert_eq!((named(&journal), bytes()), (vec![], LEAST_BYTES));
     }
 }

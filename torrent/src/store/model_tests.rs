@@ -36,9 +36,9 @@ enum Damage {
     JournalOld,
     /// Power was lost: no byte that was written since the last checkpoint arrived, but the journal did.
     DataLost,
-    /// The record ends at this permille of its length.
+    /// The newest record ends at this permille of its length.
     RecordTorn(u32),
-    /// A byte of the record is another.
+    /// A byte of the newest record is another.
     RecordFlipped(u32),
     /// Someone removed a file.
     FileRemoved(usize),
@@ -165,14 +165,17 @@ impl Run {
                 must = self.durable.clone();
             }
             Damage::RecordTorn(permille) => {
-                cut(&self.place.state("record"), *permille);
+                let path = self.place.state("record");
+                if let Ok(bytes) = std::fs::read(&path) {
+                    std::fs::write(&path, &bytes[..in_newest_record(&bytes, *permille)]).unwrap();
+                }
                 must.clear();
                 self.durable.clear();
             }
             Damage::RecordFlipped(permille) => {
                 let path = self.place.state("record");
-                if let Ok(mut bytes) = std::fs::read(&path) {
-                    let at = bytes.len() * *permille as usize / 1000;
+                if let Ok(mut bytes) = std::fs::read(&path).map_err(drop).and_then(non_empty) {
+                    let at = in_newest_record(&bytes, *permille);
                     bytes[at] ^= 0x40;
                     std::fs::write(&path, bytes).unwrap();
                 }
@@ -232,6 +235,17 @@ impl Run {
         store.read_piece(piece, 0..expected.len() as u32, &mut read).unwrap();
         assert!(read == expected, "{piece:?} is reported as present and wrong");
     }
+}
+
+fn non_empty(bytes: Vec<u8>) -> Result<Vec<u8>, ()> {
+    if bytes.is_empty() { Err(()) } else { Ok(bytes) }
+}
+
+/// A byte of the newest record: both slots have a block of the disk, and one of them is blank.
+fn in_newest_record(bytes: &[u8], permille: u32) -> usize {
+    const USED: usize = 8 + 8 + 20 + 4 + 8 + 32 + (PIECES as usize).div_ceil(8) + 32;
+    let begin = if bytes.starts_with(b"wtfsrec") { 0 } else { 4096 };
+    (begin + USED * permille as usize / 1000).min(bytes.len().saturating_sub(1))
 }
 
 fn cut(path: &std::path::Path, permille: u32) {

@@ -38,6 +38,8 @@ pub(super) struct Recovered {
     pub(super) has_losses: bool,
     /// Files that hold some of their bytes, but end too early.
     pub(super) cut: Vec<FileIndex>,
+    /// Absent pieces that were being written or given up: some of their bytes may take up space.
+    pub(super) remains: Vec<PieceIndex>,
 }
 
 /// Finds what is present. Writes nothing.
@@ -50,7 +52,7 @@ pub(super) fn recover(
     let geometry = &metainfo.info.geometry;
     let piece_count = geometry.piece_count();
     let identity = root.identity().map(|(inode, path)| RootIdentity::new(inode, &path));
-    let record = record_file.load(piece_count);
+    let record = record_file.load();
     let recorded = record.as_ref().map_or_else(|| Bitfield::new(piece_count), |r| r.present.clone());
     let hinted = journal.replay(piece_count);
 
@@ -84,7 +86,9 @@ pub(super) fn recover(
         );
     }
     let is_stale = losses > 0 || is_moved || !unsynced.is_empty() || hinted.count_ones() > 0;
-    Ok(Recovered { present, unsynced, is_stale, has_losses: losses > 0, cut })
+    let remains = hinted.iter_ones().filter(|&piece| !present.get(piece));
+    let remains = remains.filter_map(|piece| geometry.piece(piece)).collect();
+    Ok(Recovered { present, unsynced, is_stale, has_losses: losses > 0, cut, remains })
 }
 
 /// Takes out the pieces whose files cannot hold them, and moves those with holes from `trusted` to `doubtful`. Returns

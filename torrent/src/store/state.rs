@@ -7,13 +7,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{CWD, FlockOperation, RenameFlags};
 use rustix::io::Errno;
 use wtfs_proto::id::InfoHash;
 use wtfs_proto::metainfo::Metainfo;
 
 use super::StoreError;
-use super::record::replace_file;
+use super::record::sync_parent;
 
 /// Largest saved metainfo that is read back. 4 million pieces make 80 MB; file names and layers come on top.
 const MAX_METAINFO_BYTES: u64 = 512 << 20;
@@ -43,8 +43,9 @@ impl StateDir {
         &self.path
     }
 
-    /// Keeps the metainfo as `metainfo.torrent`; durable when this returns. Makes the directory if need be. Writes
-    /// nothing when just that is saved already: at a start with many torrents each sync would count.
+    /// Keeps the metainfo as `metainfo.torrent`; it survives the death of the process now, and the loss of power after
+    /// the first checkpoint of a store: at a start with many torrents each sync would count. What a loss of power leaves
+    /// of it before that is found damaged. Makes the directory if need be; writes nothing when just that is saved.
     ///
     /// # Errors
     /// When it cannot be written; an older one is then still in place.
@@ -55,7 +56,20 @@ impl StateDir {
             return Ok(());
         }
         self.make()?;
-        replace_file(&path, &bytes)
+        let temporary = path.with_extension("tmp");
+        std::fs::write(&temporary, &bytes).map_err(StoreError::at("write", &temporary))?;
+        std::fs::rename(&temporary, &path).map_err(StoreError::at("replace", &path))
+    }
+
+    /// Makes a saved metainfo durable, up to its directory entry.
+    pub(super) fn sync_metainfo(&self) -> Result<(), StoreError> {
+        let path = self.metainfo();
+        match File::open(&path).and_then(|file| file.sync_all()) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(StoreError::from_io("sync", &path, error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The saved metainfo; `None` when there is none.
@@ -87,14 +101,15 @@ impl StateDir {
     }
 
     /// Keeps the numbers of the pinned files as `pins.json`; durable when this returns. Whoever calls it has the torrent
-    /// open.
+    /// open. Once there is a list, a shorter one takes no space of the disk: where everything is pinned and the disk is
+    /// full, taking a pin back is the only way out.
     ///
     /// # Errors
     /// When it cannot be written; an older one is then still in place.
     pub(crate) fn save_pins(&self, files: &[u32]) -> Result<(), StoreError> {
         let text = serde_json::json!({ "files": files }).to_string();
         self.make()?;
-        replace_file(&self.pins(), text.as_bytes())
+        replace_file(&self.pins(), text.as_bytes(), b"{\"files\":[]}")
     }
 
     /// The numbers of the pinned files; none when none were saved.
@@ -164,6 +179,32 @@ impl StateDir {
         }
         Ok(Lock { _file: file })
     }
+}
+
+/// Replaces a file as a whole so that a crash leaves the old or the new one; durable when this returns. The writer must
+/// be the only one. The old file stays as the next temporary one, whose blocks are written over; `blank` is what may
+/// stand in the place of an old file when there is none.
+fn replace_file(path: &Path, contents: &[u8], blank: &[u8]) -> Result<(), StoreError> {
+    let temporary = path.with_extension("tmp");
+    if !path.exists() {
+        let mut old = blank.to_vec();
+        old.resize(contents.len().max(blank.len()), b' ');
+        std::fs::write(path, old).map_err(StoreError::at("create", path))?;
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&temporary)
+        .map_err(StoreError::at("create", &temporary))?;
+    file.write_all(contents).map_err(StoreError::at("write", &temporary))?;
+    file.set_len(contents.len() as u64).map_err(StoreError::at("cut", &temporary))?;
+    file.sync_all().map_err(StoreError::at("sync", &temporary))?;
+    // Not every file system can exchange names.
+    if rustix::fs::renameat_with(CWD, &temporary, CWD, path, RenameFlags::EXCHANGE).is_err() {
+        std::fs::rename(&temporary, path).map_err(StoreError::at("replace", path))?;
+    }
+    sync_parent(path)
 }
 
 /// A held lock.

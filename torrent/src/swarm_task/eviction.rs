@@ -27,16 +27,28 @@ use crate::store::StoreError;
 /// Asked of the budget when a piece did not fit: itself and some of what comes next.
 const RELIEF_PIECES: u64 = 4;
 
-/// A piece that does not fit is stored again this often: others may take the space that was freed for it.
-const MAX_ATTEMPTS: u32 = 8;
+/// A piece that does not fit is stored again this often in all: others may take the space that was freed for it.
+const MAX_ATTEMPTS: u32 = 64;
+
+/// Rounds of eviction in a row that freed nothing before a piece is given up: the space that it needs may have been
+/// freed by the round before, and what is in use now may not be in the next, 50 ms later.
+const MAX_FRUITLESS: u32 = 8;
 
 /// What the task remembers of giving up pieces.
 #[derive(Debug, Default)]
 pub(super) struct Eviction {
-    /// Pieces that did not fit on the disk and are stored again, and how often they were.
-    attempts: HashMap<u32, u32>,
+    /// Pieces that did not fit on the disk and are stored again.
+    attempts: HashMap<u32, Attempts>,
     /// Filling is left off while the cache is full.
     is_fill_held: bool,
+}
+
+/// How often a piece did not fit.
+#[derive(Debug, Default)]
+struct Attempts {
+    all: u32,
+    /// Since something was freed.
+    fruitless: u32,
 }
 
 /// The disk is as full as before.
@@ -181,9 +193,9 @@ impl SwarmTask {
         let Some(download) = &self.download else { return Err(NoSecondChance) };
         let piece = gathered.piece;
         let may_retry = download.content.ledger.is_budgeted() && !gathered.blocks.is_empty();
-        let attempts = self.eviction.attempts.entry(piece.get()).or_insert(0);
-        *attempts += 1;
-        if !may_retry || *attempts > MAX_ATTEMPTS {
+        let attempts = self.eviction.attempts.entry(piece.get()).or_default();
+        attempts.all += 1;
+        if !may_retry || attempts.all > MAX_ATTEMPTS || attempts.fruitless >= MAX_FRUITLESS {
             self.eviction.attempts.remove(&piece.get());
             return Err(NoSecondChance);
         }
@@ -199,15 +211,12 @@ impl SwarmTask {
         Ok(())
     }
 
-    /// Stores a piece again, or gives it up when nothing could be freed.
+    /// Stores a piece again, also when nothing was freed just now: an earlier round may have freed all that it needs.
     pub(super) fn handle_relieved(&mut self, Relieved { gathered, freed }: Relieved) {
-        if freed == 0 {
-            self.eviction.attempts.remove(&gathered.piece.get());
-            tracing::error!(piece = gathered.piece.get(), "the disk is full and nothing can be given up");
-            self.give_up_storing(gathered.piece, &ReadError::NoSpace);
-        } else if let Some(download) = &mut self.download {
-            download.store_again(gathered);
-        }
+        let Some(download) = &mut self.download else { return };
+        let attempts = self.eviction.attempts.entry(gathered.piece.get()).or_default();
+        attempts.fruitless = if freed == 0 { attempts.fruitless + 1 } else { 0 };
+        download.store_again(gathered);
     }
 
     /// A piece cannot be stored: reads that wait for it fail, and nothing else is fetched for a while.
@@ -220,6 +229,8 @@ impl SwarmTask {
             self.shared.counters.failed_reads.add(1);
         }
         download.pause(now);
+        // The store frees what was written of it.
+        download.is_dirty = true;
         self.upkeep.needs_requests();
     }
 }

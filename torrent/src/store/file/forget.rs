@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 
 use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::Errno;
+use wtfs_proto::bitfield::Bitfield;
 use wtfs_proto::geometry::{FileIndex, FileSpan, PieceIndex};
 
 use super::super::layout;
@@ -18,53 +19,46 @@ const HOLE_BYTES: u64 = 4096;
 
 impl FileStore {
     pub(super) fn forget(&self, pieces: &[PieceIndex]) -> Result<(), StoreError> {
-        let mut unrecorded = Vec::new();
+        let mut gone = Vec::new();
         {
             let mut state = self.state();
-            let mut was_present = false;
-            if !state.is_record_ahead {
-                unrecorded.extend(pieces.iter().copied().filter(|piece| state.unsynced.contains(piece)));
-            }
-            for piece in pieces {
-                was_present |= state.present.clear(piece.get());
-            }
-            if !was_present {
+            gone.extend(pieces.iter().copied().filter(|piece| state.present.clear(piece.get())));
+            if gone.is_empty() {
                 return Ok(());
             }
-            let State { unsynced, present, .. } = &mut *state;
+            let State { unsynced, present, unpunched, .. } = &mut *state;
             unsynced.retain(|piece| present.get(piece.get()));
+            unpunched.extend(&gone);
             state.is_stale = true;
         }
-        // Other pieces that the disk lost are the caller's news, but no reason to keep these.
-        let mut written = self.checkpoint();
-        if matches!(written, Err(StoreError::NoSpace { .. })) && !unrecorded.is_empty() {
-            // Not even the record fits. Pieces that it never named may go before it is replaced: the journal's word is
-            // not taken without hashing. They make the space.
-            self.punch_absent(&unrecorded);
-            written = self.checkpoint();
+        if let Err(error) = self.journal.append(&gone) {
+            // Only dying between the record and the hole would cost their space.
+            tracing::debug!(%error, "pieces that are given up are not in the journal");
         }
-        let outcome = match written {
-            outcome @ (Ok(()) | Err(StoreError::NotDurable { .. })) => outcome,
-            Err(error) => return Err(error),
-        };
-        self.punch_absent(pieces);
-        outcome
+        self.checkpoint()
     }
 
-    /// Frees the space of those that are not present: one may have been fetched again meanwhile.
-    fn punch_absent(&self, pieces: &[PieceIndex]) {
+    /// Frees the space of those that are not present: one may have been fetched again meanwhile. `recorded` is what the
+    /// record on disk names: a piece that left the state since it was written is not touched before it left the record
+    /// too, else the record would vouch for what a neighbour's hole took.
+    pub(super) fn punch_absent(&self, pieces: &[PieceIndex], recorded: &Bitfield) {
+        if pieces.is_empty() {
+            return;
+        }
         let _alone = self.writing.write().unwrap_or_else(PoisonError::into_inner);
+        let is_held =
+            |state: &State, piece: PieceIndex| state.present.get(piece.get()) || recorded.get(piece.get());
         for &piece in pieces {
-            if !self.state().present.get(piece.get()) {
-                self.punch(piece);
+            if !is_held(&self.state(), piece) {
+                self.punch(piece, &|other| is_held(&self.state(), other));
             }
         }
     }
 
-    /// Frees the space of a piece that is not present. Failing costs only space.
-    fn punch(&self, piece: PieceIndex) {
+    /// Frees the space of a piece that is not held. Failing costs only space.
+    fn punch(&self, piece: PieceIndex, is_held: &dyn Fn(PieceIndex) -> bool) {
         for span in self.geometry().spans(piece, 0..u32::MAX).filter(|span| !span.is_pad) {
-            let hole = self.whole_blocks(piece, span);
+            let hole = self.whole_blocks(span, is_held);
             if hole.is_empty() {
                 continue;
             }
@@ -89,21 +83,16 @@ impl FileStore {
             .map_err(StoreError::errno("punch a hole in", &self.root.display_path(&path)))
     }
 
-    /// The blocks of the file that hold bytes of the span and of no present piece. The bytes of absent neighbours that
-    /// share a block go too, which is why no piece may be half written meanwhile.
-    fn whole_blocks(&self, piece: PieceIndex, span: FileSpan) -> Range<u64> {
+    /// The blocks of the file that hold bytes of the span and of no piece that is held. The bytes of other absent pieces
+    /// that share a block go too, which is why no piece may be half written meanwhile.
+    fn whole_blocks(&self, span: FileSpan, is_held: &dyn Fn(PieceIndex) -> bool) -> Range<u64> {
         let (start, end) = (span.file_offset, span.file_offset + u64::from(span.bytes));
         let down = start - start % HOLE_BYTES;
         let up = end.next_multiple_of(HOLE_BYTES);
-        let start = if self.is_free(span.file, piece, down..start) { down } else { down + HOLE_BYTES };
-        let end = if self.is_free(span.file, piece, end..up) { up } else { up - HOLE_BYTES };
+        // May pass the end of the file.
+        let is_free = |range: Range<u64>| !self.geometry().pieces_of(span.file, range).any(is_held);
+        let start = if is_free(down..start) { down } else { down + HOLE_BYTES };
+        let end = if is_free(end..up) { up } else { up - HOLE_BYTES };
         start..end
-    }
-
-    /// Whether no present piece but this one has bytes in the range; the range may pass the end of the file.
-    fn is_free(&self, file: FileIndex, but: PieceIndex, range: Range<u64>) -> bool {
-        let state = self.state();
-        let is_held = |other: PieceIndex| other != but && state.present.get(other.get());
-        !self.geometry().pieces_of(file, range).any(is_held)
     }
 }

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use wtfs_proto::geometry::{FileIndex, PieceIndex};
 
 use super::super::StoreError;
-use super::{FileStore, State, files_of};
+use super::{DataOwner, FileStore, State, files_of};
 
 /// More dirty files than this are sent to the disk together: each sync of a file waits for a flush of the disk, some
 /// 3 ms even when nothing is left to write (184 s for 60,000 files), and one flush of the file system does for all.
@@ -71,6 +71,10 @@ impl FileStore {
         lost.extend(state.unsynced.extract_if(.., |piece| is_lost(piece)));
         for piece in &lost {
             state.present.clear(piece.get());
+        }
+        if self.owner == DataOwner::Store {
+            state.unpunched.extend(&lost);
+            state.is_stale = true;
         }
         Some(StoreError::NotDurable { pieces: lost, source: Box::new(source) })
     }
