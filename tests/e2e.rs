@@ -41,6 +41,8 @@ mod no_peers;
 mod seeding;
 #[path = "e2e/semantics.rs"]
 mod semantics;
+#[path = "e2e/soak.rs"]
+mod soak;
 #[path = "e2e/sparse.rs"]
 mod sparse;
 #[path = "e2e/trackers.rs"]

@@ -6,7 +6,7 @@
 //!                │              └── handles.rs, errno.rs
 //!                ├── fuse/errands.rs, inbox.rs, control.rs   what users ask for by writing into the mount
 //!                ├── fuse/opening.rs, modes.rs  complete local files: the kernel reads them alone
-//!                └── reads.rs ── interrupt.rs   reads that wait: a task each, and each ends
+//!                └── reads.rs ── interrupt.rs, timeouts.rs   reads that wait: a task each, and each ends
 //!  session.rs: mounting, threads, unmounting        changes.rs: names the kernel must forget
 //! ```
 //!
@@ -37,6 +37,7 @@ mod modes;
 mod mountinfo;
 mod reads;
 mod session;
+mod timeouts;
 mod torrents;
 mod tree;
 

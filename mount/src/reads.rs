@@ -6,7 +6,7 @@
 //! be stalled, because a stalled read holds no bytes.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -19,6 +19,7 @@ use crate::errno::{FsError, Loudness};
 use crate::fs::read_waiting;
 use crate::handles::{HandleId, OpenFile};
 use crate::interrupt::Watch;
+use crate::timeouts::Timeouts;
 
 /// The budget is counted in these units, to fit the semaphore's 32-bit counts.
 const UNIT_BYTES: u64 = 4096;
@@ -43,22 +44,30 @@ pub(crate) struct Reads {
     budget_units: u32,
     closing: CancellationToken,
     watch: Watch,
+    timeouts: Arc<Timeouts>,
 }
 
 impl Reads {
     pub(crate) fn new(runtime: Handle, budget_bytes: u64, closing: CancellationToken, watch: Watch) -> Self {
         let budget_units = units(budget_bytes);
         let budget = Arc::new(Semaphore::new(budget_units as usize));
-        Self { runtime, tasks: TaskTracker::new(), budget, budget_units, closing, watch }
+        let (tasks, timeouts) = (TaskTracker::new(), Arc::default());
+        Self { runtime, tasks, budget, budget_units, closing, watch, timeouts }
     }
 
-    /// Never waits. `reply` is called exactly once, from a task.
+    /// Never waits. `reply` is called exactly once: from a task, or at once where a read of the same bytes timed out a
+    /// moment ago ([`Timeouts`]).
     pub(crate) fn start(
         &self,
         read: WaitingRead,
         reply: impl FnOnce(Result<Bytes, FsError>) + Send + 'static,
     ) {
         let ino = read.file.node.ino;
+        let range = read.offset..read.offset.saturating_add(u64::from(read.len));
+        if let Some(cause) = self.timeouts.find(ino, &range, Instant::now()) {
+            return reply(Err(FsError::TimedOut(cause)));
+        }
+        let timeouts = Arc::clone(&self.timeouts);
         let span = tracing::debug_span!(
             "read", %ino, fh = read.handle.0, offset = read.offset, len = read.len
         );
@@ -81,6 +90,9 @@ impl Reads {
                 outcome = bytes => outcome,
             };
             report(&outcome);
+            if let Err(FsError::TimedOut(cause)) = &outcome {
+                timeouts.note(ino, range, Arc::clone(cause), Instant::now());
+            }
             reply(outcome);
             drop(watched);
         };

@@ -86,6 +86,25 @@ fn cat_ends_with_an_io_error_at_the_deadline_and_the_log_says_why() {
 }
 
 #[test]
+fn all_who_wait_for_one_page_end_at_the_same_deadline() {
+    if missing(NEEDS) {
+        return;
+    }
+    let stage = Stage::new("eio-many");
+    let path = stage.write_torrent(&lonely());
+    let mount = stage.mount(&[&text(&path)], &["--read-timeout", "5s"]);
+    let start = Instant::now();
+    let readers: Vec<_> = (0..6).map(|_| cat(&mount.join("lonely.bin"), &stage.log("cat"))).collect();
+    for mut reader in readers {
+        assert!(!reader.wait(PATIENCE).success(), "nobody has the data");
+        let took = start.elapsed();
+        // The kernel asks again for each of them: one after the other they would take half a minute.
+        assert!(took >= Duration::from_millis(4900), "before the deadline: {took:?}");
+        assert!(took < Duration::from_secs(10), "after a second deadline: {took:?}");
+    }
+}
+
+#[test]
 fn ls_stays_quick_while_many_reads_wait() {
     if missing(NEEDS) {
         return;
