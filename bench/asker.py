@@ -2,9 +2,9 @@
 """A scripted peer in raw bytes that asks a client which gives pieces up for them; for bench/soak.
 
 asker.py '<json>' connects to "peer", keeps the book of what the client says it has (bitfield, have, and lt_donthave of
-BEP 54), and asks at random: mostly for blocks the client says it has, and with every tenth request for one that the client
-said it has no longer. It ends with its standard input, and prints one line of JSON then: what was answered with right
-bytes, with wrong ones, rejected (BEP 6), or not answered within "patience_s".
+BEP 54), and asks at random: mostly for blocks the client says it has, and with every tenth request for one that the
+client said it has no longer. It ends with its standard input, and prints one line of JSON then: what was answered with
+right bytes, with wrong ones, rejected (BEP 6), or not answered within "patience_s".
 """
 
 import json

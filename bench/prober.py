@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Reads files in every way that programs do, and compares each byte with the original; for bench/soak.
 
-prober.py '<json>' prints one line of JSON and ends after "seconds". "files" are pairs of a path and its original. What it
-does is fixed by "seed": reads of random lengths at random places, through several handles at once, by offset and by
-position, sequential, backward, strided and by page fault; handles are opened anew, and the kernel is told to forget pages,
-so that the file system is asked again. A page fault that cannot be served is a SIGBUS: mappings are read in a child.
+prober.py '<json>' prints one line of JSON and ends after "seconds". "files" are pairs of a path and its original. What
+it does is fixed by "seed": reads of random lengths at random places, through several handles at once, by offset and by
+position, sequential, backward, strided and by page fault; handles are opened anew, and the kernel is told to forget
+pages, so that the file system is asked again. A page fault that cannot be served is a SIGBUS: mappings are read in a
+child.
 
 prober.py stall '<json>' has "count" threads read one block each, "step" bytes apart, and tells what became of them.
 

@@ -22,7 +22,8 @@ class Tools:
     """What is run, by path."""
 
     def __init__(self):
-        for program, package in (("nsenter", "util-linux"), ("ip", "iproute2"), ("fusermount3", "fuse3"), ("fio", "fio")):
+        needed = {"nsenter": "util-linux", "ip": "iproute2", "fusermount3": "fuse3", "fio": "fio"}
+        for program, package in needed.items():
             if not tools.apt(program, package):
                 raise SystemExit(f"soak: {program} is needed (Debian package {package})")
         self.wtfs, self.emulator, self.python = tools.wtfs(), tools.path_emulator(), tools.libtorrent()
@@ -33,8 +34,8 @@ def parse(argv):
     parser.add_argument("--only", metavar="SOAKS", help=f"only these, with commas between: {', '.join(SOAKS)}")
     parser.add_argument("--minutes", type=float, help="length of the swarm and eviction soaks [default: 10 and 3]")
     parser.add_argument("--kills", type=int, default=50, help="rounds of the kill soak [default: 50]")
-    parser.add_argument("--seed", type=int, default=None, help="fixes what is read, and when whom is killed [default: the time]")
-    parser.add_argument("--keep", action="store_true", help="keep the logs of a soak that found something, and say where")
+    parser.add_argument("--seed", type=int, help="fixes what is read, and whom is killed when [default: the time]")
+    parser.add_argument("--keep", action="store_true", help="keep the logs of a soak that found something")
     asked = parser.parse_args(argv)
     asked.soaks = asked.only.split(",") if asked.only else list(SOAKS)
     unknown = [name for name in asked.soaks if name not in SOAKS]
@@ -48,12 +49,20 @@ def stop(*_):
     raise KeyboardInterrupt
 
 
+def show(soak):
+    print(f"\n{soak.name}: {'FAILED' if soak.findings else 'passed'}")
+    for key, value in soak.seen.items():
+        print(f"  {key}: {json.dumps(value)}")
+    for finding in soak.findings:
+        print(f"  FOUND {finding}")
+    sys.stdout.flush()
+
+
 def main(argv):
     asked = parse(argv)
     if os.geteuid() != 0:
         sys.exit("soak: run it as root: it makes mounts and network namespaces")
     signal.signal(signal.SIGTERM, stop)
-    print(f"soak: seed {asked.seed}", file=sys.stderr, flush=True)
     soaks = []
     with contextlib.ExitStack() as stack:
         remove_stale()
@@ -61,6 +70,7 @@ def main(argv):
         path = scratch(stack)
         facts = machine.facts(path)
         version = run([things.wtfs, "--version"], 20).decode().strip()
+        print(f"{version}, seed {asked.seed}, {json.dumps(facts)}", flush=True)
         for name in asked.soaks:
             with contextlib.ExitStack() as own:
                 place = Place(os.path.join(path, name), own_network(own))
@@ -75,13 +85,7 @@ def main(argv):
                 soak.saw("seconds", round(time.monotonic() - began))
                 if asked.keep and soak.findings:
                     soak.keep_logs()
-    print(f"{version}, seed {asked.seed}, {json.dumps(facts)}")
-    for soak in soaks:
-        print(f"\n{soak.name}: {'FAILED' if soak.findings else 'passed'}")
-        for key, value in soak.seen.items():
-            print(f"  {key}: {json.dumps(value)}")
-        for finding in soak.findings:
-            print(f"  FOUND {finding}")
+            show(soak)
     return 1 if any(soak.findings for soak in soaks) else 0
 
 

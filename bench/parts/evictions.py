@@ -9,7 +9,7 @@ import time
 from .clients import Seeders, Wtfs
 from .content import MIB
 from .processes import HERE, JsonProcess, Process, run
-from .soaking import Readers, allocated, compare_whole
+from .soaking import Readers, allocated, compare_whole, in_mib, median
 
 DATA_MIB, CACHE_MIB, READERS = 256, 64, 8
 PIECE_BYTES = 256 << 10
@@ -24,9 +24,9 @@ class Asker:
 
     def __init__(self, soak, torrent, mount_address, own_address):
         options = {
-            "peer": mount_address, "from": own_address, "info_hash": torrent.info_hash, "piece_bytes": torrent.piece_bytes,
-            "size": torrent.size, "original": torrent.data, "seed": soak.chosen.getrandbits(32), "patience_s": PATIENCE_S,
-            "pause_s": 0.02}
+            "peer": mount_address, "from": own_address, "info_hash": torrent.info_hash, "size": torrent.size,
+            "piece_bytes": torrent.piece_bytes, "original": torrent.data, "seed": soak.chosen.getrandbits(32),
+            "patience_s": PATIENCE_S, "pause_s": 0.02}
         self.out = soak.place.log("asker")
         command = [sys.executable, "-B", os.path.join(HERE, "asker.py"), json.dumps(options)]
         self.process = Process(command, self.out, soak.place.space, stdin=subprocess.PIPE)
@@ -67,7 +67,7 @@ class Watcher:
 
 def soak(soak):
     seconds = soak.seconds(3)
-    torrent = soak.torrent(soak.data(os.path.join(soak.place.scratch, "seeded", "data.bin"), DATA_MIB * MIB), PIECE_BYTES)
+    torrent = soak.torrent(soak.data("data.bin", DATA_MIB * MIB), PIECE_BYTES)
     soak.saw("MiB of data, budget", [DATA_MIB, CACHE_MIB])
     listen = soak.place.address()
     flags = ("--cache-size", f"{CACHE_MIB}M", "--read-timeout", f"{READ_TIMEOUT_S}s")
@@ -94,9 +94,8 @@ def soak(soak):
             soak.found(f"a read failed: {error}")
         compare_whole(soak, mount.path(torrent), torrent.data)
         cache = cache_status(mount)
-        soak.saw("disk, MiB: median, peak, budget, allowed", [
-            round(value / MIB, 1) for value in
-            (sorted(disk)[len(disk) // 2], max(disk), CACHE_MIB * MIB, CACHE_MIB * MIB + SLACK_BYTES)])
+        allowed = CACHE_MIB * MIB + SLACK_BYTES
+        soak.saw("disk, MiB: median, peak, budget, allowed", in_mib(median(disk), max(disk), CACHE_MIB * MIB, allowed))
         soak.saw("GB given up", round(cache["evicted_bytes"] / 1e9, 2))
         soak.saw("memory, peak MB", round(mount.process.peak_mb()))
     judge_peers(soak, asked, told)

@@ -49,8 +49,9 @@ class Soak:
                 shutil.copy(os.path.join(self.place.scratch, name), out)
         say(f"logs are in {out}")
 
-    def data(self, path, size):
-        """A file that the seed fixes."""
+    def data(self, name, size):
+        """A file that the seed fixes, below the directory from which members seed."""
+        path = os.path.join(self.place.scratch, "seeded", name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as file:
             for at in range(0, size, MIB):
@@ -134,8 +135,8 @@ class Tally:
         self.soak.saw("wrong bytes or hangs", len(self.soak.findings))
         self.soak.saw("longest read, s", round(self.longest_s, 2))
         if self.p50_ms:
-            self.soak.saw("read p50 and p99 (medians over the readers), ms", [
-                round(sorted(values)[len(values) // 2], 2) for values in (self.p50_ms, self.p99_ms)])
+            both = [round(median(values), 2) for values in (self.p50_ms, self.p99_ms)]
+            self.soak.saw("read p50 and p99 (medians over the readers), ms", both)
 
 
 class Readers:
@@ -245,9 +246,8 @@ class Member:
             command = [
                 self.soak.tools.wtfs, "seed", "--listen", self.address, "--cache-dir", os.path.join(self.home, "cache"),
                 *peer, torrent.path, torrent.data]
-            env = {
-                "PATH": os.environ["PATH"], "HOME": self.home, "XDG_RUNTIME_DIR": self.home, "XDG_STATE_HOME": self.home,
-                "XDG_CONFIG_HOME": self.home, "RUST_LOG": "warn"}
+            env = {"PATH": os.environ["PATH"], "RUST_LOG": "warn", "HOME": self.home}
+            env |= {f"XDG_{name}": self.home for name in ("RUNTIME_DIR", "STATE_HOME", "CONFIG_HOME")}
         self.process = Process(command, log, self.space, env=env)
         self.since = time.monotonic()
 
@@ -268,6 +268,14 @@ class Member:
         """The longest it lived without a break within these moments, in seconds."""
         lives = self.lives + ([(self.since, end)] if self.process else [])
         return max((min(to, end) - max(since, begin) for since, to in lives), default=0.0)
+
+
+def median(values):
+    return sorted(values)[len(values) // 2] if values else None
+
+
+def in_mib(*values):
+    return [round(value / MIB, 1) for value in values]
 
 
 def allocated(path):

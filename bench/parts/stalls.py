@@ -1,4 +1,4 @@
-"""A thousand reads on sources that are dead though connected: nothing else waits for them, and they go on when they can."""
+"""A thousand reads on sources that are dead though connected: nothing else waits for them, and they go on later."""
 
 import json
 import os
@@ -10,6 +10,7 @@ import time
 from .clients import Seeders, Wtfs, mounted
 from .content import MIB
 from .processes import HERE, BenchError, JsonProcess, run
+from .soaking import median
 
 COUNT, PROCESSES = 1000, 8
 PIECE_BYTES = 64 << 10
@@ -36,12 +37,12 @@ class Stalled:
 
 def soak(soak):
     # Room for twice the reads, a piece each: none is answered by what another fetched.
-    dead = soak.torrent(
-        soak.data(os.path.join(soak.place.scratch, "dead", "dead.bin"), 2 * COUNT * PIECE_BYTES), PIECE_BYTES)
-    local = soak.torrent(soak.data(os.path.join(soak.place.scratch, "local", "local.bin"), 64 * MIB), 256 << 10)
+    dead = soak.torrent(soak.data("dead.bin", 2 * COUNT * PIECE_BYTES), PIECE_BYTES)
+    local = soak.torrent(soak.data("local.bin", 64 * MIB), 256 << 10)
     flags = ("--read-timeout", f"{READ_TIMEOUT_S}s")
     with Seeders(soak.tools, soak.place, local) as seeder, Seeders(soak.tools, soak.place, dead, count=3) as dying, \
-            Wtfs(soak.tools, soak.place, [dead.path, local.path], [*seeder.addresses, *dying.addresses], flags=flags) as mount:
+            Wtfs(soak.tools, soak.place, [dead.path, local.path], seeder.addresses + dying.addresses,
+                 flags=flags) as mount:
         fetch_half(soak, mount, local)
         mount.wait_connected(4)
         stalled = []
@@ -126,8 +127,7 @@ def measure(soak, mount, local):
         os.close(fd)
         os.close(original)
     for name, times in taken.items():
-        soak.saw(f"{name}, ms: median, longest of 20", [
-            round(1e3 * value, 1) for value in (sorted(times)[len(times) // 2], max(times))])
+        soak.saw(f"{name}, ms: median, longest of 20", [round(1e3 * value, 1) for value in (median(times), max(times))])
         if max(times) > QUICK_S:
             soak.found(f"{name} took {max(times):.2f} s while {COUNT} reads waited")
     peak = mount.process.peak_mb()

@@ -7,7 +7,7 @@ import time
 from .clients import Wtfs
 from .content import MIB
 from .paths import Path
-from .soaking import Fio, Member, Readers, allocated, compare_whole, say
+from .soaking import Fio, Member, Readers, allocated, compare_whole, median, say
 
 DELAY_MS, LOSS, RATE = 10, 0.01, 20_000_000
 READ_TIMEOUT_S = 20
@@ -91,7 +91,8 @@ def judge_errors(soak, errors, members, torrents):
     right = 0
     for error in errors:
         begin = error["at"] - READ_TIMEOUT_S
-        having = [m for m in members if any(error["path"] == "fio" or f"/{t.name}" in error["path"] for t in m.torrents)]
+        is_of = lambda torrent: error["path"] == "fio" or f"/{torrent.name}" in error["path"]
+        having = [member for member in members if any(map(is_of, member.torrents))]
         lived = max(m.lived(begin, error["at"]) for m in having)
         if lived < MEET_S:
             right += 1
@@ -102,11 +103,10 @@ def judge_errors(soak, errors, members, torrents):
 
 def soak(soak):
     seconds = soak.seconds(10)
-    big = soak.data(os.path.join(soak.place.scratch, "seeded", "big.bin"), 192 * MIB + 12345)
-    many = os.path.join(soak.place.scratch, "seeded", "many")
+    big = soak.data("big.bin", 192 * MIB + 12345)
     for number in range(20):
-        size = int(2 ** soak.chosen.uniform(10, 22.5))
-        soak.data(os.path.join(many, f"part-{number:02}.bin"), size)
+        soak.data(os.path.join("many", f"part-{number:02}.bin"), int(2 ** soak.chosen.uniform(10, 22.5)))
+    many = os.path.join(os.path.dirname(big), "many")
     fio = os.path.join(many, "verify.fio")
     fio_bytes = 64 * MIB
     Fio.write(fio, fio_bytes)
@@ -184,7 +184,7 @@ def read_all(soak, mount, torrents, members, seconds, fio_bytes):
             compare_whole(soak, path, original)
     soak.saw("members", churn.counts)
     peak = mount.process.peak_mb()
-    soak.saw("memory, MB: median, peak, bound", [round(sorted(rss)[len(rss) // 2]), round(peak), PEAK_MB])
+    soak.saw("memory, MB: median, peak, bound", [round(median(rss)), round(peak), PEAK_MB])
     if peak > PEAK_MB:
         soak.found(f"memory: {peak:.0f} MB")
     soak.saw("disk, MiB: peak, budget", [peak_disk // MIB, CACHE_MIB])
