@@ -14,6 +14,7 @@ pub mod bencode;
 pub mod http_tracker;
 pub mod mount_guard;
 pub mod net;
+pub mod origin;
 pub mod path;
 pub mod peer;
 pub mod process;

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::http::PrivateHosts;
+
 /// Everything a [`Session`](crate::Session) can be told at its start.
 #[derive(Debug, Clone)]
 pub struct SessionConfig {
@@ -44,6 +46,8 @@ pub struct SessionConfig {
     pub max_readahead_bytes: u64,
     /// Sent to trackers and web servers, and to peers in the extension handshake.
     pub user_agent: String,
+    /// Which hosts of web seeds, redirects and trackers may be in private networks.
+    pub private_hosts: PrivateHosts,
 }
 
 /// Addresses and port to listen on.
@@ -114,6 +118,7 @@ impl SessionConfig {
             upload_slots: 8,
             max_readahead_bytes: 32 << 20,
             user_agent: concat!("wtfs/", env!("CARGO_PKG_VERSION")).to_owned(),
+            private_hosts: PrivateHosts::NamedOnly,
         }
     }
 }

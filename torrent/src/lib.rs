@@ -47,6 +47,7 @@ mod torrent;
 pub mod tracker;
 mod transport;
 pub mod verify;
+mod web_seed;
 
 pub use config::{ListenConfig, NetworkPolicy, PortPolicy, SessionConfig, UploadPolicy};
 pub use error::{AddError, Fault, OpenError, PinError, ReadError, StartError};
@@ -59,8 +60,9 @@ pub use resolve::Source;
 pub use session::{AddOptions, ExistingData, Fill, RemovedData, Session, StorageKind};
 pub use stamp::Stamp;
 pub use status::{
-    BannedPeer, CacheStatus, KeptStatus, PeerStatus, Phase, PinStatus, PrefetchStatus, SessionStatus,
-    SourceKind, SourceStatus, StallCause, StallStatus, TorrentStatus, WaitStatus,
+    BannedPeer, CacheStatus, KeptStatus, PeerStatus, Phase, PinStatus, PrefetchStatus, ServersStatus,
+    SessionStatus, SourceKind, SourceStatus, StallCause, StallStatus, TorrentStatus, WaitStatus,
+    WebSeedState, WebSeedStatus,
 };
 pub use torrent::Torrent;
 pub use transport::{Direction, TransportKind};

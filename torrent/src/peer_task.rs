@@ -12,12 +12,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use wtfs_proto::swarm::picker::SourceId;
+use wtfs_proto::swarm::picker::{Pick, SourceId};
 use wtfs_proto::wire::message::{BlockRequest, Message, MessageError};
 
 use crate::session::Engine;
 use crate::torrent::Shared;
 use crate::transport::Connection;
+use crate::web_seed::SeedEvent;
 
 pub(crate) mod handshake;
 mod reader;
@@ -46,6 +47,8 @@ pub(crate) enum PeerEvent {
     Blocks(Vec<Block>),
     /// Payload bytes were sent to it.
     Uploaded(u64),
+    /// Something that only web seeds do.
+    Seed(SeedEvent),
     /// The connection is over; nothing more comes.
     Closed(CloseReason),
 }
@@ -55,6 +58,8 @@ pub(crate) enum PeerEvent {
 pub(crate) enum PeerCommand {
     /// Send these.
     Messages(Vec<Message>),
+    /// Get these. Web seeds alone are asked so; a peer gets messages.
+    Fetch(Vec<Pick>),
     /// Choke the peer: its queued requests are rejected (BEP 6) or dropped.
     Choke,
     /// Unchoke the peer.
@@ -84,6 +89,12 @@ pub(crate) enum CloseReason {
     BothSeeds,
     #[error("sent data with a wrong hash")]
     BadData,
+    /// A web seed that cannot serve this torrent.
+    #[error("{0}")]
+    WebSeed(String),
+    /// A web seed that has nothing of this torrent, for now.
+    #[error("{0}")]
+    WebSeedEmpty(String),
     #[error("the torrent was closed")]
     Shutdown,
 }
@@ -109,6 +120,11 @@ pub(crate) struct PeerLink {
 }
 
 impl PeerLink {
+    /// A link to whoever takes the commands, until `cancel`.
+    pub(crate) fn new(commands: mpsc::Sender<PeerCommand>, cancel: CancellationToken) -> Self {
+        Self { commands, cancel }
+    }
+
     /// Queues a command; `Err` when the peer is too far behind and must be dropped.
     pub(crate) fn send(&self, command: PeerCommand) -> Result<(), CloseReason> {
         self.commands.try_send(command).map_err(|_| CloseReason::TooSlow)

@@ -33,6 +33,7 @@ use crate::swarm_task;
 use crate::torrent::{COMMAND_QUEUE, Command, Shared, Torrent};
 use crate::tracker::{TrackerClient, TrackerLimits};
 use crate::transport::{Direction, tcp};
+use crate::web_seed;
 
 /// Incoming connections that have not shown which torrent they want.
 const MAX_PENDING_INCOMING: usize = 128;
@@ -51,6 +52,7 @@ pub(crate) struct Engine {
     pub(crate) upload_limit: Limiter,
     pub(crate) download_limit: Limiter,
     pub(crate) half_open: Arc<Semaphore>,
+    pub(crate) web_requests: Semaphore,
     pub(crate) connected: AtomicUsize,
     pub(crate) in_flight_bytes: AtomicU64,
     pub(crate) reads: Reads,
@@ -205,8 +207,11 @@ impl Session {
             NetworkPolicy::Offline => Vec::new(),
         };
         let (budget, space_requests) = Budget::new(&config);
-        let http =
-            HttpClient::new(HttpConfig { user_agent: config.user_agent.clone(), ..HttpConfig::default() })?;
+        let http = HttpClient::new(HttpConfig {
+            user_agent: config.user_agent.clone(),
+            private_hosts: config.private_hosts,
+            ..HttpConfig::default()
+        })?;
         let mut random = [0; 12];
         random.iter_mut().for_each(|byte| *byte = fastrand::alphanumeric() as u8);
         let engine = Arc::new(Engine {
@@ -217,6 +222,7 @@ impl Session {
             upload_limit: Limiter::new(config.upload_limit),
             download_limit: Limiter::new(config.download_limit),
             half_open: Arc::new(Semaphore::new(config.max_half_open.max(1))),
+            web_requests: Semaphore::new(web_seed::MAX_REQUESTS),
             connected: AtomicUsize::new(0),
             in_flight_bytes: AtomicU64::new(0),
             reads: Reads::default(),

@@ -109,8 +109,52 @@ pub struct TorrentStatus {
     pub peers: Vec<PeerStatus>,
     /// Peers that were banned, newest last.
     pub banned: Vec<BannedPeer>,
+    /// Trackers and web seeds.
+    #[serde(flatten)]
+    pub servers: ServersStatus,
+}
+
+/// Servers that the torrent names.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ServersStatus {
     /// Trackers, tier by tier.
     pub trackers: Vec<TrackerStatus>,
+    /// Web seeds.
+    pub web_seeds: Vec<WebSeedStatus>,
+}
+
+/// One web seed (BEP 17, BEP 19).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WebSeedStatus {
+    /// Its URL, without what may be secret: credentials and query.
+    pub url: String,
+    /// Where it stands.
+    pub state: WebSeedState,
+    /// What went wrong last, as the rest of a sentence that begins with the URL.
+    pub reason: Option<String>,
+    /// Payload bytes received from it.
+    pub downloaded_bytes: u64,
+    /// Payload bytes a second received now.
+    pub download_rate: u64,
+    /// Blocks asked for that have not come yet.
+    pub outstanding: usize,
+}
+
+/// Where a web seed stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum WebSeedState {
+    /// Nothing is asked of it.
+    Idle,
+    /// Something is.
+    Active,
+    /// It is left alone for a while.
+    Waiting,
+    /// It is not asked any more: it cannot serve this torrent.
+    Left,
+    /// It is not asked any more: it sent wrong bytes.
+    Banned,
 }
 
 /// The kinds of sources: what a rate or a byte is put down to.
@@ -151,6 +195,7 @@ impl From<TransportKind> for SourceKind {
     fn from(transport: TransportKind) -> Self {
         match transport {
             TransportKind::Tcp => Self::Tcp,
+            TransportKind::Http => Self::WebSeed,
             TransportKind::Memory => Self::Memory,
         }
     }

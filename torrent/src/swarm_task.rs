@@ -6,7 +6,7 @@
 //!
 //! The parts: `candidates` (whom to connect to), `peers` (who is connected), `download` (pieces), `demands` (reads that
 //! wait), `messages` (what peers say), `connect`, `opening` (metadata and store), `upkeep` (ticks), `stalls`
-//! (why reads wait), `report` (status).
+//! (why reads wait), `web_seeds`, `report` (status).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,6 +29,7 @@ use self::eviction::{Evicted, Eviction, Relieved};
 use self::opening::Opening;
 use self::peers::Peers;
 use self::suspects::Suspects;
+use self::web_seeds::WebSeeds;
 use crate::clock::Clock;
 use crate::error::{AddError, ReadError};
 use crate::peer_task::{CloseReason, PeerCommand, PeerEvent};
@@ -54,6 +55,7 @@ mod requests;
 mod stalls;
 mod suspects;
 mod upkeep;
+mod web_seeds;
 
 /// Peer events waiting; peers stop reading their sockets when it is full. Each holds at most one read buffer.
 const PEER_EVENTS: usize = 256;
@@ -102,6 +104,7 @@ struct SwarmTask {
     candidates: Candidates,
     download: Option<Download>,
     suspects: Suspects,
+    web_seeds: WebSeeds,
     announcer: Arc<AnnouncerHandle>,
     choker: Choker<SourceId>,
     channels: Channels,
@@ -145,6 +148,7 @@ pub(crate) async fn start(
         candidates,
         download: None,
         suspects: Suspects::default(),
+        web_seeds: WebSeeds::default(),
         announcer,
         channels: Channels { events, peer_events, cancel },
         eviction: Eviction::default(),
@@ -184,7 +188,7 @@ impl SwarmTask {
         if let Some(content) = self.shared.content().cloned() {
             self.handle_content(content);
         } else {
-            self.opening.spawn_jobs(&self.shared, &self.engine, &self.channels.events);
+            self.opening.spawn_jobs(&self.shared, &self.engine, &self.channels);
         }
         self.opening.look_up_peers(&self.engine, &self.channels.events);
     }
@@ -232,6 +236,7 @@ impl SwarmTask {
     /// After each round: asks for what is wanted and starts the jobs that are due.
     fn settle(&mut self) {
         self.hold_fill_back();
+        self.use_web_seeds();
         self.request_blocks();
         self.request_hashes();
         let Some(download) = &mut self.download else { return };
@@ -338,6 +343,9 @@ impl SwarmTask {
                 }
             }
             Event::Metainfo(metainfo) => {
+                if !self.engine.is_offline() {
+                    self.announcer.add_trackers(metainfo.announce.iter().flatten().cloned().collect());
+                }
                 self.opening.handle_metainfo(*metainfo, &self.shared, &self.engine, &self.channels.events);
             }
             Event::Opened(Ok(content)) => {

@@ -22,7 +22,9 @@ use crate::prefetch::{self, Prefetch, UnderWay};
 use crate::present::PresentMap;
 use crate::reader::FileReader;
 use crate::session::Engine;
-use crate::status::{Counters, KeptStatus, Phase, PinStatus, PrefetchStatus, TorrentStatus, WaitStatus};
+use crate::status::{
+    Counters, KeptStatus, Phase, PinStatus, PrefetchStatus, ServersStatus, TorrentStatus, WaitStatus,
+};
 use crate::store::{PieceStore, StoreError};
 use crate::swarm_task::DemandReply;
 use crate::tracker::announcer::AnnouncerHandle;
@@ -174,7 +176,8 @@ impl Shared {
         let mut status = published.map_or_else(|| self.blank_status(), |s| TorrentStatus::clone(&s));
         status.name = self.name();
         status.phase = self.phase.borrow().clone();
-        status.trackers = self.announcer.get().map(|announcer| announcer.status()).unwrap_or_default();
+        status.servers.trackers =
+            self.announcer.get().map(|announcer| announcer.status()).unwrap_or_default();
         if let Some(content) = self.content() {
             status.total_bytes = content.total_bytes;
             status.piece_bytes = content.geometry().piece_bytes();
@@ -235,7 +238,7 @@ impl Shared {
             sources: Vec::new(),
             peers: Vec::new(),
             banned: Vec::new(),
-            trackers: Vec::new(),
+            servers: ServersStatus::default(),
         }
     }
 }

@@ -19,6 +19,8 @@ pub(crate) mod tcp;
 pub enum TransportKind {
     /// TCP.
     Tcp,
+    /// Ranged GETs at a web seed.
+    Http,
     /// Within the process; for tests and for embedding.
     Memory,
 }

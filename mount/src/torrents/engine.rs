@@ -97,10 +97,10 @@ fn describe_wait(status: &TorrentStatus) -> String {
         // Writing to a String does not fail.
         let _ = writeln!(text, "  peer {} {}", peer.addr, tame(&peer.client));
     }
-    if status.trackers.is_empty() {
+    if status.servers.trackers.is_empty() {
         text.push_str("No tracker is known: add one to the magnet (tr=) or name a peer.\n");
     }
-    for tracker in &status.trackers {
+    for tracker in &status.servers.trackers {
         let _ = write!(text, "  tracker {}: {} peers", host(&tracker.url), tracker.peers);
         if let Some(message) = &tracker.message {
             let _ = write!(text, ", {}", tame(message));

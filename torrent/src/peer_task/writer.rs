@@ -84,6 +84,8 @@ impl Out {
                     message.encode(&mut self.buffer);
                 }
             }
+            // Only web seeds are asked so, and they have no writer.
+            PeerCommand::Fetch(_) => {}
             PeerCommand::Choke => {
                 self.is_choking = true;
                 Message::Choke.encode(&mut self.buffer);

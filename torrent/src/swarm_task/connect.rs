@@ -15,6 +15,7 @@ use wtfs_proto::wire::message::Message;
 
 use super::opening::Opening;
 use super::peers::{About, Peer, Pieces, RawPieces};
+use super::suspects::Contributor;
 use super::{Event, SwarmTask};
 use crate::config::UploadPolicy;
 use crate::peer_task::{self, CloseReason, HasFast, PeerCommand, PeerContext, handshake};
@@ -170,6 +171,7 @@ impl SwarmTask {
             has_extensions: theirs.reserved.extension_protocol(),
             has_v2: self.shared.hashes.v2.is_some_and(|v2| v2.truncated() == theirs.info_hash),
             listen_port: None,
+            web_seed: None,
         };
         let context = PeerContext {
             source: id,
@@ -259,14 +261,19 @@ impl SwarmTask {
     pub(super) fn close_peer(&mut self, id: SourceId, reason: &CloseReason) {
         let Some(mut peer) = self.peers.remove(&id) else { return };
         let addr = peer.about.addr;
-        tracing::debug!(%addr, %reason, "disconnected");
-        self.engine.connected.fetch_sub(1, Ordering::Relaxed);
         let lost = peer.withdraw_all();
         self.give_back(id, &lost);
         let now = self.clock.now();
         if let (Some(download), Some(bits)) = (&mut self.download, peer.bits()) {
             download.picker.remove_availability(bits.iter_ones());
         }
+        self.upkeep.wake_soon();
+        if peer.about.web_seed.is_some() {
+            self.handle_seed_closed(&peer, reason);
+            return;
+        }
+        tracing::debug!(%addr, %reason, "disconnected");
+        self.engine.connected.fetch_sub(1, Ordering::Relaxed);
         self.choker.handle_disconnected(now, id);
         self.opening.remove_metadata_source(id);
         if let Some(download) = &mut self.download {
@@ -283,7 +290,6 @@ impl SwarmTask {
             reason if reason.is_misbehaviour() => self.ban(addr, reason.to_string()),
             _ => self.candidates.handle_closed(addr, now),
         }
-        self.upkeep.wake_soon();
     }
 
     fn may_lose_pieces(&self) -> bool {
@@ -293,7 +299,7 @@ impl SwarmTask {
     fn ban(&mut self, addr: SocketAddr, reason: String) {
         tracing::warn!(%addr, reason, "banned");
         self.candidates.ban(addr.ip());
-        self.suspects.forget(addr.ip());
+        self.suspects.forget(Contributor::Peer(addr.ip()));
         self.upkeep.banned.push(crate::status::BannedPeer { addr, reason });
         if self.upkeep.banned.len() > MAX_BANNED_SHOWN {
             self.upkeep.banned.remove(0);
@@ -301,10 +307,17 @@ impl SwarmTask {
     }
 
     /// Bans those who sent wrong bytes, and closes their connections.
-    pub(super) fn ban_liars(&mut self, liars: Vec<IpAddr>) {
-        for ip in liars {
+    pub(super) fn ban_liars(&mut self, liars: Vec<Contributor>) {
+        for liar in liars {
+            let ip = match liar {
+                Contributor::Peer(ip) => ip,
+                Contributor::WebSeed(number) => {
+                    self.ban_web_seed(number);
+                    continue;
+                }
+            };
             let ids: Vec<SourceId> =
-                self.peers.values().filter(|peer| peer.about.addr.ip() == ip).map(|peer| peer.id).collect();
+                self.peers.values().filter(|peer| peer.contributor() == liar).map(|peer| peer.id).collect();
             if ids.is_empty() && !self.candidates.is_banned(ip) {
                 self.ban(SocketAddr::new(ip, 0), CloseReason::BadData.to_string());
             }

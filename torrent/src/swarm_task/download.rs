@@ -5,7 +5,6 @@
 //! besides. Invariant: the buffers hold exactly the received blocks of the pieces that the picker calls partial.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,7 +16,7 @@ use wtfs_proto::time::Moment;
 
 use super::demands::Demands;
 use super::leaves::{BlockCheck, Leaves, Verdict, check_piece};
-use super::suspects::digest;
+use super::suspects::{Contributor, digest};
 use crate::store::StoreError;
 use crate::torrent::Content;
 
@@ -32,7 +31,7 @@ const FULL_DISK_PAUSE: Moment = Moment::from_secs(5);
 pub(super) struct Gathered {
     pub(super) piece: PieceIndex,
     pub(super) blocks: Vec<Bytes>,
-    pub(super) from: Vec<Option<IpAddr>>,
+    pub(super) from: Vec<Option<Contributor>>,
     /// Which blocks were verified alone.
     pub(super) checks: Vec<BlockCheck>,
     /// The hashes of its blocks, if they are known when it is complete.
@@ -95,7 +94,7 @@ impl Download {
     pub(super) fn handle_block(
         &mut self,
         source: SourceId,
-        from: IpAddr,
+        from: Contributor,
         key: BlockKey,
         data: Bytes,
         now: Moment,

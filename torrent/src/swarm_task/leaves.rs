@@ -8,7 +8,6 @@
 //! After a magnet the piece layers are missing; then the leaves of every piece are asked for, proven by the file's root.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
@@ -26,6 +25,7 @@ use super::demands::Extent;
 use super::download::{Download, Gathered};
 use super::hash_serving::Serving;
 use super::peers::Answer;
+use super::suspects::Contributor;
 use super::{Event, SwarmTask, one};
 use crate::error::ReadError;
 use crate::peer_task::CloseReason;
@@ -69,7 +69,7 @@ pub(super) enum Verdict {
 #[derive(Debug)]
 struct Check {
     key: BlockKey,
-    from: Option<IpAddr>,
+    from: Option<Contributor>,
     data: Bytes,
     leaf: Hash,
     tree: PieceTree,
@@ -79,7 +79,7 @@ struct Check {
 #[derive(Debug)]
 pub(super) struct CheckedBlock {
     key: BlockKey,
-    from: Option<IpAddr>,
+    from: Option<Contributor>,
     is_good: bool,
 }
 
@@ -439,7 +439,7 @@ impl SwarmTask {
             return;
         }
         download.picker.handle_failed(piece);
-        let mut liars: Vec<IpAddr> =
+        let mut liars: Vec<Contributor> =
             bad.iter().filter_map(|block| gathered.from.get(*block as usize).copied().flatten()).collect();
         liars.sort_unstable();
         liars.dedup();

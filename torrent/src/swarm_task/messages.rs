@@ -34,6 +34,7 @@ impl SwarmTask {
                 }
                 Ok(())
             }
+            PeerEvent::Seed(event) => self.handle_seed_event(id, event),
             PeerEvent::Closed(reason) => Err(reason),
         };
         if let Err(reason) = result {

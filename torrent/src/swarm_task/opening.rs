@@ -8,25 +8,28 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use wtfs_proto::bitfield::Bitfield;
-use wtfs_proto::id::InfoHash;
+use wtfs_proto::id::{InfoHash, InfoHashes};
 use wtfs_proto::magnet::{Magnet, PeerAddr};
 use wtfs_proto::metainfo::Metainfo;
 use wtfs_proto::swarm::picker::SourceId;
 use wtfs_proto::time::Moment;
 use wtfs_proto::wire::metadata::{MetadataAssembler, MetadataError, Progress};
 
-use super::Event;
+use super::web_seeds::WebSeeds;
+use super::{Channels, Event};
 use crate::budget::Budget;
 use crate::budget::ledger::Ledger;
 use crate::budget::pins::Pins;
 use crate::error::AddError;
+use crate::http::HttpClient;
 use crate::present::PresentMap;
-use crate::resolve::{Source, fetch_metadata_http};
+use crate::resolve::{ResolveError, Source, fetch_metadata_http};
 use crate::session::{AddOptions, Engine, ExistingData, StorageKind, data_dir};
 use crate::status::Phase;
 use crate::store::{
@@ -40,6 +43,10 @@ const METADATA_PIPELINE: usize = 4;
 
 /// A peer that sends nothing of the metadata for this long gives up its place.
 const METADATA_TIMEOUT: Moment = Moment::from_secs(8);
+
+/// The first wait before URLs that gave no metadata are asked again, and the longest.
+const METADATA_RETRY: Duration = Duration::from_secs(1);
+const MOST_METADATA_RETRY: Duration = Duration::from_secs(60);
 
 /// Peers named by the magnet that are looked up.
 const MAX_LOOKUPS: usize = 32;
@@ -122,12 +129,8 @@ impl Opening {
     }
 
     /// Starts what goes on in the background: the check of old data, or the search for metadata by HTTP.
-    pub(super) fn spawn_jobs(
-        &mut self,
-        shared: &Arc<Shared>,
-        engine: &Arc<Engine>,
-        events: &mpsc::Sender<Event>,
-    ) {
+    pub(super) fn spawn_jobs(&mut self, shared: &Arc<Shared>, engine: &Arc<Engine>, channels: &Channels) {
+        let events = &channels.events;
         if let Some(metainfo) = self.pending.take() {
             self.spawn_open(metainfo, shared, engine, events);
             return;
@@ -144,21 +147,26 @@ impl Opening {
         if urls.is_empty() {
             return;
         }
-        let (http, hashes) = (engine.http.clone(), magnet.hashes);
-        let (events, cancel) = (events.clone(), engine.cancel.clone());
+        let (http, hashes, shared) = (engine.http.clone(), magnet.hashes, shared.clone());
+        let (events, cancel) = (events.clone(), channels.cancel.clone());
         engine.tasks.spawn(async move {
             let fetched = tokio::select! {
                 () = cancel.cancelled() => return,
-                fetched = fetch_metadata_http(&http, &urls, &hashes) => fetched,
+                fetched = fetch_metadata(&http, &urls, &hashes, &shared) => fetched,
             };
-            match fetched {
-                Ok(metainfo) => {
-                    // Fails only when the torrent is gone.
-                    let _gone = events.send(Event::Metainfo(Box::new(metainfo))).await;
-                }
-                Err(error) => tracing::info!(%error, "no metadata over HTTP; peers are asked"),
+            if let Some(metainfo) = fetched {
+                // Fails only when the torrent is gone.
+                let _gone = events.send(Event::Metainfo(Box::new(metainfo))).await;
             }
         });
+    }
+
+    /// The web seeds of a torrent: those of its metainfo, and of the magnet it came from.
+    pub(super) fn web_seeds(&self, metainfo: &Metainfo) -> WebSeeds {
+        let Some(magnet) = &self.magnet else { return WebSeeds::new(metainfo, &[], &[]) };
+        let named: Vec<String> =
+            magnet.exact_sources.iter().chain(&magnet.acceptable_sources).cloned().collect();
+        WebSeeds::new(metainfo, &magnet.web_seeds, &named)
     }
 
     /// Looks up the names among the magnet's peers.
@@ -322,6 +330,28 @@ impl Opening {
             }
         });
     }
+}
+
+/// Asks the URLs until one gives the metadata, or until it has come from elsewhere: a hub that is being restarted must
+/// not leave a magnet without peers waiting for ever. `None` if it is of no use to go on.
+async fn fetch_metadata(
+    http: &HttpClient,
+    urls: &[String],
+    hashes: &InfoHashes,
+    shared: &Shared,
+) -> Option<Metainfo> {
+    let mut pause = METADATA_RETRY;
+    while shared.content().is_none() {
+        match fetch_metadata_http(http, urls, hashes).await {
+            Ok(metainfo) => return Some(metainfo),
+            Err(ResolveError::NoMetadataUrl) => return None,
+            Err(error) => tracing::info!(%error, "no metadata over HTTP for now; peers are asked too"),
+        }
+        let jitter = Duration::from_millis(fastrand::u64(..1000));
+        tokio::time::sleep(pause + jitter).await;
+        pause = (pause * 2).min(MOST_METADATA_RETRY);
+    }
+    None
 }
 
 /// Whether peers are to be asked for metadata again.

@@ -15,6 +15,7 @@ use wtfs_proto::swarm::picker::{BlockKey, Has, Room, SourceId};
 use wtfs_proto::time::Moment;
 use wtfs_proto::wire::extended::RemoteExtensions;
 
+use super::suspects::Contributor;
 use crate::peer_task::{HasFast, PeerLink};
 use crate::transport::{Direction, TransportKind};
 
@@ -49,6 +50,8 @@ pub(super) struct About {
     pub(super) has_v2: bool,
     /// Where it listens, if it said so.
     pub(super) listen_port: Option<u16>,
+    /// Of a web seed its number; it is no peer then.
+    pub(super) web_seed: Option<u16>,
 }
 
 /// How it stands between a peer and us (BEP 3).
@@ -109,6 +112,8 @@ pub(super) struct Peer {
     /// Nothing is asked before this: it refused what was asked.
     hold_until: Moment,
     refusals: u32,
+    /// Nothing is asked before this: it wants to be left alone.
+    paused_until: Moment,
 }
 
 /// What a block was an answer to.
@@ -154,6 +159,7 @@ impl Peer {
             withdrawn: VecDeque::new(),
             hold_until: Moment::ZERO,
             refusals: 0,
+            paused_until: Moment::ZERO,
         }
     }
 
@@ -172,7 +178,7 @@ impl Peer {
     /// What it may be asked for now, if anything.
     pub(super) fn offer(&self, now: Moment) -> Option<(Has<'_>, Room)> {
         let bits = self.bits()?;
-        if now < self.hold_until && self.refusals > 0 {
+        if now < self.paused_until || (now < self.hold_until && self.refusals > 0) {
             return None;
         }
         let free = self.pipeline.free();
@@ -234,6 +240,16 @@ impl Peer {
         true
     }
 
+    /// Asks nothing of it before then.
+    pub(super) fn pause(&mut self, until: Moment) {
+        self.paused_until = until;
+    }
+
+    /// Who is to blame for what it sends.
+    pub(super) fn contributor(&self) -> Contributor {
+        self.about.web_seed.map_or(Contributor::Peer(self.about.addr.ip()), Contributor::WebSeed)
+    }
+
     /// Gives up what has been outstanding since before `limit`; the oldest first.
     pub(super) fn withdraw_older(&mut self, limit: Moment) -> Vec<BlockKey> {
         let count = self.outstanding.iter().take_while(|(_, sent)| *sent < limit).count();
@@ -281,6 +297,9 @@ impl Peer {
 
     /// The address others can reach it at, if known.
     pub(super) fn reachable_at(&self) -> Option<SocketAddr> {
+        if self.about.web_seed.is_some() {
+            return None;
+        }
         match (self.about.direction, self.about.listen_port) {
             (Direction::Outgoing, _) => Some(self.about.addr),
             (Direction::Incoming, Some(port)) => Some(SocketAddr::new(self.about.addr.ip(), port)),
@@ -311,6 +330,7 @@ mod tests {
             has_extensions: true,
             has_v2: false,
             listen_port: None,
+            web_seed: None,
         };
         Peer::new(SourceId(1), PeerLink::disconnected(), about, Pieces::Known(Bitfield::full(4)))
     }

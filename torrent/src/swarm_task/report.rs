@@ -5,7 +5,7 @@ use wtfs_proto::time::Moment;
 
 use super::SwarmTask;
 use super::peers::Peer;
-use crate::status::{PeerStatus, SourceKind, SourceStatus, TorrentStatus};
+use crate::status::{PeerStatus, ServersStatus, SourceKind, SourceStatus, TorrentStatus};
 use crate::tracker::announcer::TrackerStateName;
 
 impl SwarmTask {
@@ -22,8 +22,14 @@ impl SwarmTask {
             in_flight_bytes: self.download.as_ref().map_or(0, |d| d.picker.in_flight_bytes()),
             known_peers: self.candidates.idle_count(),
             sources: self.sources_status(now),
-            peers: self.peers.values().map(|peer| peer_status(peer, now)).collect(),
+            peers: self
+                .peers
+                .values()
+                .filter(|peer| peer.about.web_seed.is_none())
+                .map(|peer| peer_status(peer, now))
+                .collect(),
             banned: self.upkeep.banned.clone(),
+            servers: ServersStatus { web_seeds: self.web_seed_status(now), ..ServersStatus::default() },
             ..self.shared.blank_status()
         };
         self.shared.publish(status);

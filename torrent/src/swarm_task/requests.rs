@@ -1,6 +1,5 @@
 //! Asking peers for blocks, and taking what they send.
 
-use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
 use wtfs_proto::geometry::BLOCK_BYTES;
@@ -122,8 +121,13 @@ impl SwarmTask {
             return Ok(());
         }
         let geometry = download.content.geometry();
-        let requests = picks.iter().map(|pick| Message::Request(request_of(geometry, pick))).collect();
-        let sent = peer.link.send(PeerCommand::Messages(requests));
+        let command = if peer.about.web_seed.is_some() {
+            PeerCommand::Fetch(picks.clone())
+        } else {
+            let requests = picks.iter().map(|pick| Message::Request(request_of(geometry, pick)));
+            PeerCommand::Messages(requests.collect())
+        };
+        let sent = peer.link.send(command);
         // Noted even if it could not be queued: closing the peer gives the blocks back.
         peer.handle_asked(picks.iter().map(|pick| pick.key), now);
         sent
@@ -155,6 +159,9 @@ impl SwarmTask {
         let now = self.clock.now();
         for block in blocks {
             self.handle_block(id, block, now)?;
+        }
+        if self.peers.get(&id).is_some_and(|peer| peer.about.web_seed.is_some()) {
+            self.handle_seed_gave(id);
         }
         self.upkeep.needs_requests_of(id);
         Ok(())
@@ -191,7 +198,7 @@ impl SwarmTask {
                 return Err(CloseReason::Violation("keeps sending blocks nobody asked for"));
             }
         }
-        let from: IpAddr = peer.about.addr.ip();
+        let from = peer.contributor();
         match download.handle_block(id, from, key, block.data, now) {
             Receipt::Unwanted => self.shared.counters.wasted.add(bytes),
             Receipt::Accepted { also_asked: Some(other), .. } => self.cancel_at(other, key),

@@ -1,6 +1,6 @@
 //! Who sent wrong bytes: joins gathered pieces with proto's rules of blame.
 //!
-//! Sources are named by their IP address, so that reconnecting is no pardon.
+//! Peers are named by their IP address, so that reconnecting is no pardon; web seeds by their place in the torrent's list.
 
 use std::net::IpAddr;
 
@@ -12,10 +12,19 @@ use wtfs_proto::swarm::picker::Contested;
 
 use super::download::Gathered;
 
+/// Who may be to blame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Contributor {
+    /// Whoever is at this address.
+    Peer(IpAddr),
+    /// A web seed, by its number.
+    WebSeed(u16),
+}
+
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct Suspects {
-    blame: Blame<IpAddr>,
+    blame: Blame<Contributor>,
 }
 
 impl Suspects {
@@ -25,7 +34,7 @@ impl Suspects {
     }
 
     /// A piece failed its hash; returns whom to ban.
-    pub(super) fn handle_bad(&mut self, gathered: &Gathered) -> Vec<IpAddr> {
+    pub(super) fn handle_bad(&mut self, gathered: &Gathered) -> Vec<Contributor> {
         let blocks = gathered.from.iter().zip(&gathered.digests).zip(0..);
         let evidence = blocks
             .filter_map(|((from, digest), block)| {
@@ -38,13 +47,13 @@ impl Suspects {
     }
 
     /// A piece verified; returns whom to ban for what they sent of it before.
-    pub(super) fn handle_good(&mut self, gathered: &Gathered) -> Vec<IpAddr> {
+    pub(super) fn handle_good(&mut self, gathered: &Gathered) -> Vec<Contributor> {
         self.blame.handle_verified(gathered.piece, &gathered.digests)
     }
 
     /// Somebody was banned for another reason.
-    pub(super) fn forget(&mut self, ip: IpAddr) {
-        self.blame.forget_source(ip);
+    pub(super) fn forget(&mut self, who: Contributor) {
+        self.blame.forget_source(who);
     }
 }
 

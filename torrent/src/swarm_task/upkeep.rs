@@ -191,6 +191,7 @@ impl SwarmTask {
         if is_due(&mut self.upkeep.interest_at, now, INTEREST_EVERY) {
             self.check_interest();
             self.exchange_peers(now);
+            self.rest_web_seeds(now);
         }
         if is_due(&mut self.upkeep.metadata_at, now, METADATA_EVERY)
             && self.opening.handle_metadata_tick(now) == IsAskingDue::Yes
@@ -224,6 +225,7 @@ impl SwarmTask {
         if self.upkeep.is_filling {
             download.picker.set_filling(Filling::Everything);
         }
+        self.web_seeds = self.opening.web_seeds(&content.metainfo);
         let is_late = !self.peers.is_empty();
         self.download = Some(download);
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
@@ -301,6 +303,7 @@ impl SwarmTask {
                 connected = self.peers.len(),
                 known = self.candidates.idle_count(),
                 trackers,
+                web_seeds = self.web_seeds.summary(),
                 "a read got no data: {error}"
             );
             answer(read.reply, Err(error));
@@ -315,6 +318,7 @@ impl SwarmTask {
         let view: Vec<PeerView<SourceId>> = self
             .peers
             .values()
+            .filter(|peer| peer.about.web_seed.is_none())
             .map(|peer| PeerView {
                 key: peer.id,
                 is_interested: peer.stance.is_interested,
