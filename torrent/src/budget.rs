@@ -3,7 +3,8 @@
 //! [`Budget`] is what all torrents share: how many bytes the cache may hold, how many it holds, and the clock by which
 //! pieces age. [`ledger`] is a torrent's part: who uses which piece now and when each was used last. [`victims`] chooses
 //! what was used longest ago over all torrents, [`evictor`] is the task that does so when the budget runs out, and the
-//! torrents' tasks give the pieces up (`swarm_task/eviction`). [`pins`] are the files that always stay. Torrents in a
+//! torrents' tasks give the pieces up (`swarm_task/eviction`). [`dormant`] is what torrents left that
+//! the session does not have, which goes first. [`pins`] are the files that always stay. Torrents in a
 //! directory of the user's or in memory have no part in any of this.
 //!
 //! Three marks order what happens, from the bottom: below `low` the cache fills by itself; above `high` the evictor
@@ -23,9 +24,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use self::dormant::Dormant;
 use crate::config::SessionConfig;
 use crate::status::{CacheStatus, Counter};
 
+pub(crate) mod dormant;
 pub(crate) mod evictor;
 pub(crate) mod ledger;
 pub(crate) mod pins;
@@ -64,6 +67,7 @@ pub(crate) struct Budget {
     /// How far reads may overdraw it, since nothing could be freed; counts while it is above `most`.
     overdraft: AtomicU64,
     stored: AtomicU64,
+    pub(crate) dormant: Dormant,
     in_flight: AtomicU64,
     peak: AtomicU64,
     pub(crate) evicted: Counter,
@@ -99,6 +103,7 @@ impl Budget {
             free: AtomicU64::new(u64::MAX),
             overdraft: AtomicU64::new(0),
             stored: AtomicU64::new(0),
+            dormant: Dormant::new(config.cache_dir.clone()),
             in_flight: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             evicted: Counter::default(),
@@ -147,9 +152,9 @@ impl Budget {
         self.most() - self.gap()
     }
 
-    /// Bytes of present pieces of the cache's torrents.
+    /// Bytes of present pieces of the cache's torrents, and what torrents left there that the session does not have.
     pub(crate) fn stored(&self) -> u64 {
-        self.stored.load(Ordering::Relaxed)
+        self.stored.load(Ordering::Relaxed).saturating_add(self.dormant.bytes())
     }
 
     /// Bytes of present pieces and of those on their way.

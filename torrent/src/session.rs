@@ -329,6 +329,10 @@ impl Session {
                 tracing::warn!(torrent = %hash, %error, "a removed torrent's data could not be deleted");
             }
         }
+        let (budget, hash) = (self.engine.budget.clone(), torrent.info_hash());
+        drop(torrent);
+        // Lost only when the session closes.
+        let _closing = self.engine.disk.run(move || budget.dormant.sleep(hash)).await;
         true
     }
 

@@ -13,7 +13,7 @@ use crate::config::{ListenConfig, NetworkPolicy, PortPolicy, SessionConfig};
 use crate::create::{CreateOptions, create};
 use crate::error::{PinError, ReadError};
 use crate::resolve::Source;
-use crate::session::{AddOptions, ExistingData, Fill, Session, StorageKind, data_dir};
+use crate::session::{AddOptions, ExistingData, Fill, RemovedData, Session, StorageKind, data_dir};
 use crate::store::list_states;
 use crate::torrent::Torrent;
 
@@ -284,6 +284,33 @@ async fn offline_what_is_there_is_read_and_what_is_not_fails_at_once() {
     assert!(torrent.status().peers.is_empty() && torrent.status().downloaded_bytes == 0);
     offline.shutdown().await;
     seeded.session.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_torrents_left_that_are_not_there_counts_and_goes_first() {
+    let (seeded, other) = (seed(FILES, LEN).await, seed(2, LEN).await);
+    let cache = tempfile::tempdir().unwrap();
+    let small = session(cache.path(), |config| config.cache_bytes = Some(2 * LEN)).await;
+    let left = add(&small, &other.metainfo, vec![other.addr]).await;
+    assert_read(&left, 0, LEN, 0, LEN as u32).await;
+    let torrent = add(&small, &seeded.metainfo, vec![seeded.addr]).await;
+    assert_read(&torrent, 0, LEN, 0, LEN as u32 / 4).await;
+    let hash = left.info_hash();
+    drop(left);
+    assert!(small.remove(hash, RemovedData::Keep).await);
+    assert!(small.status().cache.used_bytes >= LEN + LEN / 4, "{:?}", small.status().cache);
+    let data = data_dir(cache.path(), hash);
+    assert!(data.exists());
+    assert_read(&torrent, 1, LEN, 0, LEN as u32).await;
+    until("it goes", || !data.exists()).await;
+    // What is in use was spared, and the other can come back.
+    let first = torrent.file_local_bytes(file(&torrent, 0)) + torrent.file_local_bytes(file(&torrent, 1));
+    assert!(first >= LEN + LEN / 4, "{first}");
+    let again = add(&small, &other.metainfo, vec![other.addr]).await;
+    assert_read(&again, 0, LEN, 0, LEN as u32).await;
+    small.shutdown().await;
+    seeded.session.shutdown().await;
+    other.session.shutdown().await;
 }
 
 /// A disk of its own size, unmounted at the end.

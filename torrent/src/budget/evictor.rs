@@ -5,7 +5,7 @@
 //! itself; that the torrents fetch less while the cache is full is theirs to see to.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use wtfs_proto::bitfield::Bitfield;
@@ -22,8 +22,16 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// After a round in which nothing could go, the next one waits: everything is in use or pinned.
 const FRUITLESS_PAUSE: Duration = Duration::from_millis(50);
 
+/// Data of torrents that the session does not have is first looked for after this long: those that it is about to add
+/// are not to lose theirs. A disk that is full does not wait for it.
+const LOOK_FOR_DORMANT_AFTER: Duration = Duration::from_secs(60);
+
+/// Then again this often: other processes leave theirs too.
+const LOOK_FOR_DORMANT_EVERY: Duration = Duration::from_secs(600);
+
 /// Runs until the session closes.
 pub(crate) async fn evict_task(engine: Arc<Engine>, mut requests: mpsc::Receiver<Relief>) {
+    let mut scan_at = Instant::now() + LOOK_FOR_DORMANT_AFTER;
     loop {
         let mut asked = Vec::new();
         tokio::select! {
@@ -37,7 +45,17 @@ pub(crate) async fn evict_task(engine: Arc<Engine>, mut requests: mpsc::Receiver
             asked.push(request);
         }
         let budget = engine.budget.clone();
-        if engine.disk.run(move || budget.measure()).await.is_err() {
+        let is_scan_due = Instant::now() >= scan_at;
+        if is_scan_due {
+            scan_at = Instant::now() + LOOK_FOR_DORMANT_EVERY;
+        }
+        let look = move || {
+            if is_scan_due {
+                budget.dormant.scan();
+            }
+            budget.measure();
+        };
+        if engine.disk.run(look).await.is_err() {
             return;
         }
         let asked_bytes = asked.iter().map(|request| request.bytes).fold(0, u64::saturating_add);
@@ -50,6 +68,10 @@ pub(crate) async fn evict_task(engine: Arc<Engine>, mut requests: mpsc::Receiver
             () = engine.cancel.cancelled() => return,
             freed = evict(&engine, need) => freed,
         };
+        if freed == 0 && !asked.is_empty() {
+            // The disk is full of something: the next request may find what it is.
+            scan_at = scan_at.min(Instant::now());
+        }
         tracing::debug!(need, freed, "evicted");
         engine.budget.handle_round(freed);
         for request in asked {
@@ -65,8 +87,18 @@ pub(crate) async fn evict_task(engine: Arc<Engine>, mut requests: mpsc::Receiver
     }
 }
 
-/// Frees the oldest pieces that come to `need` bytes; returns how many bytes it were.
+/// Frees what nobody has open, and then the oldest pieces, that come to `need` bytes; returns how many bytes it were.
 async fn evict(engine: &Arc<Engine>, need: u64) -> u64 {
+    let budget = engine.budget.clone();
+    let Ok(dormant) = engine.disk.run(move || budget.dormant.evict(need)).await else { return 0 };
+    engine.budget.evicted.add(dormant);
+    if dormant >= need {
+        return dormant;
+    }
+    dormant + evict_pieces(engine, need - dormant).await
+}
+
+async fn evict_pieces(engine: &Arc<Engine>, need: u64) -> u64 {
     let torrents = engine.torrents();
     let offered = torrents.clone();
     let Ok(batches) = engine.disk.run(move || choose(&offered, need)).await else { return 0 };

@@ -6,6 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags};
 use rustix::io::Errno;
@@ -20,6 +21,10 @@ const MAX_METAINFO_BYTES: u64 = 512 << 20;
 
 /// Longest list of pinned files that is read back: 2 million files make 16 MB.
 const MAX_PINS_BYTES: u64 = 32 << 20;
+
+/// A lock that is held is tried again so often, so long apart: half a second in all.
+const LOCK_ATTEMPTS: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// The state directory of one torrent. A path and nothing more: it may not exist yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,8 +158,63 @@ impl StateDir {
         self.path.join("metainfo.torrent")
     }
 
-    /// Takes the lock; held until the value is dropped, and freed by the system when the process dies.
+    /// Takes the lock; held until the value is dropped, and freed by the system when the process dies. Waits a moment
+    /// for it: another process may just look whether it is held, or be taking away what was there.
     pub(super) fn lock(&self) -> Result<Lock, StoreError> {
+        for _ in 0..LOCK_ATTEMPTS {
+            match self.try_lock() {
+                Err(StoreError::Locked { .. }) => std::thread::sleep(LOCK_PAUSE),
+                outcome => return outcome,
+            }
+        }
+        self.try_lock()
+    }
+
+    /// Takes the lock of a torrent that nobody has open, to give up what it has.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when somebody has it open.
+    pub(crate) fn lock_to_evict(&self) -> Result<Lock, StoreError> {
+        let used_at = self.used_at();
+        self.make()?;
+        let lock = self.try_lock()?;
+        // Looking is not using.
+        let _older = lock.file.set_modified(used_at);
+        Ok(lock)
+    }
+
+    /// Whether another process has the torrent open.
+    pub(crate) fn is_open_elsewhere(&self) -> bool {
+        let Ok(file) = File::open(self.path.join("lock")) else { return false };
+        let is_free =
+            rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) != Err(Errno::WOULDBLOCK);
+        !is_free && holder(file) != Some(std::process::id())
+    }
+
+    /// When the torrent was opened or written last; the epoch if it never was.
+    pub(crate) fn used_at(&self) -> SystemTime {
+        let files = [self.path.join("lock"), self.record(), self.journal(), self.metainfo()];
+        let times = files.iter().filter_map(|file| file.metadata().ok()?.modified().ok());
+        times.max().unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    /// Removes what says which pieces are there; durable when this returns. Whoever calls it has the lock.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(crate) fn remove_record(&self) -> Result<(), StoreError> {
+        for path in [self.record(), self.journal()] {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(StoreError::from_io("remove", &path, error));
+                }
+                _ => {}
+            }
+        }
+        sync_parent(&self.record())
+    }
+
+    fn try_lock(&self) -> Result<Lock, StoreError> {
         let path = self.path.join("lock");
         let mut file = OpenOptions::new()
             .read(true)
@@ -166,9 +226,7 @@ impl StateDir {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
-                let mut text = String::new();
-                let pid = file.take(16).read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-                return Err(StoreError::Locked { path, pid });
+                return Err(StoreError::Locked { path, pid: holder(file) });
             }
             Err(errno) => return Err(StoreError::errno("lock", &path)(errno)),
         }
@@ -177,7 +235,7 @@ impl StateDir {
         if let Err(error) = file.set_len(0).and_then(|()| writeln!(file, "{pid}")) {
             tracing::debug!(path = %path.display(), %error, "the lock does not name its holder");
         }
-        Ok(Lock { _file: file })
+        Ok(Lock { file })
     }
 }
 
@@ -207,10 +265,16 @@ fn replace_file(path: &Path, contents: &[u8], blank: &[u8]) -> Result<(), StoreE
     sync_parent(path)
 }
 
+/// Who holds a lock, as its file says.
+fn holder(lock: File) -> Option<u32> {
+    let mut text = String::new();
+    lock.take(16).read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok())
+}
+
 /// A held lock.
 #[derive(Debug)]
-pub(super) struct Lock {
-    _file: File,
+pub(crate) struct Lock {
+    file: File,
 }
 
 const STATES: &str = "state";

@@ -412,6 +412,9 @@ fn open(place: &Place, metainfo: &Arc<Metainfo>, shared: &Shared) -> Result<Arc<
                 state_dir: state.path().to_path_buf(),
                 owner: place.owner(),
             };
+            if matches!(place.storage, StorageKind::Cache) {
+                place.budget.dormant.wake(place.info_hash);
+            }
             let (store, mut present) = FileStore::open(config, metainfo.clone())?;
             if let Err(error) = state.save_metainfo(metainfo) {
                 // Only a magnet link would have to fetch it again; a full disk must not keep the torrent from opening.
