@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::config::Layer;
+use crate::config::{HubLayer, Layer};
 use crate::exit;
 use crate::metrics;
 use crate::units::{ByteSize, DiskShare, TimeSpan};
@@ -68,6 +68,8 @@ pub(crate) enum Command {
     Get(Get),
     /// Serve a torrent's data to others
     Seed(Seed),
+    /// Run a hub: tracker, web seed and torrents of shared directories
+    Serve(Serve),
     /// Make a .torrent of a file or directory
     Create(Create),
     /// Show what a .torrent or magnet link says, without asking the network
@@ -340,6 +342,74 @@ pub(crate) struct Seed {
     pub(crate) metrics: Option<metrics::Place>,
     #[command(flatten)]
     pub(crate) engine: Engine,
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = format!("{SOURCES}\n\
+Each file or directory directly in a DIR becomes a torrent once it is left alone for a moment, and is taken down when \
+it changes. GET /torrents lists them; /torrent/NAME.torrent and /magnet/NAME are what others need; /files/NAME is the \
+data itself. The tracker is at /announce over HTTP, UDP and web sockets. Every setting has a key in the table [hub] of \
+config.toml, and a variable.\n\
+Ctrl-C (or SIGTERM) lets responses finish; a second one ends at once.\n\n\
+Examples:\n  \
+wtfs serve --root /srv/models\n  \
+wtfs serve --root /srv/models --public-url https://hub.example.org\n  \
+wtfs serve --listen 127.0.0.1:8080 --root /srv/a --root /srv/b\n  \
+wtfs serve model.torrent\n  \
+wtfs serve --print-config > ~/.config/wtfs/config.toml")
+)]
+pub(crate) struct Serve {
+    /// Torrents to serve too, fetched as they are asked for: .torrent files, URLs, magnet links or info hashes
+    #[arg(value_name = "SOURCE")]
+    pub(crate) sources: Vec<String>,
+    /// Share what stands in this directory; may be given more than once
+    #[arg(long = "root", value_name = "DIR")]
+    pub(crate) roots: Vec<PathBuf>,
+    /// PORT, ADDRESS or ADDRESS:PORT of HTTP and of the UDP tracker [default: 8080, every address]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<String>,
+    /// Where others reach the hub, e.g. https://hub.example.org [default: as they call it]
+    #[arg(long, value_name = "URL")]
+    pub(crate) public_url: Option<String>,
+    /// Have no tracker over UDP
+    #[arg(long)]
+    pub(crate) no_udp: bool,
+    /// PORT, ADDRESS or ADDRESS:PORT for peers to connect to [default: 6881, or any free port]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) peer_listen: Option<String>,
+    /// Where pieces and records are kept [default: $XDG_CACHE_HOME/wtfs]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+    /// How much data of SOURCES the cache may hold, e.g. 50G, or 80% of its disk [default: what --min-free leaves]
+    #[arg(long, value_name = "SIZE|SHARE")]
+    pub(crate) cache_size: Option<DiskShare>,
+    /// Send peers at most this many bytes a second, e.g. 10M; the web seed is not held back
+    #[arg(long, value_name = "RATE")]
+    pub(crate) upload_limit: Option<ByteSize>,
+    /// Print every setting with its meaning, as a configuration file, and end
+    #[arg(long)]
+    pub(crate) print_config: bool,
+}
+
+impl Serve {
+    /// The flags as the topmost layer of the configuration.
+    pub(crate) fn layer(&self) -> Layer {
+        Layer {
+            cache_dir: self.cache_dir.clone(),
+            cache_size: self.cache_size,
+            listen: self.peer_listen.clone(),
+            upload_limit: self.upload_limit,
+            hub: HubLayer {
+                roots: (!self.roots.is_empty()).then(|| self.roots.clone()),
+                listen: self.listen.clone(),
+                public_url: self.public_url.clone(),
+                udp: self.no_udp.then_some(false),
+                ..HubLayer::default()
+            },
+            ..Layer::default()
+        }
+    }
 }
 
 #[derive(Args, Debug)]

@@ -11,6 +11,7 @@ mod pin;
 mod prefetch;
 mod remove;
 mod seed;
+mod serve;
 mod status;
 mod unmount;
 mod verify;
@@ -48,6 +49,7 @@ pub(crate) fn run(
         Command::Status(args) => status::run(&args, loaded),
         Command::Get(args) => get::run(&args, loaded, show),
         Command::Seed(args) => seed::run(&args, loaded, show),
+        Command::Serve(args) => serve::run(&args, loaded),
         Command::Create(args) => create::run(&args, show),
         Command::Info(args) => info::run(&args),
         Command::Verify(args) => verify::run(&args, show),

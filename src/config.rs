@@ -5,7 +5,9 @@
 //! over the defaults. docs/config.md lists every key; a test holds it to [`Layer`].
 
 mod directories;
+mod hub;
 mod layer;
+mod printed;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -19,7 +21,9 @@ use wtfs_proto::announce::TrackerKind;
 use wtfs_torrent::{ListenConfig, NetworkPolicy, PortPolicy, SessionConfig, UploadPolicy};
 
 pub(crate) use self::directories::Directories;
+pub(crate) use self::hub::HubLayer;
 pub(crate) use self::layer::Layer;
+pub(crate) use self::printed::printed;
 use crate::exit::{Exit, OrEnd as _, ended};
 use crate::notify::Notify;
 use crate::table::printable;
@@ -77,6 +81,7 @@ pub(crate) struct Settings {
     /// Announced to beside a torrent's own trackers.
     pub(crate) trackers: Vec<String>,
     pub(crate) allow_other: bool,
+    pub(crate) hub: HubLayer,
     /// Who is to be told that the work has begun.
     pub(crate) notify: Notify,
 }
@@ -149,6 +154,11 @@ impl Loaded {
         Ok(Self { directories, layer, notify, log })
     }
 
+    /// Everything that was set somewhere, with what was typed on top; neither filled in nor checked.
+    pub(crate) fn layer_under(self, typed: Layer) -> Layer {
+        typed.over(self.layer)
+    }
+
     /// Puts what was typed on top, fills in the defaults and checks the result.
     pub(crate) fn resolve(self, typed: Layer) -> anyhow::Result<Settings> {
         let layer = typed.over(self.layer);
@@ -212,6 +222,7 @@ impl Loaded {
             session,
             trackers,
             allow_other: layer.allow_other.unwrap_or(false),
+            hub: layer.hub,
             notify: self.notify,
             directories,
         })

@@ -89,6 +89,7 @@ pub(crate) enum Role {
     Mount,
     Seed,
     Get,
+    Serve,
 }
 
 /// One line of an answer.

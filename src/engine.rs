@@ -52,7 +52,7 @@ pub(crate) async fn metrics(
 }
 
 /// Most shells and service managers give 1024 by default: too few for some hundred peers and open files at once.
-fn raise_open_files() {
+pub(crate) fn raise_open_files() {
     let now = getrlimit(Resource::Nofile);
     // `None` is no limit.
     if now.current.is_none() || now.current == now.maximum {

@@ -93,7 +93,8 @@ impl TrustedProxies {
         Ok(Self(networks.into_iter().map(str::parse).collect::<Result<_, _>>()?))
     }
 
-    fn trusts(&self, ip: IpAddr) -> bool {
+    /// Whether an address is a proxy's.
+    pub(crate) fn trusts(&self, ip: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(ip))
     }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Environment;
+use super::{Environment, HubLayer};
 use crate::units::{ByteSize, DiskShare, TimeSpan};
 
 /// The keys of config.toml; `WTFS_` and a key in capitals is its variable.
@@ -45,6 +45,9 @@ pub(crate) struct Layer {
     pub(crate) allow_other: Option<bool>,
     /// Log filter in the syntax of `RUST_LOG`.
     pub(crate) log: Option<String>,
+    /// The hub's own keys.
+    #[serde(default, skip_serializing_if = "HubLayer::is_empty")]
+    pub(crate) hub: HubLayer,
 }
 
 impl Layer {
@@ -68,6 +71,7 @@ impl Layer {
                 .map(|list| list.split_whitespace().map(str::to_owned).collect()),
             allow_other: environment.parse("WTFS_ALLOW_OTHER")?,
             log: environment.text("WTFS_LOG")?,
+            hub: HubLayer::from_environment(environment)?,
         })
     }
 
@@ -90,16 +94,17 @@ impl Layer {
             trackers: self.trackers.or(lower.trackers),
             allow_other: self.allow_other.or(lower.allow_other),
             log: self.log.or(lower.log),
+            hub: self.hub.over(lower.hub),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// No key left out: a new field does not compile until it stands here.
-    fn full() -> Layer {
+    pub(in crate::config) fn full() -> Layer {
         Layer {
             cache_dir: Some("/c".into()),
             cache_size: Some(DiskShare::Percent(80)),
@@ -117,11 +122,14 @@ mod tests {
             trackers: Some(vec!["udp://t:1".into(), "http://u/announce".into()]),
             allow_other: Some(true),
             log: Some("wtfs=debug".into()),
+            hub: crate::config::hub::tests::full(),
         }
     }
 
     fn keys() -> Vec<String> {
-        toml::Table::try_from(full()).expect("a table").keys().cloned().collect()
+        let table = toml::Table::try_from(full()).expect("a table");
+        // The hub's keys have a test of their own.
+        table.keys().filter(|key| *key != "hub").cloned().collect()
     }
 
     #[test]
@@ -159,8 +167,10 @@ mod tests {
             ("WTFS_TRACKERS", "udp://t:1 http://u/announce"),
             ("WTFS_ALLOW_OTHER", "true"),
             ("WTFS_LOG", "wtfs=debug"),
+            ("WTFS_HUB_LISTEN", "80"),
         ]);
-        assert_eq!(Layer::from_environment(&environment).expect("parsed"), full());
+        let hub = HubLayer { listen: Some("80".into()), ..HubLayer::default() };
+        assert_eq!(Layer::from_environment(&environment).expect("parsed"), Layer { hub, ..full() });
     }
 
     #[test]

@@ -1,0 +1,52 @@
+//! How a hub is set up. Plain values with defaults; reading files, flags and the environment is the command's business.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use wtfs_torrent::SessionConfig;
+
+use crate::client_addr::TrustedProxies;
+use crate::places::PublicUrl;
+use crate::serving::ServingConfig;
+use crate::tracker::TrackerConfig;
+
+/// Everything a [`Hub`](crate::Hub) can be told at its start.
+#[derive(Debug, Clone)]
+pub struct HubConfig {
+    /// Directories whose entries are shared: each file or directory directly in one is a torrent. They are only read.
+    pub roots: Vec<PathBuf>,
+    /// The engine: where its cache is and where peers connect to. What the hub remembers of the roots is kept in `hub`
+    /// in the cache directory.
+    pub session: SessionConfig,
+    /// Where others reach the hub; what they call it in their requests if not given.
+    pub public_url: Option<PublicUrl>,
+    /// The port of the UDP tracker, for the torrents' lists of trackers; `None` where none is served.
+    pub udp_port: Option<u16>,
+    /// How long a file must have been left alone before it is hashed. Short times hash in vain what is still written.
+    pub quiet: Duration,
+    /// How often the roots are looked through, whatever the kernel tells of changes.
+    pub rescan: Duration,
+    /// The tracker.
+    pub tracker: TrackerConfig,
+    /// Limits of the HTTP server.
+    pub serving: ServingConfig,
+    /// Reverse proxies whose word about the client's address is taken.
+    pub trusted_proxies: TrustedProxies,
+}
+
+impl HubConfig {
+    /// The defaults, with no roots and all state under `cache_dir`.
+    pub fn new(cache_dir: PathBuf) -> Self {
+        Self {
+            roots: Vec::new(),
+            session: SessionConfig::new(cache_dir),
+            public_url: None,
+            udp_port: None,
+            quiet: Duration::from_secs(2),
+            rescan: Duration::from_secs(60),
+            tracker: TrackerConfig::default(),
+            serving: ServingConfig::default(),
+            trusted_proxies: TrustedProxies::default(),
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! A running hub: what it is made of, and how it starts and ends.
+
+use std::io;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, Request, State};
+use axum::http::Response;
+use axum::response::IntoResponse as _;
+use axum::routing::get;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio_util::sync::CancellationToken;
+use wtfs_torrent::{Session, StartError};
+
+use crate::client_addr::TrustedProxies;
+use crate::config::HubConfig;
+use crate::library::Library;
+use crate::own_peer;
+use crate::places::PublicUrl;
+use crate::roots::{Roots, RootsConfig};
+use crate::routes::{self, IsReady, Routes};
+use crate::serving::Serving;
+use crate::shelves::Shelves;
+use crate::tracker::{self, Tracker};
+use crate::webseed;
+
+/// Why a hub cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The engine cannot.
+    #[error(transparent)]
+    Engine(#[from] StartError),
+    /// A root is no directory, or cannot be read.
+    #[error("{} cannot be shared: {source}", path.display())]
+    Root {
+        /// Which.
+        path: std::path::PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// What is remembered of the roots cannot be kept.
+    #[error("the records of shared files cannot be kept: {0}")]
+    Records(#[source] io::Error),
+    /// A list of the tracker's cannot be read.
+    #[error(transparent)]
+    Lists(#[from] tracker::ReloadError),
+}
+
+/// A running hub. Clones are the same one; it goes on until [`Hub::shutdown`].
+#[derive(Debug, Clone)]
+pub struct Hub {
+    session: Session,
+    roots: Roots,
+    library: Arc<dyn Library>,
+    tracker: Tracker,
+    serving: Serving,
+    public_url: Option<PublicUrl>,
+    udp_port: Option<u16>,
+    trusted_proxies: TrustedProxies,
+    stop: CancellationToken,
+}
+
+impl Hub {
+    /// Starts the engine, the tracker, and the watch over the roots; hashing goes on in the background. Must run on a
+    /// tokio runtime.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    ///
+    /// # Cancel safety
+    /// Dropped, what was started ends.
+    pub async fn open(config: HubConfig) -> Result<Self, OpenError> {
+        let stop = CancellationToken::new();
+        let started = stop.clone().drop_guard();
+        let mut roots = Vec::new();
+        for root in config.roots {
+            let path = root.clone();
+            let canonical = tokio::task::spawn_blocking(move || {
+                let canonical = path.canonicalize()?;
+                canonical.read_dir().map(|_| canonical)
+            });
+            match canonical.await.unwrap_or_else(|lost| Err(io::Error::other(lost))) {
+                Ok(root) if !roots.contains(&root) => roots.push(root),
+                Ok(_) => {}
+                Err(source) => return Err(OpenError::Root { path: root, source }),
+            }
+        }
+        let tracker = Tracker::new(config.tracker);
+        let lists = tracker.clone();
+        let read = tokio::task::spawn_blocking(move || lists.reload()).await;
+        read.unwrap_or(Ok(()))?;
+        let records_dir = config.session.cache_dir.join("hub").join("shared");
+        let session = Session::open(config.session).await?;
+        let roots = RootsConfig { roots, records_dir, quiet: config.quiet, rescan: config.rescan };
+        let roots = match Roots::start(roots, session.clone(), stop.clone()).await {
+            Ok(roots) => roots,
+            Err(error) => {
+                session.shutdown().await;
+                return Err(OpenError::Records(error));
+            }
+        };
+        tokio::spawn({
+            let (tracker, stop) = (tracker.clone(), stop.clone());
+            async move { tracker.maintain(stop).await }
+        });
+        tokio::spawn(own_peer::announce_task(
+            tracker.clone(),
+            session.clone(),
+            config.public_url.clone(),
+            roots.changes(),
+            stop.clone(),
+        ));
+        started.disarm();
+        Ok(Self {
+            library: Arc::new(Shelves::new(roots.clone(), session.clone())),
+            session,
+            roots,
+            tracker,
+            serving: Serving::new(config.serving, config.trusted_proxies.clone()),
+            public_url: config.public_url,
+            udp_port: config.udp_port,
+            trusted_proxies: config.trusted_proxies,
+            stop,
+        })
+    }
+
+    /// Everything the hub serves, to be merged into or nested in another application's router. That application should
+    /// serve with [`ConnectInfo`](axum::extract::ConnectInfo), or the tracker knows nobody's address.
+    pub fn router(&self) -> Router {
+        let roots = self.roots.clone();
+        let routes = Routes {
+            library: self.library.clone(),
+            public_url: self.public_url.clone(),
+            udp_port: self.udp_port,
+            is_ready: IsReady(Arc::new(move || roots.is_listed())),
+        };
+        Router::new()
+            .merge(routes::router(routes))
+            .merge(webseed::router(self.library.clone()))
+            .merge(self.tracker.router())
+            .merge(Router::new().route("/", get(root)).with_state(self.tracker.clone()))
+            .layer(Extension(self.trusted_proxies.clone()))
+    }
+
+    /// Serves on a listener until `stop` is cancelled; responses that have begun are finished within the grace time.
+    /// May run on several listeners at once; they share the limits.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the listener and cuts what is being sent.
+    pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
+        self.serving.run(listener, self.router(), stop).await
+    }
+
+    /// Answers the UDP tracker's datagrams on a socket until `stop` is cancelled.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the socket.
+    pub async fn serve_udp(&self, socket: UdpSocket, stop: CancellationToken) -> io::Result<()> {
+        self.tracker.serve_udp(socket, stop).await
+    }
+
+    /// Tells where the tracker over UDP is, once it is known. Before [`Hub::serve`].
+    #[must_use]
+    pub fn with_udp_port(mut self, port: Option<u16>) -> Self {
+        self.udp_port = port;
+        self
+    }
+
+    /// The engine, for more torrents to be added: the hub lists and serves them too, and fetches what is asked for.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// The tracker.
+    pub fn tracker(&self) -> &Tracker {
+        &self.tracker
+    }
+
+    /// How many entries of the roots were hashed since the start; what a record knew is not among them.
+    pub fn hashed_count(&self) -> u64 {
+        self.roots.hashed_count()
+    }
+
+    /// Ends it: web sockets are closed, nothing is watched, peers are let go, records are written. To be called once
+    /// nothing is served any more. Takes a few seconds at most.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: what was begun goes on in the background.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        self.session.shutdown().await;
+    }
+}
+
+/// Browsers' trackers are often given without a path.
+async fn root(State(tracker): State<Tracker>, request: Request) -> Response<Body> {
+    if tracker::is_upgrade(request.headers()) {
+        return tracker.upgrade(request).await;
+    }
+    "wtfs: torrents are listed at /torrents\n".into_response()
+}

@@ -1,0 +1,121 @@
+//! The hub's own engine as a peer of the hub's own tracker: so that whoever finds a torrent here finds a seed of it.
+//!
+//! The engine does not announce over the network what it can be told of directly. Which address others are told: that of
+//! the public URL if it is one, else that which the engine listens on, else that which this machine speaks to others
+//! from.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use wtfs_proto::id::{InfoHash, PeerId};
+use wtfs_torrent::Session;
+
+use crate::places::PublicUrl;
+use crate::tracker::{Presence, Tracker};
+
+/// How often the engine's torrents and this machine's addresses are looked at.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Announces until `stop`, at each change and before the tracker would forget.
+pub(crate) async fn announce_task(
+    tracker: Tracker,
+    session: Session,
+    public_url: Option<PublicUrl>,
+    mut changes: watch::Receiver<u64>,
+    stop: CancellationToken,
+) {
+    let mut random = [0; 12];
+    random.iter_mut().for_each(|byte| *byte = fastrand::alphanumeric() as u8);
+    let peer_id = PeerId::generate(random);
+    let mut announced: HashSet<(InfoHash, SocketAddr)> = HashSet::new();
+    loop {
+        let addrs = own_addrs(session.listening(), public_url.as_ref());
+        let mut now = HashSet::new();
+        for torrent in session.torrents() {
+            // A private torrent's swarm is that of its own trackers alone (BEP 27).
+            if torrent.metainfo().is_none_or(|metainfo| metainfo.info.is_private) {
+                continue;
+            }
+            let presence = if torrent.is_complete() { Presence::Seed } else { Presence::Leecher };
+            for &addr in &addrs {
+                tracker.announce_own(torrent.info_hash(), peer_id, addr, presence);
+                now.insert((torrent.info_hash(), addr));
+            }
+        }
+        for &(info_hash, addr) in announced.difference(&now) {
+            tracker.announce_own(info_hash, peer_id, addr, Presence::Gone);
+        }
+        announced = now;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            changed = changes.changed() => if changed.is_err() { break },
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+/// One address of each family at most: a tracker keeps no more of a peer.
+fn own_addrs(listening: &[SocketAddr], public_url: Option<&PublicUrl>) -> Vec<SocketAddr> {
+    let public: Option<IpAddr> = public_url.and_then(|url| url.host().parse().ok());
+    let mut addrs: Vec<SocketAddr> = Vec::new();
+    for addr in listening {
+        if addrs.iter().any(|other| other.is_ipv6() == addr.is_ipv6()) {
+            continue;
+        }
+        let ip = match public {
+            Some(ip) if ip.is_ipv6() == addr.is_ipv6() => Some(ip),
+            _ if addr.ip().is_unspecified() => outward(addr.ip()),
+            _ => Some(addr.ip()),
+        };
+        addrs.extend(ip.map(|ip| SocketAddr::new(ip, addr.port())));
+    }
+    addrs
+}
+
+/// The address that this machine speaks to the internet from, or else loopback: asked of the routing table by a socket
+/// that sends nothing. The addresses are of documentation (RFC 5737, RFC 3849).
+fn outward(unspecified: IpAddr) -> Option<IpAddr> {
+    let (there, loopback): (IpAddr, IpAddr) = match unspecified {
+        IpAddr::V6(_) => (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(), Ipv6Addr::LOCALHOST.into()),
+        IpAddr::V4(_) => (Ipv4Addr::new(192, 0, 2, 1).into(), Ipv4Addr::LOCALHOST.into()),
+    };
+    let asked = UdpSocket::bind((unspecified, 0)).and_then(|socket| {
+        socket.connect((there, 9))?;
+        socket.local_addr()
+    });
+    match asked {
+        Ok(addr) if !addr.ip().is_unspecified() => Some(addr.ip()),
+        // Without a route to the world there may be programs on this machine.
+        _ => UdpSocket::bind((loopback, 0)).is_ok().then_some(loopback),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn an_address_that_is_listened_on_is_told_and_a_public_one_before_it() {
+        let listening = [addr("10.0.0.1:7"), addr("[fd00::1]:7"), addr("10.0.0.2:7")];
+        assert_eq!(own_addrs(&listening, None), [addr("10.0.0.1:7"), addr("[fd00::1]:7")]);
+        let public = "http://192.0.2.9:8080".parse().expect("a URL");
+        assert_eq!(own_addrs(&listening, Some(&public)), [addr("192.0.2.9:7"), addr("[fd00::1]:7")]);
+        let named = "http://hub.example".parse().expect("a URL");
+        assert_eq!(own_addrs(&listening, Some(&named)), own_addrs(&listening, None));
+    }
+
+    #[test]
+    fn every_address_becomes_one_that_can_be_told() {
+        let addrs = own_addrs(&[addr("0.0.0.0:7")], None);
+        assert!(addrs.iter().all(|addr| !addr.ip().is_unspecified() && addr.port() == 7), "{addrs:?}");
+        assert_eq!(addrs.len(), 1);
+    }
+}

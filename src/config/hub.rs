@@ -1,0 +1,330 @@
+//! The keys of the hub: the table `[hub]` of config.toml, the variables `WTFS_HUB_*`, and what they come to.
+//!
+//! As in `layer.rs`, a missing key shows the layer below. A new key goes into [`HubLayer`], its two functions, what
+//! makes a [`HubConfig`] of it, and docs/config.md; tests fail for each place that was forgotten.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use wtfs_server::{HubConfig, PublicUrl, TrustedProxies, listen};
+use wtfs_torrent::SessionConfig;
+
+use super::{Directories, Environment};
+use crate::exit::{Exit, OrEnd as _, ended};
+use crate::units::TimeSpan;
+
+/// The port of HTTP and of the UDP tracker when none is given.
+const DEFAULT_PORT: u16 = 8080;
+
+/// The keys of `[hub]`; `WTFS_HUB_` and a key in capitals is its variable.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HubLayer {
+    /// Directories whose entries are shared.
+    pub(crate) roots: Option<Vec<PathBuf>>,
+    /// `PORT`, `ADDRESS` or `ADDRESS:PORT` of HTTP and the UDP tracker.
+    pub(crate) listen: Option<String>,
+    /// Where others reach the hub.
+    pub(crate) public_url: Option<String>,
+    /// Whether there is a UDP tracker.
+    pub(crate) udp: Option<bool>,
+    /// How long a file must have been left alone before it is hashed.
+    pub(crate) quiet: Option<TimeSpan>,
+    /// How often the roots are looked through.
+    pub(crate) rescan: Option<TimeSpan>,
+    /// Connections in all.
+    pub(crate) max_connections: Option<usize>,
+    /// Connections from one address.
+    pub(crate) max_connections_per_ip: Option<usize>,
+    /// How long a client may take for a request's head, and idle.
+    pub(crate) header_timeout: Option<TimeSpan>,
+    /// How long a client may take nothing of a response.
+    pub(crate) write_timeout: Option<TimeSpan>,
+    /// How long responses may go on after the hub is told to stop.
+    pub(crate) grace: Option<TimeSpan>,
+    /// Networks of reverse proxies.
+    pub(crate) trusted_proxies: Option<Vec<String>>,
+    /// When clients of the HTTP and UDP tracker are asked to come back.
+    pub(crate) announce_interval: Option<TimeSpan>,
+    /// The same for web sockets.
+    pub(crate) websocket_interval: Option<TimeSpan>,
+    /// Announces a second from one address.
+    pub(crate) announce_rate: Option<u32>,
+    /// Web sockets open at once.
+    pub(crate) max_websockets: Option<usize>,
+    /// Web sockets of one address.
+    pub(crate) max_websockets_per_ip: Option<usize>,
+    /// A file of the only info hashes that are tracked.
+    pub(crate) allow_file: Option<PathBuf>,
+    /// A file of info hashes that are not tracked.
+    pub(crate) deny_file: Option<PathBuf>,
+    /// Words of which one must stand in announce URLs.
+    pub(crate) passkeys: Option<Vec<String>>,
+    /// Web pages that may open web sockets.
+    pub(crate) origins: Option<Vec<String>>,
+}
+
+impl HubLayer {
+    pub(super) fn from_environment(environment: &Environment) -> anyhow::Result<Self> {
+        let list = |name: &str| -> anyhow::Result<Option<Vec<String>>> {
+            let text = environment.text(name)?;
+            Ok(text.map(|list| list.split_whitespace().map(str::to_owned).collect()))
+        };
+        // Paths may hold blanks: as in PATH, a colon stands between them.
+        let roots = environment.path("WTFS_HUB_ROOTS");
+        Ok(Self {
+            roots: roots.map(|roots| std::env::split_paths(&roots).collect()),
+            listen: environment.text("WTFS_HUB_LISTEN")?,
+            public_url: environment.text("WTFS_HUB_PUBLIC_URL")?,
+            udp: environment.parse("WTFS_HUB_UDP")?,
+            quiet: environment.parse("WTFS_HUB_QUIET")?,
+            rescan: environment.parse("WTFS_HUB_RESCAN")?,
+            max_connections: environment.parse("WTFS_HUB_MAX_CONNECTIONS")?,
+            max_connections_per_ip: environment.parse("WTFS_HUB_MAX_CONNECTIONS_PER_IP")?,
+            header_timeout: environment.parse("WTFS_HUB_HEADER_TIMEOUT")?,
+            write_timeout: environment.parse("WTFS_HUB_WRITE_TIMEOUT")?,
+            grace: environment.parse("WTFS_HUB_GRACE")?,
+            trusted_proxies: list("WTFS_HUB_TRUSTED_PROXIES")?,
+            announce_interval: environment.parse("WTFS_HUB_ANNOUNCE_INTERVAL")?,
+            websocket_interval: environment.parse("WTFS_HUB_WEBSOCKET_INTERVAL")?,
+            announce_rate: environment.parse("WTFS_HUB_ANNOUNCE_RATE")?,
+            max_websockets: environment.parse("WTFS_HUB_MAX_WEBSOCKETS")?,
+            max_websockets_per_ip: environment.parse("WTFS_HUB_MAX_WEBSOCKETS_PER_IP")?,
+            allow_file: environment.path("WTFS_HUB_ALLOW_FILE"),
+            deny_file: environment.path("WTFS_HUB_DENY_FILE"),
+            passkeys: list("WTFS_HUB_PASSKEYS")?,
+            origins: list("WTFS_HUB_ORIGINS")?,
+        })
+    }
+
+    /// This layer on top of `lower`.
+    pub(super) fn over(self, lower: Self) -> Self {
+        Self {
+            roots: self.roots.or(lower.roots),
+            listen: self.listen.or(lower.listen),
+            public_url: self.public_url.or(lower.public_url),
+            udp: self.udp.or(lower.udp),
+            quiet: self.quiet.or(lower.quiet),
+            rescan: self.rescan.or(lower.rescan),
+            max_connections: self.max_connections.or(lower.max_connections),
+            max_connections_per_ip: self.max_connections_per_ip.or(lower.max_connections_per_ip),
+            header_timeout: self.header_timeout.or(lower.header_timeout),
+            write_timeout: self.write_timeout.or(lower.write_timeout),
+            grace: self.grace.or(lower.grace),
+            trusted_proxies: self.trusted_proxies.or(lower.trusted_proxies),
+            announce_interval: self.announce_interval.or(lower.announce_interval),
+            websocket_interval: self.websocket_interval.or(lower.websocket_interval),
+            announce_rate: self.announce_rate.or(lower.announce_rate),
+            max_websockets: self.max_websockets.or(lower.max_websockets),
+            max_websockets_per_ip: self.max_websockets_per_ip.or(lower.max_websockets_per_ip),
+            allow_file: self.allow_file.or(lower.allow_file),
+            deny_file: self.deny_file.or(lower.deny_file),
+            passkeys: self.passkeys.or(lower.passkeys),
+            origins: self.origins.or(lower.origins),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether a UDP tracker is wanted.
+    pub(crate) fn udp(&self) -> listen::Udp {
+        if self.udp.unwrap_or(true) { listen::Udp::SamePort } else { listen::Udp::Off }
+    }
+
+    /// Where to listen.
+    pub(crate) fn addrs(&self) -> anyhow::Result<Vec<SocketAddr>> {
+        let Some(typed) = &self.listen else { return Ok(listen::everywhere(DEFAULT_PORT)) };
+        if let Ok(port) = typed.parse() {
+            return Ok(listen::everywhere(port));
+        }
+        if let Ok(addr) = typed.parse() {
+            return Ok(vec![addr]);
+        }
+        if let Ok(ip) = typed.trim_matches(['[', ']']).parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, DEFAULT_PORT)]);
+        }
+        Err(ended(Exit::Usage, format!("`{typed}` is not PORT, ADDRESS or ADDRESS:PORT to listen on")))
+    }
+
+    /// What the hub is told.
+    pub(crate) fn config(
+        &self,
+        directories: &Directories,
+        session: SessionConfig,
+    ) -> anyhow::Result<HubConfig> {
+        let mut config = HubConfig::new(session.cache_dir.clone());
+        config.session = session;
+        let roots = self.roots.iter().flatten();
+        config.roots = roots.map(|root| directories.expand(root)).collect::<anyhow::Result<_>>()?;
+        if let Some(url) = &self.public_url {
+            config.public_url = Some(url.parse::<PublicUrl>().or_end(Exit::Usage, || "public_url".into())?);
+        }
+        if let Some(networks) = &self.trusted_proxies {
+            config.trusted_proxies = TrustedProxies::parse(networks.iter().map(String::as_str))
+                .or_end(Exit::Usage, || "trusted_proxies".into())?;
+        }
+        let positive = |value: Option<TimeSpan>, default, key: &str| match value {
+            Some(span) if span.0.is_zero() => Err(ended(Exit::Usage, format!("{key} must be more than 0"))),
+            Some(span) => Ok(span.0),
+            None => Ok(default),
+        };
+        config.quiet = self.quiet.map_or(config.quiet, |span| span.0);
+        config.rescan = positive(self.rescan, config.rescan, "rescan")?;
+        let serving = &mut config.serving;
+        serving.connections_max = self.max_connections.unwrap_or(serving.connections_max);
+        serving.connections_per_ip = self.max_connections_per_ip.unwrap_or(serving.connections_per_ip);
+        serving.header_timeout = positive(self.header_timeout, serving.header_timeout, "header_timeout")?;
+        serving.write_timeout = positive(self.write_timeout, serving.write_timeout, "write_timeout")?;
+        serving.grace = self.grace.map_or(serving.grace, |span| span.0);
+        let tracker = &mut config.tracker;
+        tracker.interval = positive(self.announce_interval, tracker.interval, "announce_interval")?;
+        tracker.socket_interval =
+            positive(self.websocket_interval, tracker.socket_interval, "websocket_interval")?;
+        // A peer that keeps to a longer interval must not be forgotten before it comes back.
+        tracker.peer_timeout =
+            tracker.peer_timeout.max(tracker.interval.max(tracker.socket_interval) * 7 / 3);
+        tracker.min_interval = tracker.min_interval.min(tracker.interval);
+        tracker.requests_per_second = self.announce_rate.unwrap_or(tracker.requests_per_second);
+        tracker.sockets.max = self.max_websockets.unwrap_or(tracker.sockets.max);
+        tracker.sockets.max_per_subscriber =
+            self.max_websockets_per_ip.unwrap_or(tracker.sockets.max_per_subscriber);
+        let file = |path: &Option<PathBuf>| path.as_ref().map(|path| directories.expand(path)).transpose();
+        tracker.access.allow_file = file(&self.allow_file)?;
+        tracker.access.deny_file = file(&self.deny_file)?;
+        tracker.access.passkeys = self.passkeys.clone().unwrap_or_default();
+        tracker.access.origins = self.origins.clone().unwrap_or_default();
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// No key left out: a new field does not compile until it stands here.
+    pub(in crate::config) fn full() -> HubLayer {
+        let time = |s| Some(TimeSpan(Duration::from_secs(s)));
+        HubLayer {
+            roots: Some(vec!["/a b".into(), "/c".into()]),
+            listen: Some("127.0.0.1:80".into()),
+            public_url: Some("https://hub.example".into()),
+            udp: Some(false),
+            quiet: time(1),
+            rescan: time(2),
+            max_connections: Some(3),
+            max_connections_per_ip: Some(4),
+            header_timeout: time(5),
+            write_timeout: time(6),
+            grace: time(7),
+            trusted_proxies: Some(vec!["127.0.0.1".into(), "10.0.0.0/8".into()]),
+            announce_interval: time(8),
+            websocket_interval: time(9),
+            announce_rate: Some(10),
+            max_websockets: Some(11),
+            max_websockets_per_ip: Some(12),
+            allow_file: Some("/allow".into()),
+            deny_file: Some("/deny".into()),
+            passkeys: Some(vec!["p".into(), "q".into()]),
+            origins: Some(vec!["https://a.example".into()]),
+        }
+    }
+
+    fn keys() -> Vec<String> {
+        toml::Table::try_from(full()).expect("a table").keys().cloned().collect()
+    }
+
+    #[test]
+    fn the_documentation_lists_every_key_and_its_variable() {
+        let text = include_str!("../../docs/config.md");
+        for key in keys() {
+            let row = format!("| `hub.{key}` | `WTFS_HUB_{}`", key.to_uppercase());
+            assert!(text.contains(&row), "docs/config.md has no row that begins {row}");
+        }
+    }
+
+    #[test]
+    fn every_key_has_its_variable() {
+        let environment = Environment::from([
+            ("WTFS_HUB_ROOTS", "/a b:/c"),
+            ("WTFS_HUB_LISTEN", "127.0.0.1:80"),
+            ("WTFS_HUB_PUBLIC_URL", "https://hub.example"),
+            ("WTFS_HUB_UDP", "false"),
+            ("WTFS_HUB_QUIET", "1s"),
+            ("WTFS_HUB_RESCAN", "2s"),
+            ("WTFS_HUB_MAX_CONNECTIONS", "3"),
+            ("WTFS_HUB_MAX_CONNECTIONS_PER_IP", "4"),
+            ("WTFS_HUB_HEADER_TIMEOUT", "5s"),
+            ("WTFS_HUB_WRITE_TIMEOUT", "6s"),
+            ("WTFS_HUB_GRACE", "7s"),
+            ("WTFS_HUB_TRUSTED_PROXIES", "127.0.0.1 10.0.0.0/8"),
+            ("WTFS_HUB_ANNOUNCE_INTERVAL", "8s"),
+            ("WTFS_HUB_WEBSOCKET_INTERVAL", "9s"),
+            ("WTFS_HUB_ANNOUNCE_RATE", "10"),
+            ("WTFS_HUB_MAX_WEBSOCKETS", "11"),
+            ("WTFS_HUB_MAX_WEBSOCKETS_PER_IP", "12"),
+            ("WTFS_HUB_ALLOW_FILE", "/allow"),
+            ("WTFS_HUB_DENY_FILE", "/deny"),
+            ("WTFS_HUB_PASSKEYS", "p q"),
+            ("WTFS_HUB_ORIGINS", "https://a.example"),
+        ]);
+        assert_eq!(HubLayer::from_environment(&environment).expect("parsed"), full());
+    }
+
+    #[test]
+    fn a_missing_key_shows_the_layer_below() {
+        assert_eq!(HubLayer::default().over(full()), full());
+        assert_eq!(full().over(HubLayer::default()), full());
+        let lower = HubLayer { listen: Some("1".into()), ..full() };
+        assert_eq!(full().over(lower).listen.as_deref(), Some("127.0.0.1:80"));
+    }
+
+    #[test]
+    fn every_key_reaches_the_hub() {
+        let directories = Directories::of(&Environment::from([("HOME", "/home/ada")]));
+        let made = |layer: HubLayer| {
+            layer
+                .config(&directories, SessionConfig::new("/cache".into()))
+                .map(|config| format!("{config:?}"))
+        };
+        let default = made(HubLayer::default()).expect("made");
+        // Taken by the command, not by the hub.
+        let elsewhere = ["listen", "udp"];
+        let all = toml::Table::try_from(full()).expect("a table");
+        for (key, value) in all.into_iter().filter(|(key, _)| !elsewhere.contains(&key.as_str())) {
+            let one: HubLayer = toml::Table::from_iter([(key.clone(), value)]).try_into().expect("a layer");
+            assert_ne!(made(one).expect("made"), default, "{key} changes nothing");
+        }
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_refused() {
+        let directories = Directories::of(&Environment::from([("HOME", "/home/ada")]));
+        for layer in [
+            HubLayer { public_url: Some("hub".into()), ..HubLayer::default() },
+            HubLayer { rescan: Some(TimeSpan(Duration::ZERO)), ..HubLayer::default() },
+            HubLayer { trusted_proxies: Some(vec!["x".into()]), ..HubLayer::default() },
+        ] {
+            let error = layer.config(&directories, SessionConfig::new("/c".into())).expect_err("refused");
+            assert_eq!(crate::exit::exit_of(&error), Exit::Usage);
+        }
+        let nowhere = HubLayer { listen: Some("all".into()), ..HubLayer::default() };
+        assert_eq!(crate::exit::exit_of(&nowhere.addrs().expect_err("refused")), Exit::Usage);
+    }
+
+    #[test]
+    fn a_place_to_listen_is_read_in_each_form() {
+        let read = |typed: &str| {
+            HubLayer { listen: Some(typed.into()), ..HubLayer::default() }.addrs().expect("addresses")
+        };
+        assert_eq!(read("80"), listen::everywhere(80));
+        assert_eq!(read("127.0.0.1:1"), [SocketAddr::from(([127, 0, 0, 1], 1))]);
+        assert_eq!(read("127.0.0.1"), [SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT))]);
+        assert_eq!(read("[::1]:2"), ["[::1]:2".parse::<SocketAddr>().expect("an address")]);
+        assert_eq!(HubLayer::default().addrs().expect("addresses"), listen::everywhere(DEFAULT_PORT));
+    }
+}
