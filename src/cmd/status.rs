@@ -212,12 +212,11 @@ struct Tracker {
 impl Process {
     fn text(&self) -> String {
         let path = self.path.as_ref().map_or_else(String::new, |path| format!(" {}", path.display()));
-        let mut text = format!(
-            "{}{path} (process {}, listening on {})\n",
-            self.role,
-            self.pid,
-            self.listening.join(" ")
-        );
+        let listening = match self.listening.as_slice() {
+            [] => "without a network".to_owned(),
+            addrs => format!("listening on {}", addrs.join(" ")),
+        };
+        let mut text = format!("{}{path} (process {}, {listening})\n", self.role, self.pid);
         if let Some(cache) = &self.cache {
             text += &cache.text();
         }

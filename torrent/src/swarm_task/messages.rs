@@ -26,11 +26,10 @@ impl SwarmTask {
             PeerEvent::Message(message) => self.handle_message(id, message),
             PeerEvent::Uploaded(bytes) => {
                 let now = self.clock.now();
-                self.upkeep.up.handle_bytes(now, bytes);
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.traffic.up.handle_bytes(now, bytes);
                     peer.traffic.up_bytes += bytes;
-                    self.shared.counters.moved(peer.about.kind.into()).up.add(bytes);
+                    self.upkeep.handle_sent(&self.shared.counters, peer.about.kind.into(), bytes, now);
                 }
                 Ok(())
             }

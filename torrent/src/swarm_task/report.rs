@@ -39,20 +39,15 @@ impl SwarmTask {
     fn sources_status(&self, now: Moment) -> Vec<SourceStatus> {
         let of_kind = |kind: SourceKind| {
             let moved = self.shared.counters.moved(kind);
-            let mut all = SourceStatus {
+            let (down, up) = &self.upkeep.kinds[kind as usize];
+            SourceStatus {
                 kind,
-                connected: 0,
-                download_rate: 0,
-                upload_rate: 0,
+                connected: self.peers.values().filter(|peer| kind == peer.about.kind.into()).count(),
+                download_rate: down.rate(now),
+                upload_rate: up.rate(now),
                 downloaded_bytes: moved.down.total(),
                 uploaded_bytes: moved.up.total(),
-            };
-            for peer in self.peers.values().filter(|peer| kind == peer.about.kind.into()) {
-                all.connected += 1;
-                all.download_rate += peer.traffic.down.rate(now);
-                all.upload_rate += peer.traffic.up.rate(now);
             }
-            all
         };
         let all = SourceKind::ALL.into_iter().map(of_kind);
         all.filter(|all| all.connected > 0 || all.downloaded_bytes > 0 || all.uploaded_bytes > 0).collect()

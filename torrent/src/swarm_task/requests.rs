@@ -170,9 +170,7 @@ impl SwarmTask {
     fn handle_block(&mut self, id: SourceId, block: Block, now: Moment) -> Result<(), CloseReason> {
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         let bytes = block.data.len() as u64;
-        self.shared.counters.downloaded.add(bytes);
-        self.shared.counters.moved(peer.about.kind.into()).down.add(bytes);
-        self.upkeep.down.handle_bytes(now, bytes);
+        self.upkeep.handle_received(&self.shared.counters, peer.about.kind.into(), bytes, now);
         let Some(download) = &mut self.download else {
             return Err(CloseReason::Violation("sent a block before anybody could ask for it"));
         };

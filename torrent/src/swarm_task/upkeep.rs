@@ -19,7 +19,7 @@ use super::{BUSY_TICK, Event, SwarmTask, one};
 use crate::config::UploadPolicy;
 use crate::error::ReadError;
 use crate::peer_task::{CloseReason, PeerCommand};
-use crate::status::{BannedPeer, Phase};
+use crate::status::{BannedPeer, Counters, Phase, SourceKind};
 use crate::store::StoreError;
 use crate::torrent::Content;
 
@@ -52,6 +52,8 @@ const WANT_PEERS_EVERY: Moment = Moment::from_secs(30);
 pub(super) struct Upkeep {
     pub(super) down: RateMeter,
     pub(super) up: RateMeter,
+    /// Received and sent, by the kind of source.
+    pub(super) kinds: [(RateMeter, RateMeter); SourceKind::ALL.len()],
     pub(super) next_source: u32,
     pub(super) connecting: usize,
     pub(super) banned: Vec<BannedPeer>,
@@ -86,6 +88,7 @@ impl Upkeep {
         Self {
             down: RateMeter::new(span),
             up: RateMeter::new(span),
+            kinds: SourceKind::ALL.map(|_| (RateMeter::new(span), RateMeter::new(span))),
             next_source: 0,
             connecting: 0,
             banned: Vec::new(),
@@ -100,6 +103,21 @@ impl Upkeep {
             metadata_at: Moment::ZERO,
             want_peers_at: Moment::ZERO,
         }
+    }
+
+    /// Payload came from a source.
+    pub(super) fn handle_received(&mut self, counters: &Counters, kind: SourceKind, bytes: u64, now: Moment) {
+        counters.downloaded.add(bytes);
+        counters.moved(kind).down.add(bytes);
+        self.down.handle_bytes(now, bytes);
+        self.kinds[kind as usize].0.handle_bytes(now, bytes);
+    }
+
+    /// Payload was sent, and has been counted where it was.
+    pub(super) fn handle_sent(&mut self, counters: &Counters, kind: SourceKind, bytes: u64, now: Moment) {
+        counters.moved(kind).up.add(bytes);
+        self.up.handle_bytes(now, bytes);
+        self.kinds[kind as usize].1.handle_bytes(now, bytes);
     }
 
     /// Something changed that any peer may serve.
