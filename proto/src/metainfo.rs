@@ -185,7 +185,11 @@ impl Metainfo {
 
     /// The piece hashes of a v2 file longer than one piece, if they are here.
     pub fn piece_layer(&self, root: &[u8; 32]) -> Option<&Bytes> {
-        self.piece_layers.iter().find(|(own, _)| own == root).map(|(_, layer)| layer)
+        let layers = &self.piece_layers;
+        // They come from a dictionary, which is sorted in all but odd torrents.
+        let sorted = layers.binary_search_by(|(own, _)| own.cmp(root)).ok();
+        let at = sorted.or_else(|| layers.iter().position(|(own, _)| own == root))?;
+        layers.get(at).map(|(_, layer)| layer)
     }
 }
 

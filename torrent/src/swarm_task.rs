@@ -393,6 +393,7 @@ impl SwarmTask {
                 self.shared.counters.failed_pieces.add(1);
                 self.shared.counters.wasted.add(u64::from(bytes));
                 download.picker.handle_failed(piece);
+                download.want_leaves(piece);
                 let liars = self.suspects.handle_bad(&gathered);
                 download.picker.set_contested(piece, self.suspects.contested(piece));
                 tracing::warn!(piece = piece.get(), liars = liars.len(), "a piece has a wrong hash");

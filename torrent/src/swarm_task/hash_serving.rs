@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::{Bytes, BytesMut};
 use wtfs_proto::geometry::{BLOCK_BYTES, FileIndex, PieceIndex};
 use wtfs_proto::merkle::{self, Hash, MerkleTree};
+use wtfs_proto::rate::TokenBucket;
 use wtfs_proto::swarm::hash_answers::{Plan, layer_tree};
 use wtfs_proto::swarm::hashes::PieceTree;
 use wtfs_proto::swarm::picker::SourceId;
+use wtfs_proto::time::Moment;
 use wtfs_proto::wire::message::{HashRequest, Message};
 
 use super::{Event, SwarmTask, one};
@@ -20,10 +22,14 @@ use crate::peer_task::CloseReason;
 use crate::torrent::Content;
 
 /// Requests under way for one peer.
-const MOST_OF_A_PEER: usize = 8;
+const MOST_OF_A_PEER: usize = 32;
 
 /// Requests under way for all peers of a torrent: each holds a block and the hashes of a piece.
-const MOST: usize = 32;
+const MOST: usize = 64;
+
+/// Requests of one peer that are looked at, each second and at once: finding the file of one takes a look at all files.
+const PER_SECOND: u64 = 500;
+const AT_ONCE: u64 = 1000;
 
 /// The tree over one file's piece layer, which takes a hash for each piece to make.
 type LayerTree = Arc<Mutex<Option<(FileIndex, Arc<MerkleTree>)>>>;
@@ -31,34 +37,41 @@ type LayerTree = Arc<Mutex<Option<(FileIndex, Arc<MerkleTree>)>>>;
 /// What is being answered.
 #[derive(Debug, Default)]
 pub(super) struct Serving {
-    under_way: HashMap<SourceId, usize>,
+    peers: HashMap<SourceId, OfPeer>,
     total: usize,
     layer: LayerTree,
+}
+
+#[derive(Debug)]
+struct OfPeer {
+    under_way: usize,
+    rate: TokenBucket,
 }
 
 impl Serving {
     /// A peer is gone; what is under way for it ends by itself.
     pub(super) fn handle_gone(&mut self, id: SourceId) {
-        self.total -= self.under_way.remove(&id).unwrap_or(0);
+        self.total -= self.peers.remove(&id).map_or(0, |of_peer| of_peer.under_way);
     }
 
-    fn begin(&mut self, id: SourceId) -> bool {
-        let of_peer = self.under_way.get(&id).copied().unwrap_or(0);
-        if of_peer >= MOST_OF_A_PEER || self.total >= MOST {
-            return false;
+    /// Whether another request of a peer may be looked at.
+    fn has_room(&mut self, id: SourceId, now: Moment) -> bool {
+        let fresh = || OfPeer { under_way: 0, rate: TokenBucket::with_burst(now, PER_SECOND, AT_ONCE) };
+        let of_peer = self.peers.entry(id).or_insert_with(fresh);
+        of_peer.under_way < MOST_OF_A_PEER && self.total < MOST && of_peer.rate.take(now, 1).is_ok()
+    }
+
+    fn begin(&mut self, id: SourceId) {
+        if let Some(of_peer) = self.peers.get_mut(&id) {
+            of_peer.under_way += 1;
+            self.total += 1;
         }
-        self.under_way.insert(id, of_peer + 1);
-        self.total += 1;
-        true
     }
 
     fn end(&mut self, id: SourceId) {
-        if let Some(of_peer) = self.under_way.get_mut(&id) {
-            *of_peer -= 1;
+        if let Some(of_peer) = self.peers.get_mut(&id) {
+            of_peer.under_way -= 1;
             self.total -= 1;
-            if *of_peer == 0 {
-                self.under_way.remove(&id);
-            }
         }
     }
 }
@@ -70,18 +83,17 @@ impl SwarmTask {
         id: SourceId,
         request: HashRequest,
     ) -> Result<(), CloseReason> {
+        let now = self.clock.now();
         let Some(peer) = self.peers.get(&id) else { return Ok(()) };
         let reject = || peer.link.send(one(Message::HashReject(request)));
         let Some(download) = &mut self.download else { return reject() };
-        let content = download.content.clone();
-        let plan = Plan::new(&content.metainfo, &request)
-            .filter(|plan| plan.piece.is_none_or(|piece| content.present.get(piece.get())));
-        let Some(plan) = plan.filter(|_| self.engine.config.upload == UploadPolicy::On) else {
-            return reject();
-        };
-        if !download.leaves.serving.begin(id) {
+        if self.engine.config.upload == UploadPolicy::Off || !download.leaves.serving.has_room(id, now) {
             return reject();
         }
+        let content = download.content.clone();
+        let is_here = |plan: &Plan| plan.piece.is_none_or(|piece| content.present.get(piece.get()));
+        let Some(plan) = Plan::new(&content.metainfo, &request).filter(is_here) else { return reject() };
+        download.leaves.serving.begin(id);
         let layer = download.leaves.serving.layer.clone();
         let (link, events) = (peer.link.sender(), self.channels.events.clone());
         self.engine.disk.start(&self.engine.tasks, move || {

@@ -161,6 +161,11 @@ impl Leaves {
 }
 
 impl Download {
+    /// A piece failed as a whole: with its leaves the next attempt tells who lied.
+    pub(super) fn want_leaves(&mut self, piece: PieceIndex) {
+        self.leaves.is_asking_due |= self.leaves.hashes.want(&self.content.metainfo, piece);
+    }
+
     /// A piece is stored, or nobody wants it any more.
     pub(super) fn forget_leaves(&mut self, piece: u32) {
         self.leaves.hashes.forget(piece);
@@ -329,8 +334,8 @@ impl SwarmTask {
             let ease =
                 |peer: &&super::peers::Peer| (peer.stance.is_choking_us, peer.pipeline.expected_latency());
             let Some(peer) = self.peers.values().filter(can_give).min_by_key(ease) else {
-                let has_it = |peer: &super::peers::Peer| peer.bits().is_some_and(|bits| bits.get(piece));
-                if self.peers.values().any(has_it) {
+                let index = download.content.geometry().piece(piece);
+                if index.is_some_and(|index| download.picker.availability(index) > 0) {
                     is_widened |= download.picker.widen(piece);
                 } else {
                     // Whoever comes may give hashes too.
