@@ -80,10 +80,17 @@ class Sessions:
         return params
 
     def seed(self, command):
-        """Every session of this process seeds the torrent; the data is what it was made from, so no hashing."""
+        """Every session of this process seeds the torrent. The data is what it was made from: unless "checked" it is
+        not hashed before, but piece by piece when a peer first asks for some of it."""
         params = self.parameters(command)
-        params.flags |= lt.torrent_flags.seed_mode
+        if not command.get("checked"):
+            params.flags |= lt.torrent_flags.seed_mode
         self.handles += [session.add_torrent(params) for session in self.sessions]
+        deadline = time.monotonic() + 600
+        while not all(handle.status().is_seeding for handle in self.handles):
+            if time.monotonic() > deadline:
+                sys.exit("libtorrent did not check its data")
+            time.sleep(0.02)
         return {}
 
     def download(self, command):

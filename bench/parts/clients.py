@@ -58,13 +58,13 @@ class Place:
 
 
 class Seeders:
-    """One or more libtorrent sessions in one process that all have the whole torrent."""
+    """One or more libtorrent sessions in one process that all have the whole torrent; "checked" ones have hashed it."""
 
-    def __init__(self, tools, place, torrent, listen=None, count=1, space=None):
+    def __init__(self, tools, place, torrent, listen=None, count=1, space=None, checked=False):
         self.addresses = listen or [place.address() for _ in range(count)]
         command = [tools.python, os.path.join(HERE, "lt.py"), "sessions", json.dumps({"listen": self.addresses})]
         self.process = JsonProcess(command, place.log("seeder"), space or place.space)
-        self.process.ask(cmd="seed", torrent=torrent.path, save=torrent.save)
+        self.process.ask(cmd="seed", torrent=torrent.path, save=torrent.save, checked=checked)
 
     def __enter__(self):
         return self

@@ -196,14 +196,14 @@ def random_reads(bench):
             bench.add(rows[2], subject, seeders.counters()["uploaded_bytes"] / said["count"] / 1024)
 
     def ours(torrent, rows):
-        with Seeders(bench.tools, bench.place, torrent) as seeders:
+        with Seeders(bench.tools, bench.place, torrent, checked=True) as seeders:
             with Wtfs(bench.tools, bench.place, [torrent.path], seeders.addresses) as mount:
                 mount.wait_connected(1)
                 said = read(mode="random", path=mount.path(torrent), original=torrent.data, count=count, piece_bytes=MIB)
                 keep("wtfs", rows, said, seeders)
 
     def btfs(torrent, rows):
-        with Seeders(bench.tools, bench.place, torrent) as seeders:
+        with Seeders(bench.tools, bench.place, torrent, checked=True) as seeders:
             with Btfs(bench.tools, bench.place, torrent, seeders.addresses) as mount:
                 said = read(
                     mode="random", path=os.path.join(mount.dir, torrent.name), original=torrent.data, count=count,
@@ -211,7 +211,7 @@ def random_reads(bench):
                 keep("btfs", rows, said, seeders)
 
     def rqbit(torrent, rows):
-        with Seeders(bench.tools, bench.place, torrent) as seeders:
+        with Seeders(bench.tools, bench.place, torrent, checked=True) as seeders:
             with Rqbit(bench.tools, bench.place, torrent, seeders.addresses) as server:
                 said = read(
                     mode="http-random", url=server.url, original=torrent.data, count=count, piece_bytes=MIB,
@@ -226,7 +226,8 @@ def random_reads(bench):
     if bench.tools.rqbit:
         bench.measure("rqbit", rows, lambda: rqbit(v1, rows))
     v2 = bench.torrent(version="v2")
-    bench.measure("wtfs", [v2_p50, v2_p99], lambda: ours(v2, [v2_p50, v2_p99]))
+    v2_rows = [v2_p50, v2_p99, row("random-v2-bytes", "bytes fetched for each read, v2", "KiB", "less")]
+    bench.measure("wtfs", v2_rows, lambda: ours(v2, v2_rows))
 
 
 def seeders_count(bench):
