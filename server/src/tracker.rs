@@ -274,9 +274,10 @@ impl Shared {
         Ok(shard.shard.announce(self.now(), fastrand::u64(..), room, &announce, draw)?)
     }
 
+    /// The numbers of a torrent, which are zeros while nobody takes part; `None` for one that is not tracked.
     fn scrape(&self, info_hash: InfoHash) -> Option<ScrapeEntry> {
         self.access.allow(info_hash).ok()?;
-        lock(self.shard(info_hash)).scrape(info_hash)
+        Some(lock(self.shard(info_hash)).scrape(info_hash).unwrap_or_default())
     }
 
     /// A peer on the hub's own machine, as others can reach it.
@@ -350,3 +351,6 @@ fn random() -> u64 {
 fn canonical(addr: SocketAddr) -> IpAddr {
     addr.ip().to_canonical()
 }
+
+#[cfg(test)]
+mod tests;

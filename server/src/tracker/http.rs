@@ -137,9 +137,9 @@ fn scrape(tracker: &Tracker, passkey: Option<&str>, request: &Request) -> Result
     if hashes.is_empty() {
         return Err(Failure::FullScrape);
     }
-    // BEP 48 has no way to say that one of several is not known: it is left out.
-    let known = hashes.into_iter().filter_map(|hash| Some((hash, shared.scrape(hash)?)));
-    let entries: BTreeMap<_, _> = known.collect();
+    // BEP 48 has no way to refuse one of several: it is left out.
+    let tracked = hashes.into_iter().filter_map(|hash| Some((hash, shared.scrape(hash)?)));
+    let entries: BTreeMap<_, _> = tracked.collect();
     let min_interval_s = u32::try_from(shared.config.min_interval.as_secs()).ok();
     Ok(codec::encode_scrape_response(&ScrapeResponse { entries, min_interval_s }))
 }
@@ -177,4 +177,4 @@ fn respond(body: Vec<u8>) -> Response<Body> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -38,7 +38,14 @@ impl Rate {
         Some(Self { cost_ns, credit_ns: cost_ns * u64::from(burst.max(1)) })
     }
 
-    /// Charges one request to an account that is paid up to a moment.
+    /// Charges one request that has been served already. Gives how long to wait before the next.
+    pub(crate) fn charge_served(&self, now: Moment, paid_ns: &mut u64) -> Duration {
+        let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        *paid_ns = (*paid_ns).max(now_ns).saturating_add(self.cost_ns);
+        Duration::from_nanos(paid_ns.saturating_sub(now_ns).saturating_sub(self.credit_ns))
+    }
+
+    /// Charges one request to an account that is paid up to a moment; nothing when it has to wait.
     ///
     /// # Errors
     /// How long to wait until the same request would pass.
@@ -133,6 +140,16 @@ mod tests {
         assert_eq!(rates.clients.len(), CLIENTS);
         let passed = (0..1000).filter(|_| rates.charge(Moment::ZERO, 7).is_ok()).count();
         assert_eq!(passed, 10);
+    }
+
+    #[test]
+    fn who_waits_after_each_as_told_keeps_to_the_rate() {
+        let rate = Rate::new(10, 5).expect("a limit");
+        let (mut now, mut paid_ns) = (Moment::from_secs(100), 0);
+        for _ in 0..105 {
+            now += rate.charge_served(now, &mut paid_ns);
+        }
+        assert_eq!(now, Moment::from_secs(110));
     }
 
     proptest! {

@@ -464,7 +464,7 @@ impl Shard {
         let peers = &mut self.peers;
         self.swarms[swarm].roster.insert(index, peer.zone, &mut |member, place| peers[member].place = place);
         self.totals.count(peer.zone, Counting::In);
-        if announce.event == AnnounceEvent::Completed {
+        if announce.event == AnnounceEvent::Completed && peer.zone.is_seed() {
             self.count_download(swarm);
         }
         Some(index)
@@ -479,7 +479,7 @@ impl Shard {
         let zone = zone(announce.progress, peer.reach());
         self.change_zone(index, zone);
         // Each peer completes once, however often it says so.
-        if announce.event == AnnounceEvent::Completed && !was_seed {
+        if announce.event == AnnounceEvent::Completed && zone.is_seed() && !was_seed {
             self.count_download(swarm);
         }
         replaced

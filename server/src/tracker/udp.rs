@@ -161,4 +161,4 @@ fn passkey(url_data: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

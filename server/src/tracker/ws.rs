@@ -83,4 +83,4 @@ fn silence(ping_interval: Duration) -> Duration {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -37,8 +37,8 @@ enum End {
     Closing,
 }
 
-/// A swarm that the client is in.
-#[derive(Debug, Clone, Copy)]
+/// A swarm that the client is in, and as whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Membership {
     info_hash: InfoHash,
     peer_id: PeerId,
@@ -144,11 +144,9 @@ impl Client {
                 Message::Ping(_) | Message::Pong(_) => "",
                 Message::Close(_) => return End::Gone,
             };
-            if let Some(rate) = &rate
-                && let Err(wait) = rate.charge(moment, &mut paid_ns)
-            {
+            if let Some(rate) = &rate {
                 // This message is answered; the next one waits in the network.
-                may_read = heard + wait;
+                may_read = heard + rate.charge_served(moment, &mut paid_ns);
             }
             if matches!(message, Message::Ping(_) | Message::Pong(_)) {
                 continue;
@@ -209,8 +207,9 @@ impl Client {
                     }
                     Ok(()) => {
                         counters.scrapes.add_one();
-                        let known = hashes.into_iter().filter_map(|hash| Some((hash, shared.scrape(hash)?)));
-                        Response::Scrape(known.collect())
+                        let tracked =
+                            hashes.into_iter().filter_map(|hash| Some((hash, shared.scrape(hash)?)));
+                        Response::Scrape(tracked.collect())
                     }
                     Err(denied) => {
                         counters.rejected.add_one();
@@ -234,16 +233,12 @@ impl Client {
     ) -> Result<Response<'static>, String> {
         shared.admit(self.from, self.passkey.as_deref()).map_err(|denied| denied.to_string())?;
         let config = &shared.config.sockets;
-        let place = self.swarms.iter().position(|own| own.info_hash == announce.info_hash);
+        let own = Membership { info_hash: announce.info_hash, peer_id: announce.peer_id };
+        // Programs with several clients of one torrent share a socket among them: each is a peer.
+        let place = self.swarms.iter().position(|known| *known == own);
         let is_leaving = announce.event == AnnounceEvent::Stopped;
-        match place {
-            Some(place) if self.swarms[place].peer_id != announce.peer_id => {
-                return Err("this connection has announced another peer id to this torrent".to_owned());
-            }
-            None if !is_leaving && self.swarms.len() >= config.max_swarms => {
-                return Err("too many torrents on one connection".to_owned());
-            }
-            _ => (),
+        if place.is_none() && !is_leaving && self.swarms.len() >= config.max_swarms {
+            return Err("too many torrents on one connection".to_owned());
         }
         let want = announce.num_want.map_or(usize::MAX, |count| count as usize);
         let offers = &announce.offers[..announce.offers.len().min(config.max_offers)];
@@ -268,9 +263,7 @@ impl Client {
         let answer = answer.map_err(|denied| denied.to_string())?;
         match place {
             Some(place) if is_leaving => drop(self.swarms.swap_remove(place)),
-            None if !is_leaving => {
-                self.swarms.push(Membership { info_hash: announce.info_hash, peer_id: announce.peer_id });
-            }
+            None if !is_leaving => self.swarms.push(own),
             _ => (),
         }
         for (offer, to) in offers.iter().zip(chosen) {
