@@ -10,6 +10,7 @@ from .processes import BenchError, run
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 LIBTORRENT = "2.1.1"
 RQBIT = "9.0.1"
+NPM_TRACKER = "11.2.3"
 
 
 def target_dir():
@@ -45,6 +46,29 @@ def wtfs():
 def path_emulator():
     given = os.environ.get("WTFS_PATH_EMULATOR")
     return given if given else build("wtfs-testkit", "path-emulator")
+
+
+def tracker_load():
+    given = os.environ.get("WTFS_TRACKER_LOAD")
+    return given if given else build("wtfs-testkit", "tracker-load")
+
+
+def npm_tracker():
+    """The server of the npm package `bittorrent-tracker`; `None` without node and npm."""
+    if not apt("node", "nodejs") or not apt("npm", "npm"):
+        return None
+    home = os.path.join(tools_dir(), "node")
+    server = os.path.join(home, "node_modules", "bittorrent-tracker", "server.js")
+    if not os.path.exists(server):
+        say(f"fetching bittorrent-tracker {NPM_TRACKER} from npm")
+        os.makedirs(home, exist_ok=True)
+        install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", home]
+        try:
+            run([*install, f"bittorrent-tracker@{NPM_TRACKER}"], 600)
+        except BenchError as error:
+            say(f"without bittorrent-tracker: {error}")
+            return None
+    return server
 
 
 def apt(program, package):
@@ -129,7 +153,20 @@ class Tools:
         self.python = libtorrent()
         self.btfs = apt("btfs", "btfs")
         self.rqbit = rqbit(may_build_rqbit)
-        self._emulator = None
+        self._emulator = self._tracker_load = None
+        self._npm_tracker = ()
+
+    @property
+    def tracker_load(self):
+        if self._tracker_load is None:
+            self._tracker_load = tracker_load()
+        return self._tracker_load
+
+    @property
+    def npm_tracker(self):
+        if self._npm_tracker == ():
+            self._npm_tracker = npm_tracker()
+        return self._npm_tracker
 
     @property
     def emulator(self):
@@ -143,4 +180,6 @@ class Tools:
             found["btfs"] = apt_version("btfs")
         if self.rqbit:
             found["rqbit"] = run([self.rqbit, "--version"], 20).decode().strip()
+        if self._npm_tracker:
+            found["bittorrent-tracker"] = NPM_TRACKER
         return found
