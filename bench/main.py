@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 
-from parts import cold, growth, machine, paths, report, results, tools
+from parts import cold, growth, machine, paths, report, results, tools, trackers
 from parts.clients import Place
 from parts.processes import run
 from parts.worlds import own_network, remove_stale, scratch
@@ -23,6 +23,7 @@ GROUPS = {
     "files": growth.files,
     "pieces": growth.pieces,
     "readers": growth.readers,
+    "trackers": trackers.trackers,
 }
 
 
@@ -44,6 +45,8 @@ class Options:
         self.file_counts = [10, 10_000] if quick else [10, 60_000]
         self.piece_counts = [1000, 20_000] if quick else [1000, 100_000]
         self.reader_counts = [1, 64] if quick else [1, 64, 1000]
+        self.load_seconds = 5 if quick else 10
+        self.socket_count = 1000 if quick else 10_000
 
     @staticmethod
     def say(text):
