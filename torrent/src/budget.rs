@@ -3,7 +3,8 @@
 //! [`Budget`] is what all torrents share: how many bytes the cache may hold, how many it holds, and the clock by which
 //! pieces age. [`ledger`] is a torrent's part: who uses which piece now and when each was used last. [`victims`] chooses
 //! what was used longest ago over all torrents, [`evictor`] is the task that does so when the budget runs out, and the
-//! torrents' tasks give the pieces up (`swarm_task/eviction`). [`dormant`] is what torrents left that
+//! torrents' tasks give the pieces up (`swarm_task/eviction`). [`recency`] keeps the ages over
+//! restarts. [`dormant`] is what torrents left that
 //! the session does not have, which goes first. [`pins`] are the files that always stay. Torrents in a
 //! directory of the user's or in memory have no part in any of this.
 //!
@@ -32,6 +33,7 @@ pub(crate) mod dormant;
 pub(crate) mod evictor;
 pub(crate) mod ledger;
 pub(crate) mod pins;
+mod recency;
 mod victims;
 
 /// The marks lie this fraction of the budget apart.
@@ -42,6 +44,9 @@ const LONGEST_GAP: u64 = 256 << 20;
 
 /// What is kept free is at most this fraction of the disk: a small one is not to be unusable.
 const RESERVE_FRACTION: u64 = 4;
+
+/// The clock of a run begins here; below are the seconds of earlier runs, see [`recency`].
+const FIRST_TICK: u32 = 1 << 31;
 
 /// Requests for space that may wait. Whoever finds the queue full is told that there is none.
 const RELIEF_QUEUE: usize = 64;
@@ -73,6 +78,8 @@ pub(crate) struct Budget {
     pub(crate) evicted: Counter,
     /// Counts stored pieces. Pieces used between two of these are equally old.
     tick: AtomicU32,
+    /// In the seconds of [`recency`].
+    started_at: u32,
     wake: Notify,
     relief: mpsc::Sender<Relief>,
 }
@@ -107,7 +114,8 @@ impl Budget {
             in_flight: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             evicted: Counter::default(),
-            tick: AtomicU32::new(1),
+            tick: AtomicU32::new(FIRST_TICK),
+            started_at: recency::seconds_now(),
             wake: Notify::new(),
             relief,
         };
@@ -205,6 +213,15 @@ impl Budget {
     /// The age of what is used now.
     fn now(&self) -> u32 {
         self.tick.load(Ordering::Relaxed)
+    }
+
+    /// The seconds that a tick of this run is taken for: its ticks are spread evenly over its time, which keeps their
+    /// order as far as seconds can.
+    fn seconds_of(&self, tick: u32, now: u32) -> u32 {
+        let elapsed = u64::from(now.saturating_sub(self.started_at));
+        let ticks = u64::from((self.now() - FIRST_TICK).max(1));
+        let share = elapsed * u64::from(tick.saturating_sub(FIRST_TICK)) / ticks;
+        self.started_at.saturating_add(u32::try_from(share).unwrap_or(u32::MAX)).min(FIRST_TICK - 1)
     }
 
     fn add_stored(&self, bytes: u64) {

@@ -437,9 +437,13 @@ impl SwarmTask {
         self.channels.cancel.cancel();
         let content = self.shared.content().cloned();
         let disk = self.engine.disk.clone();
+        let last_words = |content: Arc<Content>| {
+            content.save_recency();
+            content.store.checkpoint()
+        };
         let checkpoint = async {
             if let Some(content) = content
-                && let Ok(Err(error)) = disk.run(move || content.store.checkpoint()).await
+                && let Ok(Err(error)) = disk.run(move || last_words(content)).await
             {
                 tracing::error!(%error, "the record could not be written; what is new will be hashed again");
             }

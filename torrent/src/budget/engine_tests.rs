@@ -287,6 +287,30 @@ async fn offline_what_is_there_is_read_and_what_is_not_fails_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_order_of_use_outlives_the_session() {
+    let seeded = seed(2, LEN).await;
+    let cache = tempfile::tempdir().unwrap();
+    let first = session(cache.path(), |_| {}).await;
+    let torrent = add(&first, &seeded.metainfo, vec![seeded.addr]).await;
+    assert_read(&torrent, 0, LEN, 0, LEN as u32).await;
+    first.shutdown().await;
+    drop(torrent);
+    // Kept as they are by what does not use them, and given to the next.
+    let second = session(cache.path(), |_| {}).await;
+    let torrent = add(&second, &seeded.metainfo, vec![seeded.addr]).await;
+    let content = torrent.shared.content().unwrap().clone();
+    let before = content.ledger.touched(3);
+    assert!(before > 0 && before < super::FIRST_TICK, "{before}");
+    assert_eq!(content.ledger.touched(40), 0, "absent");
+    assert_read(&torrent, 0, LEN, 3 * PIECE, 10).await;
+    assert!(content.ledger.touched(3) >= super::FIRST_TICK);
+    assert_eq!(content.ledger.touched(4), before);
+    content.save_recency();
+    second.shutdown().await;
+    seeded.session.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_torrents_left_that_are_not_there_counts_and_goes_first() {
     let (seeded, other) = (seed(FILES, LEN).await, seed(2, LEN).await);
     let cache = tempfile::tempdir().unwrap();

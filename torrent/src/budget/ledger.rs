@@ -8,12 +8,12 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use tokio::sync::Notify;
 use wtfs_proto::geometry::{Geometry, PieceIndex};
 
-use super::{Budget, Room};
+use super::{Budget, FIRST_TICK, Room};
 use crate::present::PresentMap;
 use crate::torrent::Content;
 
@@ -23,8 +23,10 @@ pub(crate) struct Ledger {
     budget: Option<Arc<Budget>>,
     /// How many reads and uploads use each piece now.
     users: Box<[AtomicU32]>,
-    /// When each piece was used last, by the budget's clock; 0 is before this run.
+    /// When each piece was used last: by the budget's clock, or, below all of that, in seconds of an earlier run.
     touched: Box<[AtomicU32]>,
+    /// Whether any was since this was asked last.
+    is_used: AtomicBool,
     stored: AtomicU64,
     in_flight: AtomicU64,
     /// Told of each piece that becomes present.
@@ -40,6 +42,7 @@ impl Ledger {
             budget,
             users: zeros(),
             touched: zeros(),
+            is_used: AtomicBool::new(false),
             stored: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
             arrivals: Notify::new(),
@@ -78,8 +81,29 @@ impl Ledger {
             // Written only when it changes: readers of one piece on many cores share the line.
             if touched.load(Ordering::Relaxed) != now {
                 touched.store(now, Ordering::Relaxed);
+                self.is_used.store(true, Ordering::Relaxed);
             }
         }
+    }
+
+    /// What an earlier run says of a piece, unless this one has used it.
+    pub(super) fn restore(&self, piece: u32, stamp: u32) {
+        if let Some(touched) = self.touched.get(piece as usize) {
+            touched.fetch_max(stamp.min(FIRST_TICK - 1), Ordering::Relaxed);
+        }
+    }
+
+    /// The seconds in which a piece was used last, for a later run.
+    pub(super) fn stamp(&self, piece: u32, now: u32) -> u32 {
+        match (self.touched(piece), &self.budget) {
+            (tick @ FIRST_TICK.., Some(budget)) => budget.seconds_of(tick, now),
+            (seconds, _) => seconds,
+        }
+    }
+
+    /// Whether any piece was used since the last time.
+    pub(super) fn take_is_used(&self) -> bool {
+        self.is_used.swap(false, Ordering::Relaxed)
     }
 
     /// When the piece was used last.

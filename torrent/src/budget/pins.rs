@@ -67,6 +67,11 @@ impl Pins {
         saved
     }
 
+    /// Where the torrent's state is kept.
+    pub(super) fn state(&self) -> Option<&StateDir> {
+        self.state.as_ref()
+    }
+
     /// Whether a file is pinned.
     pub(crate) fn contains(&self, file: FileIndex) -> bool {
         self.lock().contains(&file)

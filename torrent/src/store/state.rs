@@ -138,6 +138,25 @@ impl StateDir {
         Ok(saved.files)
     }
 
+    /// Keeps when the pieces were used last. Survives the death of the process, not surely the loss of power.
+    ///
+    /// # Errors
+    /// When it cannot be written; an older one is then still in place.
+    pub(crate) fn save_recency(&self, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.path.join("recency");
+        let temporary = path.with_extension("new");
+        std::fs::write(&temporary, bytes).map_err(StoreError::at("write", &temporary))?;
+        std::fs::rename(&temporary, &path).map_err(StoreError::at("replace", &path))
+    }
+
+    /// What [`StateDir::save_recency`] kept, if it can be read.
+    pub(crate) fn load_recency(&self) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let file = File::open(self.path.join("recency")).ok()?;
+        file.take(MAX_PINS_BYTES).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    }
+
     fn pins(&self) -> PathBuf {
         self.path.join("pins.json")
     }

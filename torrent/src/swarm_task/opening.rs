@@ -441,5 +441,7 @@ fn open(place: &Place, metainfo: &Arc<Metainfo>, shared: &Shared) -> Result<Arc<
     let geometry = &metainfo.info.geometry;
     let (ledger, pins) = (Ledger::new(budget, geometry, &present), Pins::load(state, geometry));
     let total_bytes = metainfo.info.display_total();
-    Ok(Arc::new(Content { metainfo: metainfo.clone(), store, present, total_bytes, ledger, pins }))
+    let content = Content { metainfo: metainfo.clone(), store, present, total_bytes, ledger, pins };
+    content.restore_recency();
+    Ok(Arc::new(content))
 }

@@ -36,6 +36,8 @@ const QUIET_TICK: Duration = Duration::from_secs(60);
 
 /// How often what is new is made durable.
 const CHECKPOINT_EVERY: Moment = Moment::from_secs(2);
+/// How often it is saved which pieces were used when.
+const SAVE_RECENCY_EVERY: Moment = Moment::from_secs(60);
 /// How often the status is published.
 const REPORT_EVERY: Moment = Moment::from_millis(450);
 /// How often each peer is told of new peers (BEP 11 allows once a minute).
@@ -63,6 +65,7 @@ pub(super) struct Upkeep {
     targets: Targets,
     is_waking_soon: bool,
     checkpoint_at: Moment,
+    recency_at: Moment,
     report_at: Moment,
     interest_at: Moment,
     metadata_at: Moment,
@@ -98,6 +101,7 @@ impl Upkeep {
             targets: Targets::All,
             is_waking_soon: false,
             checkpoint_at: Moment::ZERO,
+            recency_at: SAVE_RECENCY_EVERY,
             report_at: Moment::ZERO,
             interest_at: Moment::ZERO,
             metadata_at: Moment::ZERO,
@@ -222,6 +226,11 @@ impl SwarmTask {
         }
         if is_due(&mut self.upkeep.checkpoint_at, now, CHECKPOINT_EVERY) {
             self.start_checkpoint();
+        }
+        if is_due(&mut self.upkeep.recency_at, now, SAVE_RECENCY_EVERY)
+            && let Some(content) = self.shared.content().cloned()
+        {
+            self.engine.disk.start(&self.engine.tasks, move || content.save_recency());
         }
         if is_due(&mut self.upkeep.report_at, now, REPORT_EVERY) {
             self.report(now);
