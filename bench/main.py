@@ -39,7 +39,7 @@ class Options:
         self.seeder_counts = [4] if quick else [1, 4, 30]
         self.path_cases = ["20ms-bbr"] if quick else list(paths.CASES)
         self.path_bytes = (64 if quick else 256) * MIB
-        self.path_seconds = 10 if quick else 30
+        self.path_seconds = 10 if quick else 20
         self.torrent_counts = [1, 100] if quick else [1, 100, 1000]
         self.idle_seconds = 5 if quick else 20
         self.file_counts = [10, 10_000] if quick else [10, 60_000]
