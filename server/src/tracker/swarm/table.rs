@@ -107,7 +107,7 @@ mod tests {
     /// Few hashes, at both ends of the range: long runs, and runs that wrap around.
     fn hash_of(index: u32) -> u32 {
         let hash = index % 6;
-        if hash % 2 == 0 { hash } else { u32::MAX - hash }
+        if hash.is_multiple_of(2) { hash } else { u32::MAX - hash }
     }
 
     proptest! {
