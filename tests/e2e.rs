@@ -27,6 +27,8 @@ mod hostile_peers;
 mod hostile_swarm;
 #[path = "e2e/hostile_torrents.rs"]
 mod hostile_torrents;
+#[path = "e2e/hub.rs"]
+mod hub;
 #[path = "e2e/interop_seeding.rs"]
 mod interop_seeding;
 #[path = "e2e/loaders.rs"]

@@ -333,7 +333,7 @@ impl Task {
     async fn handle_done(&mut self, done: Done) {
         match done {
             Done::Watching(_) => {}
-            Done::Listed(root, names) => self.handle_listed(root, names).await,
+            Done::Listed(root, names) => self.handle_listed(root, names),
             Done::Looked(key, seen, known) => {
                 self.looks -= 1;
                 self.handle_looked(key, seen, known).await;
@@ -345,7 +345,7 @@ impl Task {
         }
     }
 
-    async fn handle_listed(&mut self, root: usize, names: std::io::Result<HashSet<String>>) {
+    fn handle_listed(&mut self, root: usize, names: std::io::Result<HashSet<String>>) {
         self.listings -= 1;
         let now = self.now();
         let names = match names {
@@ -358,10 +358,11 @@ impl Task {
         };
         let gone: Vec<Key> =
             self.entries.keys().filter(|key| key.1 == root && !names.contains(&key.0)).cloned().collect();
-        for name in names {
-            let entry = self.entries.entry((name, root)).or_insert_with(|| Entry::found(now));
+        for name in &names {
+            let entry = self.entries.entry((name.clone(), root)).or_insert_with(|| Entry::found(now));
             entry.look_at = Some(entry.look_at.unwrap_or(now));
         }
+        self.forget_missing(root, names);
         for key in gone {
             // Looked at rather than dropped: the listing may be older than the entry.
             if let Some(entry) = self.entries.get_mut(&key) {
@@ -382,7 +383,6 @@ impl Task {
                 self.take_down(&key).await;
                 self.entries.remove(&key);
                 lock(&self.view).rows.remove(&key);
-                self.forget(key);
             }
             Seen::Unusable(reason) => {
                 self.take_down(&key).await;
@@ -473,15 +473,14 @@ impl Task {
         self.session.remove(info_hash, RemovedData::Keep).await;
     }
 
-    fn forget(&mut self, (name, root): Key) {
-        let Some(root) = self.config.roots.get(root).cloned() else { return };
+    /// Forgets what stands in a root no more. Not at once when something goes: it may only have been moved for a
+    /// moment, as programs do that replace files.
+    fn forget_missing(&self, root: usize, names: HashSet<String>) {
+        // A root that is not mounted now has lost nothing.
+        let Some(root) = self.config.roots.get(root).cloned().filter(|_| !names.is_empty()) else { return };
         let records = self.records.clone();
         tokio::task::spawn_blocking(move || {
-            // A root that is not mounted now has lost nothing.
-            if root.read_dir().is_ok_and(|mut found| found.next().is_some()) {
-                let mut records = records.lock().unwrap_or_else(PoisonError::into_inner);
-                records.forget(&Place { root, name });
-            }
+            records.lock().unwrap_or_else(PoisonError::into_inner).retain(&root, &names);
         });
     }
 

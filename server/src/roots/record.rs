@@ -5,7 +5,7 @@
 //! the dictionary must have the hash that the line says, and the stamps must be those of the files. So a damaged record
 //! costs time and never truth.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{self, BufRead as _, BufReader, Read as _};
@@ -113,9 +113,10 @@ impl Records {
         Ok(())
     }
 
-    /// Forgets an entry that is gone. Blocks.
-    pub(super) fn forget(&mut self, place: &Place) {
-        if let Some(known) = self.known.remove(place) {
+    /// Forgets all entries of a root but these. Blocks.
+    pub(super) fn retain(&mut self, root: &Path, names: &HashSet<String>) {
+        let is_gone = |place: &Place| place.root == root && !names.contains(&place.name);
+        for (_, known) in self.known.extract_if(|place, _| is_gone(place)) {
             remove(&known.path);
         }
     }
@@ -195,7 +196,10 @@ mod tests {
         records.keep(&place(), &metainfo(2), &[stamp(2)]).expect("kept");
         let count = || fs::read_dir(dir.path()).expect("listed").count();
         assert_eq!(count(), 1);
-        records.forget(&place());
+        records.retain(Path::new("/elsewhere"), &HashSet::new());
+        records.retain(Path::new("/r"), &HashSet::from(["a".to_owned()]));
+        assert_eq!(count(), 1);
+        records.retain(Path::new("/r"), &HashSet::from(["b".to_owned()]));
         assert_eq!(count(), 0);
     }
 

@@ -1,0 +1,12 @@
+//! The hub as others use it: through its public interface and real sockets.
+
+#[path = "hub/links.rs"]
+mod links;
+#[path = "hub/roots.rs"]
+mod roots;
+#[path = "hub/serving.rs"]
+mod serving;
+#[path = "hub/stage.rs"]
+mod stage;
+#[path = "hub/web_seed.rs"]
+mod web_seed;
