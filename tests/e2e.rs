@@ -9,6 +9,8 @@
 #[path = "support/parts.rs"]
 mod support;
 
+#[path = "e2e/blocks.rs"]
+mod blocks;
 #[path = "e2e/cli.rs"]
 mod cli;
 #[path = "e2e/control.rs"]
