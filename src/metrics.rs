@@ -1,10 +1,10 @@
-//! Counters for Prometheus: a text of [`SessionStatus`], and a responder for `--metrics` that gives it to who asks.
+//! Counters for Prometheus: a responder for `--metrics` that gives them to who asks. What they are called stands in the
+//! engine's `prometheus`.
 //!
 //! The responder speaks as much HTTP/1.0 as a scraper needs: one GET a connection. A request is bounded in length and
-//! time and so is the number of askers; nothing of a request is used but its first line. docs/metrics.md lists the names;
-//! a test holds it to what is said here. Names carry their unit; info hashes are labels, names of torrents are not.
+//! time and so is the number of askers; nothing of a request is used but its first line.
+//! docs/metrics.md lists the names; a test holds it to what is said.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -18,7 +18,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use wtfs_torrent::{LatencyStatus, Session, SessionStatus, TorrentStatus};
+use wtfs_torrent::prometheus::{CONTENT_TYPE, Exposition};
+use wtfs_torrent::{Session, SessionStatus};
 
 /// No request is longer.
 const REQUEST_BYTES_MAX: usize = 8 << 10;
@@ -157,124 +158,16 @@ fn reply(request: &[u8], metrics: impl FnOnce() -> String) -> Vec<u8> {
         (Some(b"GET"), Some(_)) => ("404 Not Found", "metrics are at /metrics\n".into()),
         _ => ("405 Method Not Allowed", "only GET\n".into()),
     };
-    let kind = "text/plain; version=0.0.4; charset=utf-8";
     let length = body.len();
-    format!("HTTP/1.0 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+    format!("HTTP/1.0 {status}\r\nContent-Type: {CONTENT_TYPE}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
         .into_bytes()
 }
 
-/// Name, kind and meaning of a number that each torrent has.
-type OfTorrent = (&'static str, &'static str, &'static str, fn(&TorrentStatus) -> u64);
-
-const OF_TORRENTS: &[OfTorrent] = &[
-    ("wtfs_torrent_downloaded_bytes_total", "counter", "Payload received, wasted too", |t| {
-        t.downloaded_bytes
-    }),
-    ("wtfs_torrent_uploaded_bytes_total", "counter", "Payload sent", |t| t.uploaded_bytes),
-    ("wtfs_torrent_wasted_bytes_total", "counter", "Payload received in vain", |t| t.wasted_bytes),
-    ("wtfs_torrent_failed_pieces_total", "counter", "Pieces whose hash was wrong", |t| t.failed_pieces),
-    ("wtfs_torrent_failed_reads_total", "counter", "Reads that ended without data", |t| t.waits.failed_reads),
-    ("wtfs_torrent_waiting_reads", "gauge", "Reads that wait for data", |t| t.waits.waiting_reads as u64),
-    ("wtfs_torrent_pieces", "gauge", "Pieces in all", |t| t.pieces.into()),
-    ("wtfs_torrent_pieces_present", "gauge", "Pieces verified and stored", |t| t.pieces_present.into()),
-    ("wtfs_torrent_size_bytes", "gauge", "Bytes of all files", |t| t.total_bytes),
-    ("wtfs_torrent_in_flight_bytes", "gauge", "Memory of pieces on their way", |t| t.in_flight_bytes),
-    ("wtfs_torrent_pinned_bytes", "gauge", "Bytes of pinned files", |t| t.kept.pinned_bytes),
-    ("wtfs_torrent_prefetches", "gauge", "Prefetches under way", |t| t.kept.prefetches.len() as u64),
-    ("wtfs_torrent_peers", "gauge", "Connected peers", |t| t.peers.len() as u64),
-];
-
-/// Name, kind and meaning of numbers that each torrent has for each value of a label, and that label.
-type ByLabel =
-    (&'static str, &'static str, &'static str, &'static str, fn(&TorrentStatus) -> Vec<(&'static str, f64)>);
-
-#[expect(clippy::cast_precision_loss, reason = "Prometheus counts in floating point")]
-const BY_LABEL: &[ByLabel] = &[
-    ("wtfs_torrent_source_downloaded_bytes_total", "counter", "Payload received", "source", |t| {
-        t.sources.iter().map(|s| (s.kind.name(), s.downloaded_bytes as f64)).collect()
-    }),
-    ("wtfs_torrent_source_uploaded_bytes_total", "counter", "Payload sent", "source", |t| {
-        t.sources.iter().map(|s| (s.kind.name(), s.uploaded_bytes as f64)).collect()
-    }),
-    ("wtfs_torrent_sources", "gauge", "Connected sources", "source", |t| {
-        t.sources.iter().map(|s| (s.kind.name(), s.connected as f64)).collect()
-    }),
-    ("wtfs_torrent_stalled_reads", "gauge", "Reads held up now", "cause", |t| {
-        t.waits.stalls.iter().map(|s| (s.cause.name(), s.reads as f64)).collect()
-    }),
-    ("wtfs_torrent_stall_seconds_total", "counter", "Time reads were held up, added up", "cause", |t| {
-        t.waits.stalls.iter().map(|s| (s.cause.name(), s.total_ms as f64 / 1e3)).collect()
-    }),
-];
-
-/// One histogram of `name`; buckets count what is below them too, as Prometheus wants it.
-#[expect(clippy::cast_precision_loss, reason = "Prometheus counts in floating point")]
-fn histogram(out: &mut String, name: &str, answered: &str, latency: &LatencyStatus) {
-    let mut below = 0;
-    for bucket in &latency.buckets {
-        below += bucket.count;
-        let bound = bucket.up_to_us.map_or_else(|| "+Inf".to_owned(), |us| (us as f64 / 1e6).to_string());
-        let _ = writeln!(out, "{name}_bucket{{answered=\"{answered}\",le=\"{bound}\"}} {below}");
-    }
-    let _ = writeln!(out, "{name}_sum{{answered=\"{answered}\"}} {}", latency.sum_us as f64 / 1e6);
-    let _ = writeln!(out, "{name}_count{{answered=\"{answered}\"}} {below}");
-}
-
-/// All counters in the text format of Prometheus, version 0.0.4.
+/// All counters.
 fn text(status: &SessionStatus) -> String {
-    let mut out = String::new();
-    let mut one = |name: &str, kind: &str, help: &str, value: u64| {
-        // Writing to a String does not fail.
-        let _ = writeln!(out, "# HELP {name} {help}.\n# TYPE {name} {kind}\n{name} {value}");
-    };
-    one("wtfs_torrents", "gauge", "Torrents of this process", status.torrents.len() as u64);
-    one("wtfs_cache_used_bytes", "gauge", "Data kept in the cache", status.cache.used_bytes);
-    one(
-        "wtfs_cache_evicted_bytes_total",
-        "counter",
-        "Data given up to make room",
-        status.cache.evicted_bytes,
-    );
-    if let Some(limit) = status.cache.limit_bytes {
-        one("wtfs_cache_limit_bytes", "gauge", "Data the cache may hold now", limit);
-    }
-    if let Some(free) = status.cache.disk_free_bytes {
-        one("wtfs_cache_disk_free_bytes", "gauge", "Free space of the cache's disk", free);
-    }
-    one("wtfs_reads_withdrawn_total", "counter", "Reads given up by the reader", status.reads.withdrawn);
-    let reads = &status.reads;
-    let _ = writeln!(
-        out,
-        "# HELP wtfs_read_seconds How long reads took, by what answered them.\n# TYPE wtfs_read_seconds histogram"
-    );
-    for (answered, latency) in
-        [("at_once", &reads.at_once), ("disk", &reads.disk), ("sources", &reads.sources)]
-    {
-        histogram(&mut out, "wtfs_read_seconds", answered, latency);
-    }
-    let _ = writeln!(
-        out,
-        "# HELP wtfs_reads_failed_total Reads that ended without data.\n# TYPE wtfs_reads_failed_total counter"
-    );
-    for (reason, count) in reads.failed.by_reason() {
-        let _ = writeln!(out, "wtfs_reads_failed_total{{reason=\"{reason}\"}} {count}");
-    }
-    for (name, kind, help, label, values) in BY_LABEL {
-        let _ = writeln!(out, "# HELP {name} {help}.\n# TYPE {name} {kind}");
-        for torrent in &status.torrents {
-            for (which, value) in values(torrent) {
-                let hash = &torrent.info_hash;
-                let _ = writeln!(out, "{name}{{info_hash=\"{hash}\",{label}=\"{which}\"}} {value}");
-            }
-        }
-    }
-    for (name, kind, help, value) in OF_TORRENTS {
-        let _ = writeln!(out, "# HELP {name} {help}.\n# TYPE {name} {kind}");
-        for torrent in &status.torrents {
-            let _ = writeln!(out, "{name}{{info_hash=\"{}\"}} {}", torrent.info_hash, value(torrent));
-        }
-    }
-    out
+    let mut text = Exposition::new();
+    text.session(status);
+    text.into_text()
 }
 
 #[cfg(test)]
@@ -308,28 +201,8 @@ mod tests {
         assert_eq!(status(b"\r\n\r\n").as_deref(), Some("HTTP/1.0 405 Method Not Allowed"));
     }
 
-    #[test]
-    fn the_documentation_lists_every_name() {
-        let docs = include_str!("../docs/metrics.md");
-        let own = [
-            "wtfs_torrents",
-            "wtfs_cache_used_bytes",
-            "wtfs_cache_evicted_bytes_total",
-            "wtfs_cache_limit_bytes",
-            "wtfs_cache_disk_free_bytes",
-            "wtfs_read_seconds",
-            "wtfs_reads_failed_total",
-            "wtfs_reads_withdrawn_total",
-        ];
-        let of_torrents = OF_TORRENTS.iter().map(|(name, ..)| *name);
-        let by_label = BY_LABEL.iter().map(|(name, ..)| *name);
-        for name in own.into_iter().chain(of_torrents).chain(by_label) {
-            assert!(docs.contains(&format!("| `{name}` |")), "docs/metrics.md does not list {name}");
-        }
-    }
-
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn who_asks_is_told_and_the_socket_goes_at_the_end() {
+    async fn who_asks_is_told_what_the_documentation_lists_and_the_socket_goes_at_the_end() {
         let dir = tempfile::tempdir().expect("a directory");
         let listen = ListenConfig {
             port: 0,
@@ -348,6 +221,10 @@ mod tests {
             told.contains("\nwtfs_torrents 0\n") && told.contains("\nwtfs_cache_used_bytes 0\n"),
             "{told}"
         );
+        let docs = include_str!("../docs/metrics.md");
+        for name in told.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()) {
+            assert!(docs.contains(&format!("| `{name}` |")), "docs/metrics.md does not list {name}");
+        }
         for line in [
             "wtfs_read_seconds_bucket{answered=\"at_once\",le=\"0.000004\"} 0",
             "wtfs_read_seconds_bucket{answered=\"sources\",le=\"+Inf\"} 0",

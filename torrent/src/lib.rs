@@ -36,6 +36,7 @@ mod local;
 mod peer_task;
 mod prefetch;
 mod present;
+pub mod prometheus;
 mod reader;
 pub mod resolve;
 mod session;
