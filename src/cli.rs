@@ -110,6 +110,13 @@ pub(crate) struct Engine {
     /// Connect to this peer too; may be given more than once
     #[arg(long = "peer", value_name = "HOST:PORT")]
     pub(crate) peers: Vec<String>,
+    /// Fetch from this web server too: the URL of the file, or of the directory (with a slash at its end) that holds the
+    /// torrent's file or directory; may be given more than once
+    #[arg(long = "web-seed", value_name = "URL")]
+    pub(crate) web_seeds: Vec<String>,
+    /// Let redirects and torrents from strangers lead into private networks too
+    #[arg(long)]
+    pub(crate) allow_private_hosts: bool,
     /// Announce to this tracker too; may be given more than once
     #[arg(long = "tracker", value_name = "URL")]
     pub(crate) trackers: Vec<String>,
@@ -148,6 +155,7 @@ impl Engine {
             memory: self.memory,
             read_timeout: self.read_timeout,
             upload: self.no_upload.then_some(false),
+            allow_private_hosts: self.allow_private_hosts.then_some(true),
             trackers: (!self.trackers.is_empty()).then(|| self.trackers.clone()),
             ..Layer::default()
         }
@@ -218,6 +226,9 @@ pub(crate) struct Add {
     /// .torrent files, URLs, magnet links or info hashes
     #[arg(required = true, value_name = "SOURCE")]
     pub(crate) sources: Vec<String>,
+    /// Fetch from this web server too; may be given more than once
+    #[arg(long = "web-seed", value_name = "URL")]
+    pub(crate) web_seeds: Vec<String>,
     /// Print JSON: what was added
     #[arg(long)]
     pub(crate) json: bool,

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use wtfs_proto::announce::TrackerKind;
+use wtfs_torrent::http::PrivateHosts;
 use wtfs_torrent::{ListenConfig, NetworkPolicy, PortPolicy, SessionConfig, UploadPolicy};
 
 pub(crate) use self::directories::Directories;
@@ -214,6 +215,11 @@ impl Loaded {
             memory_bytes,
             read_timeout,
             upload: if layer.upload.unwrap_or(true) { UploadPolicy::On } else { UploadPolicy::Off },
+            private_hosts: if layer.allow_private_hosts.unwrap_or(false) {
+                PrivateHosts::Any
+            } else {
+                PrivateHosts::NamedOnly
+            },
             ..defaults
         };
         let trackers = layer.trackers.unwrap_or_default();

@@ -40,6 +40,9 @@ pub(crate) enum Request {
     Add {
         /// As typed, a path made absolute.
         source: String,
+        /// Web seeds besides its own.
+        #[serde(default)]
+        web_seeds: Vec<String>,
     },
     /// Takes one out of a mount.
     Remove {

@@ -38,7 +38,11 @@ pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyh
 /// Starts the engine, with as many files and connections as the system lets this process have.
 pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Session> {
     raise_open_files();
-    Session::open(settings.session.clone()).await.or_end(Exit::Failure, || "the engine cannot start".into())
+    let opened = Session::open(settings.session.clone()).await;
+    let session = opened.or_end(Exit::Failure, || "the engine cannot start".into())?;
+    // Fails only when there is one already, and then that one is as good.
+    let _first = CLIENT.set(session.http().clone());
+    Ok(session)
 }
 
 /// Answers with counters where `--metrics` says, while the result lives.
@@ -69,9 +73,10 @@ pub(crate) async fn source(typed: &str) -> anyhow::Result<Source> {
     resolve::source(typed, http_client()?).await.map_err(|error| ended(Exit::Source, error.to_string()))
 }
 
-/// One client for all sources: making one reads the machine's certificates from disk.
+/// One client for all sources, the engine's where there is one: making one reads the machine's certificates from disk.
+static CLIENT: OnceLock<HttpClient> = OnceLock::new();
+
 fn http_client() -> anyhow::Result<&'static HttpClient> {
-    static CLIENT: OnceLock<HttpClient> = OnceLock::new();
     if let Some(client) = CLIENT.get() {
         return Ok(client);
     }
@@ -100,6 +105,29 @@ pub(crate) async fn peers(typed: &[String]) -> anyhow::Result<Vec<SocketAddr>> {
         peers.extend(addrs);
     }
     Ok(peers)
+}
+
+/// `source` with the web seeds of `--web-seed` besides its own.
+pub(crate) fn with_web_seeds(mut source: Source, typed: &[String]) -> anyhow::Result<Source> {
+    let seeds = match &mut source {
+        Source::Metainfo(metainfo) => &mut metainfo.url_list,
+        Source::Magnet(magnet) => &mut magnet.web_seeds,
+    };
+    for url in typed {
+        let is_http = url.split_once("://").is_some_and(|(scheme, rest)| {
+            (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")) && !rest.is_empty()
+        });
+        if !is_http {
+            return Err(ended(
+                Exit::Usage,
+                format!("--web-seed {}: give an http or https URL", printable(url)),
+            ));
+        }
+        if !seeds.contains(url) {
+            seeds.push(url.clone());
+        }
+    }
+    Ok(source)
 }
 
 /// How to add `source`, with the peers of `--peer` and the trackers of the configuration. A private torrent's swarm is
@@ -196,6 +224,18 @@ mod tests {
         raise_open_files();
         let now = getrlimit(Resource::Nofile);
         assert_eq!(now.current, now.maximum);
+    }
+
+    #[test]
+    fn typed_web_seeds_come_after_the_torrents_own_and_are_urls() {
+        let source = || Source::Metainfo(Box::new(directory_torrent()));
+        let typed = ["http://a/".to_owned(), "HTTPS://b/x".to_owned(), "http://a/".to_owned()];
+        let Source::Metainfo(seeded) = with_web_seeds(source(), &typed).expect("taken") else { panic!() };
+        assert_eq!(seeded.url_list, typed[..2]);
+        for url in ["ftp://a/", "a/b", "http://"] {
+            let error = with_web_seeds(source(), &[url.to_owned()]).expect_err("refused");
+            assert_eq!(exit_of(&error), Exit::Usage, "{url}");
+        }
     }
 
     #[test]

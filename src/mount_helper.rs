@@ -33,11 +33,13 @@ const VALUES: &[(&str, &str)] = &[
     ("read_timeout", "--read-timeout"),
     ("tracker", "--tracker"),
     ("upload_limit", "--upload-limit"),
+    ("web_seed", "--web-seed"),
 ];
 
 /// Options without one.
 const SWITCHES: &[(&str, &str)] = &[
     ("allow_other", "--allow-other"),
+    ("allow_private_hosts", "--allow-private-hosts"),
     ("fresh", "--fresh"),
     ("no_upload", "--no-upload"),
     ("offline", "--offline"),

@@ -80,8 +80,9 @@ impl Answers for Reporter {
         Box::pin(async move {
             let roster = roster.ok_or_else(|| ended(Exit::Usage, "only a mount can do that"))?;
             let done = match order {
-                Request::Add { source } => {
-                    to_value(roster.add(engine::source(&source).await?, Origin::RunTime).await?)
+                Request::Add { source, web_seeds } => {
+                    let source = engine::with_web_seeds(engine::source(&source).await?, &web_seeds)?;
+                    to_value(roster.add(source, Origin::RunTime).await?)
                 }
                 Request::Remove { torrent, data } => to_value(roster.remove(torrent, data).await?),
                 Request::Pin { path } => to_value(roster.keep(&path, Keep::Pinned).await?),

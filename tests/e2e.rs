@@ -51,3 +51,5 @@ mod soak;
 mod sparse;
 #[path = "e2e/trackers.rs"]
 mod trackers;
+#[path = "e2e/web_seeds.rs"]
+mod web_seeds;

@@ -21,7 +21,8 @@ pub(super) fn run(args: &Add, loaded: Loaded) -> anyhow::Result<Exit> {
     let mut exit = Exit::Success;
     let mut added = Vec::new();
     for typed in &args.sources {
-        match control::order(&socket, &Request::Add { source: from_anywhere(typed)? }, |_: Value| {}) {
+        let order = Request::Add { source: from_anywhere(typed)?, web_seeds: args.web_seeds.clone() };
+        match control::order(&socket, &order, |_: Value| {}) {
             Ok(done) => {
                 let changed: Changed = serde_json::from_value(done)?;
                 if !args.json {

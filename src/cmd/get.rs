@@ -74,7 +74,7 @@ async fn get(
 }
 
 async fn begin(args: &Get, settings: &Settings, session: &Session) -> anyhow::Result<Torrent> {
-    let source = engine::source(&args.source).await?;
+    let source = engine::with_web_seeds(engine::source(&args.source).await?, &args.engine.web_seeds)?;
     let peers = engine::peers(&args.engine.peers).await?;
     let output = std::path::absolute(&args.output)?;
     let made = std::fs::create_dir_all(&output);

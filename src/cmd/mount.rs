@@ -89,7 +89,8 @@ async fn mount(
     let tree = TorrentTree::new(runtime.clone(), files);
     let roster = Arc::new(Roster::new(session, &tree, settings, peers, memory(args, settings, &place)?));
     for typed in &args.sources {
-        roster.add(engine::source(typed).await?, Origin::CommandLine).await?;
+        let source = engine::with_web_seeds(engine::source(typed).await?, &args.engine.web_seeds)?;
+        roster.add(source, Origin::CommandLine).await?;
     }
     roster.recall().await;
     for path in args.pins.clone() {

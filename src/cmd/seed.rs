@@ -40,7 +40,7 @@ pub(super) fn run(args: &Seed, loaded: Loaded, show: Show) -> anyhow::Result<Exi
 
 /// Returns only with an error: seeding ends when the user says so.
 async fn seed(args: &Seed, settings: &Settings, session: &Session, show: Show) -> anyhow::Result<Exit> {
-    let source = engine::source(&args.source).await?;
+    let source = engine::with_web_seeds(engine::source(&args.source).await?, &args.engine.web_seeds)?;
     let peers = engine::peers(&args.engine.peers).await?;
     let mut options = engine::add_options(settings, &source, &peers);
     let shown_at = place_data(args, &source, &mut options)?;

@@ -129,6 +129,8 @@ struct Torrent {
     peers: Vec<Peer>,
     banned: Vec<Banned>,
     trackers: Vec<Tracker>,
+    #[serde(default)]
+    web_seeds: Vec<WebSeed>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -195,6 +197,15 @@ struct Peer {
 struct Banned {
     addr: String,
     reason: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct WebSeed {
+    url: String,
+    state: String,
+    reason: Option<String>,
+    downloaded_bytes: u64,
+    download_rate: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -319,6 +330,7 @@ impl Torrent {
             + &self.kinds_text()
             + &self.peers_text()
             + &self.trackers_text()
+            + &self.web_seeds_text()
     }
 
     /// Which reads wait and for what, and what held reads up before.
@@ -418,6 +430,17 @@ impl Torrent {
         };
         self.trackers.iter().map(describe).collect()
     }
+
+    fn web_seeds_text(&self) -> String {
+        let describe = |seed: &WebSeed| {
+            let (url, down, rate) =
+                (printable(&seed.url), ByteSize(seed.downloaded_bytes), ByteSize(seed.download_rate));
+            let reason = seed.reason.as_deref().map(|reason| format!(": {}", printable(reason)));
+            let reason = reason.unwrap_or_default();
+            format!("    web seed {url}: {}, {down} down ({rate}/s){reason}\n", seed.state)
+        };
+        self.web_seeds.iter().map(describe).collect()
+    }
 }
 
 #[cfg(test)]
@@ -446,6 +469,8 @@ mod tests {
                              "downloaded_bytes": 1024, "uploaded_bytes": 0}],
                 "peers": [{"addr": "10.0.0.1:2", "client": "lt", "source": "tcp", "downloaded_bytes": 1024, "uploaded_bytes": 0,
                            "download_rate": 2048, "upload_rate": 0}],
+                "web_seeds": [{"url": "http://w/\u{7}", "state": "waiting", "reason": "answered with HTTP status 500",
+                               "downloaded_bytes": 1024, "download_rate": 0, "outstanding": 0}],
                 "trackers": [{"url": "http://t/announce", "state": "failed", "message": "no such name",
                               "next_announce_s": 60, "seeders": null, "leechers": null, "external_ip": "192.0.2.1"}],
             }],
@@ -466,6 +491,7 @@ mod tests {
             "being fetched: g: 25 % of 4 KiB local",
             "10.0.0.1:2",
             "tcp: 1 connected, 1 KiB down (2 KiB/s), 0 B up (0 B/s)",
+            "web seed http://w/\u{fffd}: waiting, 1 KiB down (0 B/s): answered with HTTP status 500",
             "tracker http://t/announce: failed, asked again in 60 s, sees us at 192.0.2.1: no such name",
         ] {
             assert!(text.contains(part), "{part:?} is missing in:\n{text}");

@@ -39,6 +39,8 @@ pub(crate) struct Layer {
     pub(crate) read_timeout: Option<TimeSpan>,
     /// Whether to serve others.
     pub(crate) upload: Option<bool>,
+    /// Whether hosts that nobody named may be in private networks.
+    pub(crate) allow_private_hosts: Option<bool>,
     /// Trackers to announce to beside a torrent's own.
     pub(crate) trackers: Option<Vec<String>>,
     /// Whether other users may enter a mount.
@@ -66,6 +68,7 @@ impl Layer {
             memory: environment.parse("WTFS_MEMORY")?,
             read_timeout: environment.parse("WTFS_READ_TIMEOUT")?,
             upload: environment.parse("WTFS_UPLOAD")?,
+            allow_private_hosts: environment.parse("WTFS_ALLOW_PRIVATE_HOSTS")?,
             trackers: environment
                 .text("WTFS_TRACKERS")?
                 .map(|list| list.split_whitespace().map(str::to_owned).collect()),
@@ -91,6 +94,7 @@ impl Layer {
             memory: self.memory.or(lower.memory),
             read_timeout: self.read_timeout.or(lower.read_timeout),
             upload: self.upload.or(lower.upload),
+            allow_private_hosts: self.allow_private_hosts.or(lower.allow_private_hosts),
             trackers: self.trackers.or(lower.trackers),
             allow_other: self.allow_other.or(lower.allow_other),
             log: self.log.or(lower.log),
@@ -119,6 +123,7 @@ pub(super) mod tests {
             memory: Some(ByteSize(6 << 30)),
             read_timeout: Some(TimeSpan(std::time::Duration::from_secs(7))),
             upload: Some(false),
+            allow_private_hosts: Some(true),
             trackers: Some(vec!["udp://t:1".into(), "http://u/announce".into()]),
             allow_other: Some(true),
             log: Some("wtfs=debug".into()),
@@ -164,6 +169,7 @@ pub(super) mod tests {
             ("WTFS_MEMORY", "6G"),
             ("WTFS_READ_TIMEOUT", "7s"),
             ("WTFS_UPLOAD", "false"),
+            ("WTFS_ALLOW_PRIVATE_HOSTS", "true"),
             ("WTFS_TRACKERS", "udp://t:1 http://u/announce"),
             ("WTFS_ALLOW_OTHER", "true"),
             ("WTFS_LOG", "wtfs=debug"),

@@ -31,7 +31,7 @@ impl Answers for Toy {
     fn carry_out(&self, order: Request, tell: Tell) -> Carried {
         let guard: DropGuard = self.dropped.clone().drop_guard();
         Box::pin(async move {
-            let Request::Add { source } = order else { return Err(ended(Exit::Usage, "only add")) };
+            let Request::Add { source, .. } = order else { return Err(ended(Exit::Usage, "only add")) };
             let _told = tell.send(json!(1)).await;
             match source.as_str() {
                 "good" => {
@@ -46,7 +46,7 @@ impl Answers for Toy {
 }
 
 fn add(source: &str) -> Request {
-    Request::Add { source: source.into() }
+    Request::Add { source: source.into(), web_seeds: Vec::new() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

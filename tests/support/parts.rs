@@ -7,5 +7,6 @@ pub(crate) mod hub;
 pub(crate) mod libtorrent;
 pub(crate) mod mount;
 pub(crate) mod need;
+pub(crate) mod nginx;
 pub(crate) mod reading;
 pub(crate) mod stage;
