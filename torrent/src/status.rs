@@ -101,22 +101,22 @@ pub struct TorrentStatus {
     pub kept: KeptStatus,
     /// Bytes that pieces in flight hold in memory.
     pub in_flight_bytes: u64,
-    /// Addresses known but not connected.
-    pub known_peers: usize,
     /// What came from each kind of source; kinds that gave and got nothing are left out.
     pub sources: Vec<SourceStatus>,
     /// Connected peers.
     pub peers: Vec<PeerStatus>,
     /// Peers that were banned, newest last.
     pub banned: Vec<BannedPeer>,
-    /// Trackers and web seeds.
+    /// Where peers and data are to be found.
     #[serde(flatten)]
     pub servers: ServersStatus,
 }
 
-/// Servers that the torrent names.
+/// Where peers and data are to be found besides the connected peers.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct ServersStatus {
+    /// Addresses of peers that are known but not connected.
+    pub known_peers: usize,
     /// Trackers, tier by tier.
     pub trackers: Vec<TrackerStatus>,
     /// Web seeds.

@@ -234,7 +234,6 @@ impl Shared {
             waits: WaitStatus::default(),
             kept: KeptStatus::default(),
             in_flight_bytes: 0,
-            known_peers: 0,
             sources: Vec::new(),
             peers: Vec::new(),
             banned: Vec::new(),

@@ -32,6 +32,11 @@ const LOOK_FOR_DORMANT_EVERY: Duration = Duration::from_secs(600);
 /// Runs until the session closes.
 pub(crate) async fn evict_task(engine: Arc<Engine>, mut requests: mpsc::Receiver<Relief>) {
     let mut scan_at = Instant::now() + LOOK_FOR_DORMANT_AFTER;
+    // What is to stay free binds from the first piece on.
+    let budget = engine.budget.clone();
+    if engine.disk.run(move || budget.measure()).await.is_err() {
+        return;
+    }
     loop {
         let mut asked = Vec::new();
         tokio::select! {

@@ -20,7 +20,6 @@ impl SwarmTask {
                 .stalls
                 .status(self.download.as_ref().map_or(0, |d| d.demands.len()), &self.shared.counters),
             in_flight_bytes: self.download.as_ref().map_or(0, |d| d.picker.in_flight_bytes()),
-            known_peers: self.candidates.idle_count(),
             sources: self.sources_status(now),
             peers: self
                 .peers
@@ -29,7 +28,11 @@ impl SwarmTask {
                 .map(|peer| peer_status(peer, now))
                 .collect(),
             banned: self.upkeep.banned.clone(),
-            servers: ServersStatus { web_seeds: self.web_seed_status(now), ..ServersStatus::default() },
+            servers: ServersStatus {
+                known_peers: self.candidates.idle_count(),
+                web_seeds: self.web_seed_status(now),
+                ..ServersStatus::default()
+            },
             ..self.shared.blank_status()
         };
         self.shared.publish(status);
