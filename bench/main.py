@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 
-from parts import cold, growth, machine, paths, report, results, tools, trackers
+from parts import cold, growth, machine, paths, report, results, tools, trackers, webseed
 from parts.clients import Place
 from parts.processes import run
 from parts.worlds import own_network, remove_stale, scratch
@@ -23,6 +23,7 @@ GROUPS = {
     "files": growth.files,
     "pieces": growth.pieces,
     "readers": growth.readers,
+    "webseed": webseed.ranged_gets,
     "trackers": trackers.trackers,
 }
 

@@ -389,6 +389,9 @@ pub(crate) struct Serve {
     /// PORT, ADDRESS or ADDRESS:PORT for peers to connect to [default: 6881, or any free port]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) peer_listen: Option<String>,
+    /// Connect to this peer too for SOURCES; may be given more than once
+    #[arg(long = "peer", value_name = "HOST:PORT")]
+    pub(crate) peers: Vec<String>,
     /// Where pieces and records are kept [default: $XDG_CACHE_HOME/wtfs]
     #[arg(long, value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,

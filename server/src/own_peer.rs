@@ -4,9 +4,9 @@
 //! the public URL if it is one, else that which the engine listens on, else that which this machine speaks to others
 //! from.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,12 @@ use crate::tracker::{Presence, Tracker};
 /// How often the engine's torrents and this machine's addresses are looked at.
 const LOOK: Duration = Duration::from_secs(30);
 
+/// After a change others are waited for: ten thousand torrents of a root come within seconds.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// How often everything is announced again, so that the tracker does not forget: well below its shortest memory.
+const REFRESH: Duration = Duration::from_secs(300);
+
 /// Announces until `stop`, at each change and before the tracker would forget.
 pub(crate) async fn announce_task(
     tracker: Tracker,
@@ -30,10 +36,16 @@ pub(crate) async fn announce_task(
     let mut random = [0; 12];
     random.iter_mut().for_each(|byte| *byte = fastrand::alphanumeric() as u8);
     let peer_id = PeerId::generate(random);
-    let mut announced: HashSet<(InfoHash, SocketAddr)> = HashSet::new();
+    let mut announced: HashMap<(InfoHash, SocketAddr), Presence> = HashMap::new();
+    let mut refreshed = Instant::now();
     loop {
         let addrs = own_addrs(session.listening(), public_url.as_ref());
-        let mut now = HashSet::new();
+        if refreshed.elapsed() >= REFRESH {
+            refreshed = Instant::now();
+            // As if each had left: what is still there is announced, what is not is taken out.
+            announced.values_mut().for_each(|presence| *presence = Presence::Gone);
+        }
+        let mut before = std::mem::take(&mut announced);
         for torrent in session.torrents() {
             // A private torrent's swarm is that of its own trackers alone (BEP 27).
             if torrent.metainfo().is_none_or(|metainfo| metainfo.info.is_private) {
@@ -41,18 +53,25 @@ pub(crate) async fn announce_task(
             }
             let presence = if torrent.is_complete() { Presence::Seed } else { Presence::Leecher };
             for &addr in &addrs {
-                tracker.announce_own(torrent.info_hash(), peer_id, addr, presence);
-                now.insert((torrent.info_hash(), addr));
+                let key = (torrent.info_hash(), addr);
+                if before.remove(&key) != Some(presence) {
+                    tracker.announce_own(torrent.info_hash(), peer_id, addr, presence);
+                }
+                announced.insert(key, presence);
             }
         }
-        for &(info_hash, addr) in announced.difference(&now) {
+        for (info_hash, addr) in before.into_keys() {
             tracker.announce_own(info_hash, peer_id, addr, Presence::Gone);
         }
-        announced = now;
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            changed = changes.changed() => if changed.is_err() { break },
+            changed = changes.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                tokio::time::sleep(SETTLE).await;
+            }
             () = tokio::time::sleep(LOOK) => {}
         }
     }

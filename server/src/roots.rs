@@ -39,6 +39,9 @@ use watch::{Touched, Watch};
 /// Looks under way at once: disks answer a few at a time best.
 const LOOKS_MAX: usize = 4;
 
+/// Entries that one job looks at, one after the other: a root may have ten thousand.
+const LOOKED_AT_ONCE: usize = 64;
+
 /// How the roots are watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RootsConfig {
@@ -164,9 +167,16 @@ async fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -
 enum Done {
     Watching(Watch),
     Listed(usize, std::io::Result<HashSet<String>>),
-    /// With the torrent, where a record has it.
-    Looked(Key, Seen, Option<Box<Metainfo>>),
+    Looked(Vec<Looked>),
     Hashed(Key, Box<Survey>, Box<Result<Metainfo, CreateError>>),
+}
+
+/// What was seen of an entry, with the torrent where a record has it.
+#[derive(Debug)]
+struct Looked {
+    key: Key,
+    seen: Seen,
+    known: Option<Box<Metainfo>>,
 }
 
 #[derive(Debug)]
@@ -272,28 +282,34 @@ impl Task {
 
     fn start_looks(&mut self) {
         let now = self.now();
-        let due: Vec<Key> = {
-            let due = self.entries.iter().filter(|(_, entry)| entry.is_due(now));
-            due.take(LOOKS_MAX.saturating_sub(self.looks)).map(|(key, _)| key.clone()).collect()
-        };
-        for key in due {
-            let Some(entry) = self.entries.get_mut(&key) else { continue };
-            let Some(root) = self.config.roots.get(key.1).cloned() else { continue };
-            entry.look_at = None;
-            entry.is_looked_at = true;
-            let wants_record = !matches!(entry.state, State::Ready { .. });
+        while self.looks < LOOKS_MAX {
+            let due = self.entries.iter_mut().filter(|(_, entry)| entry.is_due(now));
+            let mut batch = Vec::new();
+            for (key, entry) in due.take(LOOKED_AT_ONCE) {
+                let Some(root) = self.config.roots.get(key.1) else { continue };
+                entry.look_at = None;
+                entry.is_looked_at = true;
+                let wants_record = !matches!(entry.state, State::Ready { .. });
+                batch.push((key.clone(), root.clone(), wants_record));
+            }
+            if batch.is_empty() {
+                break;
+            }
             self.looks += 1;
             let records = self.records.clone();
             self.jobs.spawn_blocking(move || {
-                let seen = look::look(&root, &key.0);
-                let mut known = None;
-                if let (Seen::Files(survey, _), true) = (&seen, wants_record) {
-                    let stamps: Vec<Stamp> = survey.files().map(|(_, stamp)| stamp).collect();
-                    let place = Place { root, name: key.0.clone() };
-                    let records = records.lock().unwrap_or_else(PoisonError::into_inner);
-                    known = records.find(&place, &stamps).filter(|found| look::is_of(found, survey));
-                }
-                Done::Looked(key, seen, known.map(Box::new))
+                let look = |(key, root, wants_record): (Key, PathBuf, bool)| {
+                    let seen = look::look(&root, &key.0);
+                    let mut known = None;
+                    if let (Seen::Files(survey, _), true) = (&seen, wants_record) {
+                        let stamps: Vec<Stamp> = survey.files().map(|(_, stamp)| stamp).collect();
+                        let place = Place { root, name: key.0.clone() };
+                        let records = records.lock().unwrap_or_else(PoisonError::into_inner);
+                        known = records.find(&place, &stamps).filter(|found| look::is_of(found, survey));
+                    }
+                    Looked { key, seen, known: known.map(Box::new) }
+                };
+                Done::Looked(batch.into_iter().map(look).collect())
             });
         }
     }
@@ -334,9 +350,11 @@ impl Task {
         match done {
             Done::Watching(_) => {}
             Done::Listed(root, names) => self.handle_listed(root, names),
-            Done::Looked(key, seen, known) => {
+            Done::Looked(looked) => {
                 self.looks -= 1;
-                self.handle_looked(key, seen, known).await;
+                for Looked { key, seen, known } in looked {
+                    self.handle_looked(key, seen, known).await;
+                }
             }
             Done::Hashed(key, survey, outcome) => {
                 self.is_hashing = false;

@@ -84,9 +84,10 @@ async fn serve(
 
 /// Adds what was named on the command line. Never ends, but with an error.
 async fn add_sources(args: &Serve, settings: &Settings, hub: &Hub) -> anyhow::Result<Exit> {
+    let peers = engine::peers(&args.peers).await?;
     for typed in &args.sources {
         let source = engine::source(typed).await?;
-        let options = engine::add_options(settings, &source, &[]);
+        let options = engine::add_options(settings, &source, &peers);
         engine::add(hub.session(), source, options).await?;
     }
     std::future::pending().await

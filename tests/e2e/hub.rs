@@ -17,7 +17,7 @@ use crate::support::{
     clients,
     content::Tree,
     hub::Hub,
-    libtorrent::Libtorrent,
+    libtorrent::{self, Libtorrent},
     need::{Need, missing},
     stage::{PATIENCE, Stage, text},
 };
@@ -174,6 +174,29 @@ fn curl_gets_what_it_asks_for() {
     assert_eq!(curl(&["-r", "999999999-"]).code(), Some(22));
     let head = curl(&["-I"]).out();
     assert!(head.contains(&format!("content-length: {BYTES}")), "{head}");
+    hub.end();
+}
+
+#[test]
+fn a_source_is_fetched_for_whoever_asks_and_kept() {
+    if missing(&[Need::Libtorrent]) {
+        return;
+    }
+    let stage = Stage::new("hub-source");
+    let (ramp, data) = (Ramp::new(53), stage.subdir("data"));
+    ramp.write_file(&data.join("elsewhere.bin"), BYTES).expect("the scratch directory can be written");
+    let torrent = libtorrent::create(&stage, &data.join("elsewhere.bin"), 128 << 10, &[]);
+    let mut seeder = Libtorrent::seeder(&stage, &torrent.path, &data);
+    let peer = seeder.addr().to_string();
+    let hub = Hub::start(&stage, &stage.subdir("shared"), &["--peer", &peer, &text(&torrent.path)]);
+    hub.wait_ready("elsewhere.bin");
+    let url = format!("/seed/{}/elsewhere.bin", torrent.info_hash);
+    let part = hub.get_range(&url, 5_000_000..5_000_100);
+    ramp.check(5_000_000, &part.body).expect("the right bytes");
+    assert!(seeder.stats().uploaded < BYTES / 2, "no more than was asked for, and what is read ahead");
+    ramp.check_reader(&hub.get(&url).body[..], BYTES).expect("every byte is right");
+    drop(seeder);
+    ramp.check_reader(&hub.get(&url).body[..], BYTES).expect("every byte is right, from here alone");
     hub.end();
 }
 

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    ops::Range,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -55,7 +56,19 @@ impl Hub {
 
     #[track_caller]
     pub(crate) fn get(&self, path: &str) -> Answer {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.addr);
+        self.ask(path, "")
+    }
+
+    /// Asks for some bytes of a file.
+    #[track_caller]
+    pub(crate) fn get_range(&self, path: &str, range: Range<u64>) -> Answer {
+        self.ask(path, &format!("Range: bytes={}-{}\r\n", range.start, range.end - 1))
+    }
+
+    #[track_caller]
+    fn ask(&self, path: &str, header: &str) -> Answer {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{header}\r\n", self.addr);
         let mut stream = TcpStream::connect(self.addr).expect("the hub accepts");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
         stream.write_all(request.as_bytes()).expect("the hub reads");
