@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wtfs_proto::choke::Choker;
+use wtfs_proto::geometry::PieceIndex;
 use wtfs_proto::swarm::DemandId;
 use wtfs_proto::swarm::picker::{Pick, SourceId};
 use wtfs_proto::wire::handshake::Handshake;
@@ -73,6 +74,8 @@ enum Event {
     Connected(Box<(Connection, Handshake)>),
     /// An outgoing connection came to nothing; `is_useless` if it must not be tried again.
     ConnectFailed { addr: SocketAddr, is_useless: bool },
+    /// A piece that a read waits for was verified; it is not stored yet.
+    Verified { piece: PieceIndex, blocks: Vec<bytes::Bytes> },
     /// Pieces were verified, or were not.
     Pieces(Vec<(Gathered, Outcome)>),
     /// The metadata came by HTTP.
@@ -243,7 +246,11 @@ impl SwarmTask {
         for job in download.take_jobs() {
             let (content, events) = (download.content.clone(), self.channels.events.clone());
             self.engine.disk.start(&self.engine.tasks, move || {
-                let outcomes = download::store_pieces(&content, job);
+                let outcomes = download::store_pieces(&content, job, |piece, blocks| {
+                    let verified = Event::Verified { piece, blocks: blocks.to_vec() };
+                    // Not worth waiting for: once the piece is stored its readers are answered too.
+                    let _full = events.try_send(verified);
+                });
                 // Fails only when the torrent is gone.
                 let _gone = events.blocking_send(Event::Pieces(outcomes));
             });
@@ -342,6 +349,12 @@ impl SwarmTask {
                     self.handle_outcome(gathered, outcome);
                 }
             }
+            Event::Verified { piece, blocks } => {
+                let now = self.clock.now();
+                if let Some(download) = &mut self.download {
+                    download.handle_verified(piece, &blocks, now);
+                }
+            }
             Event::Metainfo(metainfo) => {
                 if !self.engine.is_offline() {
                     self.announcer.add_trackers(metainfo.announce.iter().flatten().cloned().collect());
@@ -401,6 +414,7 @@ impl SwarmTask {
             }
             Outcome::BadBlocks(bad) => self.handle_bad_blocks(&gathered, &bad),
             Outcome::NotStored(error) => {
+                download.was_disk_full |= matches!(error, StoreError::NoSpace { .. });
                 if matches!(error, StoreError::NoSpace { .. }) && self.make_space_for(gathered).is_ok() {
                     return;
                 }
