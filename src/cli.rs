@@ -112,7 +112,7 @@ pub(crate) struct Engine {
     pub(crate) peers: Vec<String>,
     /// Fetch from this web server too: the URL of the file, or of the directory (with a slash at its end) that holds the
     /// torrent's file or directory; may be given more than once
-    #[arg(long = "web-seed", value_name = "URL")]
+    #[arg(long = "web-seed", alias = "webseed", value_name = "URL")]
     pub(crate) web_seeds: Vec<String>,
     /// Let redirects and torrents from strangers lead into private networks too
     #[arg(long)]
@@ -227,7 +227,7 @@ pub(crate) struct Add {
     #[arg(required = true, value_name = "SOURCE")]
     pub(crate) sources: Vec<String>,
     /// Fetch from this web server too; may be given more than once
-    #[arg(long = "web-seed", value_name = "URL")]
+    #[arg(long = "web-seed", alias = "webseed", value_name = "URL")]
     pub(crate) web_seeds: Vec<String>,
     /// Print JSON: what was added
     #[arg(long)]
@@ -448,7 +448,7 @@ pub(crate) struct Create {
     #[arg(short, long = "tracker", value_name = "URL")]
     pub(crate) trackers: Vec<String>,
     /// An HTTP server that has the data too
-    #[arg(short, long = "webseed", value_name = "URL")]
+    #[arg(short, long = "web-seed", alias = "webseed", value_name = "URL")]
     pub(crate) webseeds: Vec<String>,
     /// Peers come from the trackers only (BEP 27)
     #[arg(long)]

@@ -75,7 +75,7 @@ fn options(args: &Create, path: PathBuf, output: &Path) -> anyhow::Result<Create
         let url = printable(url);
         return Err(ended(
             Exit::Usage,
-            format!("--webseed {url}: give the http or https URL the data is at"),
+            format!("--web-seed {url}: give the http or https URL the data is at"),
         ));
     }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok();

@@ -54,8 +54,8 @@ const MAX_MOVES: usize = 1024;
 /// What a web seed did that no peer does.
 #[derive(Debug)]
 pub(crate) enum SeedEvent {
-    /// These blocks will not come, and none should be asked for a while.
-    Paused { lost: Vec<BlockKey>, pause: Duration, reason: String },
+    /// These blocks will not come, and none should be asked for a while. Without a reason the last one still stands.
+    Paused { lost: Vec<BlockKey>, pause: Duration, reason: Option<String> },
     /// It lacks a file; these blocks will not come.
     FileGone { lost: Vec<BlockKey>, file: FileIndex, reason: String },
 }

@@ -185,7 +185,8 @@ impl SwarmTask {
                     peer.pause(until);
                 }
                 if let Some(known) = self.web_seeds.of_source(id) {
-                    known.trouble = Some(Trouble::Waits(until, reason));
+                    let reason = reason.or_else(|| known.complaint().map(str::to_owned));
+                    known.trouble = Some(Trouble::Waits(until, reason.unwrap_or_default()));
                 }
                 self.give_back_lost(id, &lost);
                 self.upkeep.wake_soon();

@@ -131,8 +131,7 @@ impl SeedTask {
         if let Some(pause) = pause.filter(|pause| !pause.is_zero()) {
             // Asked before the torrent's task heard of the pause.
             let lost = picks.into_iter().map(|pick| pick.key).collect();
-            let reason = "is left alone for a while".to_owned();
-            return self.tell(SeedEvent::Paused { lost, pause, reason }).await;
+            return self.tell(SeedEvent::Paused { lost, pause, reason: None }).await;
         }
         self.paused_until = None;
         for pick in picks {
@@ -230,7 +229,7 @@ impl SeedTask {
         };
         self.paused_until = Some(Instant::now() + pause);
         tracing::info!(reason, pause_ms = pause.as_millis(), "the web seed is left alone for a while");
-        self.tell(SeedEvent::Paused { lost, pause, reason }).await;
+        self.tell(SeedEvent::Paused { lost, pause, reason: Some(reason) }).await;
     }
 
     async fn tell(&self, event: SeedEvent) {
