@@ -17,7 +17,7 @@ use crate::id::{InfoHash, PeerId};
 
 mod query;
 
-use query::{Pairs, percent_encode};
+use query::percent_encode;
 
 /// Interval that is taken for a response that names none: half an hour, which trackers commonly ask for.
 pub const DEFAULT_INTERVAL_S: u32 = 1800;
@@ -97,30 +97,54 @@ pub fn announce_query(request: &AnnounceRequest) -> String {
 /// # Errors
 /// Names the parameter that is missing or wrong.
 pub fn parse_announce_query(query: &str) -> Result<AnnounceRequest, TrackerError> {
-    let pairs = Pairs::new(query);
-    let hash = pairs.bytes("info_hash").and_then(|bytes| bytes.try_into().ok());
-    let peer_id = pairs.bytes("peer_id").and_then(|bytes| bytes.try_into().ok());
+    // One pass, and of a parameter that comes twice the first counts: a tracker reads very many of these.
+    let mut values: [Option<&str>; NAMES.len()] = [None; NAMES.len()];
+    for (name, value) in query::pairs(query) {
+        if let Some(known) = NAMES.iter().position(|own| *own == name) {
+            values[known].get_or_insert(value);
+        }
+    }
+    let [hash, peer_id, port, uploaded, downloaded, left, event, num_want, key, id, ip, ipv4, ipv6] = values;
     let missing = |name, expected| TrackerError::Parameter { name, expected };
-    let ip = ["ip", "ipv4", "ipv6"].into_iter().find_map(|name| pairs.text(name)?.parse().ok());
+    let hash = hash.and_then(query::twenty).ok_or(missing("info_hash", TWENTY_BYTES))?;
+    let peer_id = peer_id.and_then(query::twenty).ok_or(missing("peer_id", TWENTY_BYTES))?;
+    let count = |value: Option<&str>| value.and_then(query::number::<u64>);
     Ok(AnnounceRequest {
-        info_hash: InfoHash::new(hash.ok_or(missing("info_hash", TWENTY_BYTES))?),
-        peer_id: PeerId::new(peer_id.ok_or(missing("peer_id", TWENTY_BYTES))?),
-        port: pairs.number("port").ok_or(missing("port", "a number up to 65535"))?,
-        uploaded: pairs.number("uploaded").unwrap_or(0),
-        downloaded: pairs.number("downloaded").unwrap_or(0),
-        left: pairs.number("left").filter(|&left| left < i64::MAX.unsigned_abs()).unwrap_or(u64::MAX),
-        event: match pairs.text("event").as_deref() {
+        info_hash: InfoHash::new(hash),
+        peer_id: PeerId::new(peer_id),
+        port: port.and_then(query::number).ok_or(missing("port", "a number up to 65535"))?,
+        uploaded: count(uploaded).unwrap_or(0),
+        downloaded: count(downloaded).unwrap_or(0),
+        left: count(left).filter(|&left| left < i64::MAX.unsigned_abs()).unwrap_or(u64::MAX),
+        event: match event.and_then(query::text).as_deref() {
             Some("started") => AnnounceEvent::Started,
             Some("stopped") => AnnounceEvent::Stopped,
             Some("completed") => AnnounceEvent::Completed,
             _ => AnnounceEvent::None,
         },
-        num_want: pairs.number("numwant"),
-        key: pairs.text("key").map_or(0, |key| client_key(&key)),
-        ip,
-        tracker_id: pairs.bytes("trackerid").map(|id| shown(&id)).filter(|id| !id.is_empty()),
+        num_want: num_want.and_then(query::number),
+        key: key.and_then(query::text).map_or(0, |key| client_key(&key)),
+        ip: [ip, ipv4, ipv6].into_iter().flatten().find_map(|ip| query::text(ip)?.parse().ok()),
+        tracker_id: id.and_then(query::percent_decode).map(|id| shown(&id)).filter(|id| !id.is_empty()),
     })
 }
+
+/// The parameters of an announce, in the order in which [`parse_announce_query`] takes them apart.
+const NAMES: [&str; 13] = [
+    "info_hash",
+    "peer_id",
+    "port",
+    "uploaded",
+    "downloaded",
+    "left",
+    "event",
+    "numwant",
+    "key",
+    "trackerid",
+    "ip",
+    "ipv4",
+    "ipv6",
+];
 
 const TWENTY_BYTES: &str = "20 bytes, percent-encoded";
 
@@ -145,8 +169,8 @@ pub enum ResponseForm {
 
 /// Which form the query of an announce asks for. BEP 23 has trackers send the compact one unless it is declined.
 pub fn response_form(query: &str) -> ResponseForm {
-    let pairs = Pairs::new(query);
-    match (pairs.is("compact", "0"), pairs.is("no_peer_id", "1")) {
+    let is = |name: &str, value: &str| query::all(query, name).next() == Some(value);
+    match (is("compact", "0"), is("no_peer_id", "1")) {
         (false, _) => ResponseForm::Compact,
         (true, false) => ResponseForm::Dictionaries,
         (true, true) => ResponseForm::DictionariesWithoutId,
@@ -281,9 +305,8 @@ pub fn scrape_query(hashes: &[InfoHash]) -> String {
 /// When one of them is not 20 bytes.
 pub fn parse_scrape_query(query: &str) -> Result<Vec<InfoHash>, TrackerError> {
     let wrong = TrackerError::Parameter { name: "info_hash", expected: TWENTY_BYTES };
-    let hashes = Pairs::new(query).all("info_hash").take(MAX_SCRAPE_HASHES);
-    let read = |bytes: Option<Vec<u8>>| bytes?.try_into().ok().map(InfoHash::new);
-    hashes.map(|bytes| read(bytes).ok_or(wrong.clone())).collect()
+    let hashes = query::all(query, "info_hash").take(MAX_SCRAPE_HASHES);
+    hashes.map(|value| query::twenty(value).map(InfoHash::new).ok_or(wrong.clone())).collect()
 }
 
 /// Reads the body of a response to a scrape. Keys that are no info hash are left out.

@@ -3,8 +3,9 @@
 //! Not for URLs in general: values need not be text, and a parameter may come several times. A `+` reads as a space,
 //! which is how form encoders write one; a plus sign is always escaped by the clients there are.
 //!
-//! Invariant: `Pairs` borrows the query and decodes on demand, so a long query costs nothing beyond itself.
+//! Invariant: values borrow the query and are decoded on demand, so a long query costs nothing beyond itself.
 
+use std::borrow::Cow;
 use std::str::FromStr;
 
 /// Encodes bytes: letters, digits and `-._~` stand for themselves (RFC 3986), all others as `%XX`.
@@ -22,61 +23,58 @@ pub(super) fn percent_encode(bytes: &[u8]) -> String {
     out
 }
 
-/// Decodes a value; `None` when a `%` is not followed by two hex digits.
-fn percent_decode(text: &str) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
+/// The parameters of a query with their values as they are written.
+pub(super) fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
+    query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+}
+
+/// All values of one parameter, in their order.
+pub(super) fn all<'a>(query: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
+    pairs(query).filter(move |(own, _)| *own == name).map(|(_, value)| value)
+}
+
+/// The bytes that a value stands for, one by one; `None` in place of a `%` that two hex digits do not follow.
+fn decoded(value: &str) -> impl Iterator<Item = Option<u8>> {
     let digit = |byte: Option<u8>| char::from(byte?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    while let Some(byte) = bytes.next() {
-        out.push(match byte {
-            b'%' => digit(bytes.next())? << 4 | digit(bytes.next())?,
-            b'+' => b' ',
-            byte => byte,
-        });
-    }
-    Some(out)
+    let mut bytes = value.bytes();
+    std::iter::from_fn(move || {
+        Some(match bytes.next()? {
+            b'%' => match (digit(bytes.next()), digit(bytes.next())) {
+                (Some(high), Some(low)) => Some(high << 4 | low),
+                _ => None,
+            },
+            b'+' => Some(b' '),
+            byte => Some(byte),
+        })
+    })
 }
 
-/// The parameters of a query, decoded when asked for.
-pub(super) struct Pairs<'a> {
-    query: &'a str,
+/// Decodes a value; `None` when a `%` is not followed by two hex digits.
+pub(super) fn percent_decode(value: &str) -> Option<Vec<u8>> {
+    decoded(value).collect()
 }
 
-impl<'a> Pairs<'a> {
-    pub(super) const fn new(query: &'a str) -> Self {
-        Self { query }
+/// A value of exactly 20 bytes.
+pub(super) fn twenty(value: &str) -> Option<[u8; 20]> {
+    let mut bytes = [0; 20];
+    let mut found = decoded(value);
+    for byte in &mut bytes {
+        *byte = found.next()??;
     }
+    found.next().is_none().then_some(bytes)
+}
 
-    /// All values of a parameter in their order; `None` for one that is not percent-encoded properly.
-    pub(super) fn all<'n>(&self, name: &'n str) -> impl Iterator<Item = Option<Vec<u8>>> + use<'a, 'n> {
-        self.raw(name).map(percent_decode)
+/// A value that is UTF-8.
+pub(super) fn text(value: &str) -> Option<Cow<'_, str>> {
+    if !value.contains(['%', '+']) {
+        return Some(Cow::Borrowed(value));
     }
+    percent_decode(value).and_then(|bytes| String::from_utf8(bytes).ok()).map(Cow::Owned)
+}
 
-    /// All values of a parameter as they are written.
-    fn raw<'n>(&self, name: &'n str) -> impl Iterator<Item = &'a str> + use<'a, 'n> {
-        let pairs = self.query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-        pairs.filter(move |(own, _)| *own == name).map(|(_, value)| value)
-    }
-
-    /// The first value of a parameter.
-    pub(super) fn bytes(&self, name: &str) -> Option<Vec<u8>> {
-        self.all(name).next().flatten()
-    }
-
-    /// Whether the first value of a parameter is written just so.
-    pub(super) fn is(&self, name: &str, value: &str) -> bool {
-        self.raw(name).next() == Some(value)
-    }
-
-    /// The first value of a parameter, if it is UTF-8.
-    pub(super) fn text(&self, name: &str) -> Option<String> {
-        self.bytes(name).and_then(|bytes| String::from_utf8(bytes).ok())
-    }
-
-    /// The first value of a parameter, if it is a number in range.
-    pub(super) fn number<N: FromStr>(&self, name: &str) -> Option<N> {
-        self.text(name)?.parse().ok()
-    }
+/// A value that is a number in range.
+pub(super) fn number<N: FromStr>(value: &str) -> Option<N> {
+    text(value)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -94,11 +92,23 @@ mod tests {
 
     #[test]
     fn a_parameter_may_come_several_times_or_without_a_value() {
-        let pairs = Pairs::new("a=1&b&a=2&ab=3&a=%");
-        assert_eq!(pairs.all("a").collect::<Vec<_>>(), [Some(b"1".to_vec()), Some(b"2".to_vec()), None]);
-        assert_eq!(pairs.bytes("b"), Some(vec![]));
-        assert_eq!(pairs.bytes("c"), None);
-        assert_eq!(pairs.number::<u8>("ab"), Some(3));
+        let query = "a=1&b&a=2&ab=3&a=%";
+        assert_eq!(all(query, "a").collect::<Vec<_>>(), ["1", "2", "%"]);
+        assert_eq!(all(query, "b").collect::<Vec<_>>(), [""]);
+        assert_eq!(all(query, "c").next(), None);
+        assert_eq!(number::<u8>("3"), Some(3));
+        assert_eq!(number::<u8>("%33"), Some(3));
+        for wrong in ["", "256", "%", "+3", "x"] {
+            assert_eq!(number::<u8>(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn twenty_bytes_are_twenty_neither_more_nor_fewer() {
+        assert_eq!(twenty(&"%61".repeat(20)), Some([b'a'; 20]));
+        for wrong in ["a".repeat(19), "a".repeat(21), format!("{}%6", "a".repeat(19)), "%".repeat(20)] {
+            assert_eq!(twenty(&wrong), None, "{wrong}");
+        }
     }
 
     proptest! {
