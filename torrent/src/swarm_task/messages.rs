@@ -347,6 +347,10 @@ impl SwarmTask {
             && let Some(download) = &mut self.download
         {
             download.picker.remove_availability(std::iter::once(piece));
+            // It had the piece when we got it, so it was not told of ours.
+            if download.content.present.get(piece) {
+                peer.link.send(one(Message::Have(piece)))?;
+            }
         }
         Ok(())
     }
@@ -364,3 +368,6 @@ impl SwarmTask {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
