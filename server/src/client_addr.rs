@@ -164,7 +164,7 @@ impl ClientAddr {
         Self::find(request.extensions(), request.headers())
     }
 
-    fn find(extensions: &Extensions, headers: &HeaderMap) -> Option<Self> {
+    pub(crate) fn find(extensions: &Extensions, headers: &HeaderMap) -> Option<Self> {
         if let Some(known) = extensions.get::<Self>() {
             return Some(*known);
         }

@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use wtfs_torrent::SessionConfig;
 
+use crate::access_log::AccessLog;
+use crate::audience::Audience;
 use crate::client_addr::TrustedProxies;
 use crate::places::PublicUrl;
 use crate::serving::ServingConfig;
+use crate::tls::TlsFiles;
 use crate::tracker::TrackerConfig;
 
 /// Everything a [`Hub`](crate::Hub) can be told at its start.
@@ -32,6 +35,14 @@ pub struct HubConfig {
     pub serving: ServingConfig,
     /// Reverse proxies whose word about the client's address is taken.
     pub trusted_proxies: TrustedProxies,
+    /// TLS on all listeners of [`Hub::serve`](crate::Hub::serve); `None` is plain HTTP.
+    pub tls: Option<TlsFiles>,
+    /// Whether requests are logged.
+    pub access_log: AccessLog,
+    /// Who may see `/metrics`.
+    pub metrics_audience: Audience,
+    /// Who may see the dashboard and `/stats`.
+    pub stats_audience: Audience,
 }
 
 impl HubConfig {
@@ -47,6 +58,10 @@ impl HubConfig {
             tracker: TrackerConfig::default(),
             serving: ServingConfig::default(),
             trusted_proxies: TrustedProxies::default(),
+            tls: None,
+            access_log: AccessLog::Off,
+            metrics_audience: Audience::own_machine(),
+            stats_audience: Audience::Everybody,
         }
     }
 }

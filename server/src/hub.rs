@@ -7,21 +7,27 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::http::Response;
-use axum::response::IntoResponse as _;
+use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
 use wtfs_torrent::{Session, StartError};
 
+use crate::access_log::{self, AccessLog, Observer};
+use crate::audience::{self, Audience};
 use crate::client_addr::TrustedProxies;
 use crate::config::HubConfig;
+use crate::dashboard;
 use crate::library::Library;
+use crate::metrics::{self, traffic::Traffic};
 use crate::own_peer;
 use crate::places::PublicUrl;
 use crate::roots::{Roots, RootsConfig};
 use crate::routes::{self, IsReady, Routes};
 use crate::serving::Serving;
 use crate::shelves::Shelves;
+use crate::stats::{self, Stats};
+use crate::tls::{Tls, TlsError};
 use crate::tracker::{self, Tracker};
 use crate::webseed;
 
@@ -46,6 +52,9 @@ pub enum OpenError {
     /// A list of the tracker's cannot be read.
     #[error(transparent)]
     Lists(#[from] tracker::ReloadError),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// A running hub. Clones are the same one; it goes on until [`Hub::shutdown`].
@@ -59,7 +68,17 @@ pub struct Hub {
     public_url: Option<PublicUrl>,
     udp_port: Option<u16>,
     trusted_proxies: TrustedProxies,
+    stats: Stats,
+    visibility: Visibility,
     stop: CancellationToken,
+}
+
+/// Who sees what of requests and numbers.
+#[derive(Debug, Clone)]
+struct Visibility {
+    log: AccessLog,
+    metrics: Audience,
+    stats: Audience,
 }
 
 impl Hub {
@@ -87,11 +106,16 @@ impl Hub {
                 Err(source) => return Err(OpenError::Root { path: root, source }),
             }
         }
+        let tls = match config.tls {
+            Some(files) => Some(Tls::open(files, stop.clone()).await?),
+            None => None,
+        };
         let tracker = Tracker::new(config.tracker);
         let lists = tracker.clone();
         let read = tokio::task::spawn_blocking(move || lists.reload()).await;
         read.unwrap_or(Ok(()))?;
-        let records_dir = config.session.cache_dir.join("hub").join("shared");
+        let cache_dir = config.session.cache_dir.clone();
+        let records_dir = cache_dir.join("hub").join("shared");
         let session = Session::open(config.session).await?;
         let roots = RootsConfig { roots, records_dir, quiet: config.quiet, rescan: config.rescan };
         let roots = match Roots::start(roots, session.clone(), stop.clone()).await {
@@ -112,16 +136,33 @@ impl Hub {
             roots.changes(),
             stop.clone(),
         ));
+        let library: Arc<dyn Library> = Arc::new(Shelves::new(roots.clone(), session.clone()));
+        let sources = stats::Sources {
+            session: session.clone(),
+            library: library.clone(),
+            tracker: tracker.clone(),
+            traffic: Arc::<Traffic>::default(),
+            is_ready: is_ready(&roots),
+            cache_dir,
+            public_url: config.public_url.clone(),
+        };
+        let stats = Stats::start(sources, stop.clone());
         started.disarm();
         Ok(Self {
-            library: Arc::new(Shelves::new(roots.clone(), session.clone())),
+            library,
             session,
             roots,
             tracker,
-            serving: Serving::new(config.serving, config.trusted_proxies.clone()),
+            serving: Serving::new(config.serving, config.trusted_proxies.clone(), tls),
             public_url: config.public_url,
             udp_port: config.udp_port,
             trusted_proxies: config.trusted_proxies,
+            stats,
+            visibility: Visibility {
+                log: config.access_log,
+                metrics: config.metrics_audience,
+                stats: config.stats_audience,
+            },
             stop,
         })
     }
@@ -129,18 +170,29 @@ impl Hub {
     /// Everything the hub serves, to be merged into or nested in another application's router. That application should
     /// serve with [`ConnectInfo`](axum::extract::ConnectInfo), or the tracker knows nobody's address.
     pub fn router(&self) -> Router {
-        let roots = self.roots.clone();
         let routes = Routes {
             library: self.library.clone(),
             public_url: self.public_url.clone(),
             udp_port: self.udp_port,
-            is_ready: IsReady(Arc::new(move || roots.is_listed())),
+            is_ready: is_ready(&self.roots),
         };
+        let roots = self.roots.clone();
+        let metrics = metrics::router(self.stats.clone(), Arc::new(move || roots.hashed_count()))
+            .layer(from_fn_with_state(self.visibility.metrics.clone(), audience::admit));
+        let shown = stats::router(self.stats.clone())
+            .merge(dashboard::router())
+            .layer(from_fn_with_state(self.visibility.stats.clone(), audience::admit));
+        let root_state = (self.tracker.clone(), self.visibility.stats.clone());
+        let traffic = self.stats.sources().traffic.clone();
+        let observer = Observer { traffic, log: self.visibility.log };
         Router::new()
             .merge(routes::router(routes))
             .merge(webseed::router(self.library.clone()))
             .merge(self.tracker.router())
-            .merge(Router::new().route("/", get(root)).with_state(self.tracker.clone()))
+            .merge(Router::new().route("/", get(root)).with_state(root_state))
+            .merge(shown)
+            .merge(metrics)
+            .layer(from_fn_with_state(observer, access_log::observe))
             .layer(Extension(self.trusted_proxies.clone()))
     }
 
@@ -200,10 +252,18 @@ impl Hub {
     }
 }
 
-/// Browsers' trackers are often given without a path.
-async fn root(State(tracker): State<Tracker>, request: Request) -> Response<Body> {
+fn is_ready(roots: &Roots) -> IsReady {
+    let roots = roots.clone();
+    IsReady(Arc::new(move || roots.is_listed()))
+}
+
+/// The dashboard; and the tracker, for browsers' trackers are often given without a path.
+async fn root(State((tracker, audience)): State<(Tracker, Audience)>, request: Request) -> Response<Body> {
     if tracker::is_upgrade(request.headers()) {
         return tracker.upgrade(request).await;
     }
-    "wtfs: torrents are listed at /torrents\n".into_response()
+    if !audience.admits(request.headers(), request.extensions()) {
+        return audience::refusal();
+    }
+    dashboard::page(&request)
 }

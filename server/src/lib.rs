@@ -17,11 +17,15 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod access_log;
+mod audience;
 mod client_addr;
 mod config;
+mod dashboard;
 mod hub;
 mod library;
 pub mod listen;
+mod metrics;
 mod names;
 mod own_peer;
 mod places;
@@ -29,11 +33,16 @@ mod roots;
 mod routes;
 mod serving;
 mod shelves;
+mod stats;
+mod tls;
 pub mod tracker;
 mod webseed;
 
+pub use access_log::{ACCESS_TARGET, AccessLog};
+pub use audience::Audience;
 pub use client_addr::{ClientAddr, Network, ParseNetworkError, TrustedProxies};
 pub use config::HubConfig;
 pub use hub::{Hub, OpenError};
 pub use places::{PublicUrl, PublicUrlError};
 pub use serving::ServingConfig;
+pub use tls::{TlsError, TlsFiles};

@@ -15,6 +15,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::Request;
 use hyper::body::Incoming;
+use hyper::rt::{Read, Write};
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -28,9 +29,11 @@ mod seats;
 mod wire;
 
 use crate::client_addr::TrustedProxies;
+use crate::places::OverTls;
+use crate::tls::Tls;
 use lane::Lane;
 use seats::{Seat, Seats};
-use wire::{Stall, Wire};
+use wire::{Sealed, Stall, Wire};
 
 /// How long to wait when no more sockets can be had: asking again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -68,17 +71,22 @@ impl Default for ServingConfig {
     }
 }
 
+/// In a request's extensions: cancelled when its server is told to stop, for responses that would go on for good.
+#[derive(Debug, Clone)]
+pub(crate) struct Stopping(pub(crate) CancellationToken);
+
 /// What all listeners of a hub share.
 #[derive(Debug, Clone)]
 pub(crate) struct Serving {
     config: Arc<ServingConfig>,
     seats: Seats,
+    tls: Option<Tls>,
 }
 
 impl Serving {
-    pub(crate) fn new(config: ServingConfig, proxies: TrustedProxies) -> Self {
+    pub(crate) fn new(config: ServingConfig, proxies: TrustedProxies, tls: Option<Tls>) -> Self {
         let seats = Seats::new(config.connections_max, config.connections_per_ip, proxies);
-        Self { config: Arc::new(config), seats }
+        Self { config: Arc::new(config), seats, tls }
     }
 
     /// Accepts until `stop`, then lets what runs finish within the grace time.
@@ -148,48 +156,94 @@ impl Serving {
         stop: CancellationToken,
     ) -> impl Future<Output = ()> + Send + 'static {
         let config = self.config.clone();
+        let tls = self.tls.clone();
         async move {
             // A response's last bytes must not wait for an acknowledgement.
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%peer, %error, "the connection is gone already");
                 return;
             }
-            let lane = Lane::default();
             let stall = Arc::new(Stall::new(Instant::now()));
-            let wire = Wire::new(stream, lane.clone(), stall.clone(), seat);
-            let router = TowerToHyperService::new(router);
-            let service = service_fn(move |request: Request<Incoming>| {
-                let mut request = request.map(Body::new);
-                request.extensions_mut().insert(ConnectInfo(peer));
-                request.extensions_mut().insert(lane.clone());
-                router.call(request)
-            });
-            let served = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(config.header_timeout)
-                .max_buf_size(config.header_bytes_max.max(8 << 10))
-                .serve_connection(TokioIo::new(wire), service)
-                .with_upgrades();
-            let mut served = std::pin::pin!(served);
-            let mut is_stopping = false;
-            let ended = loop {
-                tokio::select! {
-                    ended = served.as_mut() => break ended,
-                    () = stop.cancelled(), if !is_stopping => {
-                        is_stopping = true;
-                        served.as_mut().graceful_shutdown();
-                    }
-                    () = tokio::time::sleep(STALL_TICK) => {
-                        if stall.waited(Instant::now()) > config.write_timeout {
-                            tracing::debug!(%peer, "closed: it takes nothing of what it asked for");
-                            return;
-                        }
+            let serving = Connection { config, peer, router, stop, stall: stall.clone() };
+            let Some(tls) = tls else {
+                let lane = Lane::default();
+                let wire = Wire::new(stream, lane.clone(), stall, seat);
+                return serving.run(TokioIo::new(wire), Carrier::Plain(lane)).await;
+            };
+            let handshake = tls.acceptor().accept(stream);
+            let shaken = tokio::select! {
+                shaken = tokio::time::timeout(serving.config.header_timeout, handshake) => shaken,
+                () = serving.stop.cancelled() => return,
+            };
+            match shaken {
+                Ok(Ok(stream)) => {
+                    serving.run(TokioIo::new(Sealed::new(stream, stall, seat)), Carrier::Tls).await;
+                }
+                Ok(Err(error)) => tracing::debug!(%peer, %error, "no TLS"),
+                Err(_) => tracing::debug!(%peer, "closed: it takes too long with TLS"),
+            }
+        }
+    }
+}
+
+/// What carries requests.
+#[derive(Debug, Clone)]
+enum Carrier {
+    /// The socket, to which files can go straight.
+    Plain(Lane),
+    Tls,
+}
+
+/// One connection that is served.
+struct Connection {
+    config: Arc<ServingConfig>,
+    peer: SocketAddr,
+    router: Router,
+    stop: CancellationToken,
+    stall: Arc<Stall>,
+}
+
+impl Connection {
+    async fn run<I: Read + Write + Unpin + Send + 'static>(self, io: I, carrier: Carrier) {
+        let Self { config, peer, router, stop, stall } = self;
+        let router = TowerToHyperService::new(router);
+        let stopping = Stopping(stop.clone());
+        let service = service_fn(move |request: Request<Incoming>| {
+            let mut request = request.map(Body::new);
+            let extensions = request.extensions_mut();
+            extensions.insert(ConnectInfo(peer));
+            extensions.insert(stopping.clone());
+            match &carrier {
+                Carrier::Plain(lane) => drop(extensions.insert(lane.clone())),
+                Carrier::Tls => drop(extensions.insert(OverTls)),
+            }
+            router.call(request)
+        });
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(config.header_timeout)
+            .max_buf_size(config.header_bytes_max.max(8 << 10))
+            .serve_connection(io, service)
+            .with_upgrades();
+        let mut served = std::pin::pin!(served);
+        let mut is_stopping = false;
+        let ended = loop {
+            tokio::select! {
+                ended = served.as_mut() => break ended,
+                () = stop.cancelled(), if !is_stopping => {
+                    is_stopping = true;
+                    served.as_mut().graceful_shutdown();
+                }
+                () = tokio::time::sleep(STALL_TICK) => {
+                    if stall.waited(Instant::now()) > config.write_timeout {
+                        tracing::debug!(%peer, "closed: it takes nothing of what it asked for");
+                        return;
                     }
                 }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%peer, %error, "a connection ended badly");
             }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%peer, %error, "a connection ended badly");
         }
     }
 }

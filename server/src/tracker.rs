@@ -33,6 +33,7 @@ mod udp;
 mod ws;
 
 pub use access::ReloadError;
+pub use address::AddressClasses;
 pub use config::{AccessConfig, SocketConfig, TrackerConfig};
 pub(crate) use own::Presence;
 pub use stats::{ProtocolStats, RelayStats, SwarmCounts, TrackerStats};
@@ -226,6 +227,15 @@ impl Tracker {
             .take(limit)
             .map(|(_, hash, entry)| SwarmCounts::new(hash, entry))
             .collect()
+    }
+
+    /// Peers by the class of their address. Costs a look at every peer.
+    pub fn address_classes(&self) -> AddressClasses {
+        let mut classes = AddressClasses::default();
+        for shard in &self.shared.shards {
+            lock(shard).add_classes(&mut classes);
+        }
+        classes
     }
 
     /// The numbers of one torrent; `None` if nobody has announced to it lately.

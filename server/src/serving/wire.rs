@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use super::lane::{Lane, is_marker};
 use super::seats::Seat;
@@ -50,6 +51,70 @@ impl Stall {
     fn end(&self) {
         self.since.store(0, Ordering::Relaxed);
     }
+
+    /// Notes how a write went.
+    fn note<T>(&self, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if outcome.is_pending() {
+            self.begin();
+        } else {
+            self.end();
+        }
+        outcome
+    }
+}
+
+/// A connection over TLS: its bytes are encrypted here, so that nothing goes past this process.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    stream: TlsStream<TcpStream>,
+    stall: Arc<Stall>,
+    _seat: Seat,
+}
+
+impl Sealed {
+    pub(crate) fn new(stream: TlsStream<TcpStream>, stall: Arc<Stall>, seat: Seat) -> Self {
+        Self { stream, stall, _seat: seat }
+    }
+}
+
+impl AsyncRead for Sealed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Sealed {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.stall.note(outcome)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.stall.note(outcome)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // What is encrypted waits here for the socket.
+        let outcome = Pin::new(&mut self.stream).poll_flush(cx);
+        self.stall.note(outcome)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 /// See the module's documentation.
@@ -64,15 +129,6 @@ pub(crate) struct Wire {
 impl Wire {
     pub(crate) fn new(stream: TcpStream, lane: Lane, stall: Arc<Stall>, seat: Seat) -> Self {
         Self { stream, lane, stall, _seat: seat }
-    }
-
-    fn note<T>(&self, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if outcome.is_pending() {
-            self.stall.begin();
-        } else {
-            self.stall.end();
-        }
-        outcome
     }
 
     /// Sends slices that are to be followed by more at once.
@@ -158,7 +214,7 @@ impl AsyncWrite for Wire {
         } else {
             Pin::new(&mut self.stream).poll_write(cx, buf)
         };
-        self.note(outcome)
+        self.stall.note(outcome)
     }
 
     fn poll_write_vectored(
@@ -171,7 +227,7 @@ impl AsyncWrite for Wire {
         } else {
             Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
         };
-        self.note(outcome)
+        self.stall.note(outcome)
     }
 
     fn is_write_vectored(&self) -> bool {

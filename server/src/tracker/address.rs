@@ -54,6 +54,35 @@ impl Scope {
     }
 }
 
+/// Peers by the class of the address they are known by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct AddressClasses {
+    /// Of the whole world, IPv4.
+    pub ipv4: u64,
+    /// Of the whole world, IPv6.
+    pub ipv6: u64,
+    /// Private, link-local and shared addresses.
+    pub private: u64,
+    /// The hub's own machine.
+    pub loopback: u64,
+    /// Those that keep none: browsers are met by offers.
+    pub unknown: u64,
+}
+
+impl AddressClasses {
+    /// Counts one.
+    pub(crate) fn add(&mut self, ip: Option<IpAddr>) {
+        let ip = ip.map(|ip| ip.to_canonical());
+        *match (ip, ip.map(Scope::of)) {
+            (_, Some(Scope::Machine)) => &mut self.loopback,
+            (_, Some(Scope::Site)) => &mut self.private,
+            (Some(IpAddr::V4(_)), _) => &mut self.ipv4,
+            (Some(IpAddr::V6(_)), _) => &mut self.ipv6,
+            (None, _) => &mut self.unknown,
+        } += 1;
+    }
+}
+
 /// The client that an address stands for when clients are counted: an IPv4 address, or the /64 that one subscriber
 /// of IPv6 commonly has.
 pub(crate) const fn subscriber(ip: IpAddr) -> u64 {
@@ -88,6 +117,17 @@ mod tests {
             assert_eq!(Scope::of(ip(text)), Scope::World, "{text}");
         }
         assert_eq!(Scope::of(ip("::1")), Scope::Machine);
+    }
+
+    #[test]
+    fn each_peer_is_of_one_class() {
+        let mut classes = AddressClasses::default();
+        for text in ["127.0.0.1", "192.168.1.5", "fd00::1", "::ffff:8.8.8.8", "8.8.8.8", "2001:db8::1"] {
+            classes.add(Some(ip(text)));
+        }
+        classes.add(None);
+        let wanted = AddressClasses { ipv4: 2, ipv6: 1, private: 2, loopback: 1, unknown: 1 };
+        assert_eq!(classes, wanted);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use wtfs_proto::id::{InfoHash, PeerId};
 use wtfs_proto::time::Moment;
 use wtfs_proto::tracker::{AnnounceEvent, ScrapeEntry};
 
-use super::address::Scope;
+use super::address::{AddressClasses, Scope};
 
 mod chain;
 mod hash;
@@ -397,6 +397,14 @@ impl Shard {
     /// All torrents with their numbers.
     pub(crate) fn swarms(&self) -> impl Iterator<Item = (InfoHash, ScrapeEntry)> + '_ {
         self.swarms.iter().map(|swarm| (swarm.info_hash, swarm.counts()))
+    }
+
+    /// Adds up the addresses of all peers; the IPv4 one of those that have two.
+    pub(crate) fn add_classes(&self, sum: &mut AddressClasses) {
+        for peer in self.peers.iter() {
+            let v4 = Some(IpAddr::V4(peer.v4)).filter(|_| !peer.v4.is_unspecified());
+            sum.add(v4.or(Some(IpAddr::V6(peer.v6)).filter(|_| !peer.v6.is_unspecified())));
+        }
     }
 
     /// Bytes on the heap.
