@@ -1,7 +1,6 @@
 """Files over HTTP: `wtfs serve` beside nginx with sendfile, asked by wrk in turn: pieces at random places, and whole
 files, from the page cache and from the disk."""
 
-import http.client
 import json
 import os
 import shutil
@@ -15,11 +14,16 @@ CONNECTIONS = 8
 SMALL = 64 << 10
 
 
+def fetch(space, url, out="-"):
+    """A GET from where the servers are; all of them run in a network of their own."""
+    return run(["curl", "-sS", "--fail", "--noproxy", "*", "-o", out, url], 300, space)
+
+
 class Hub:
     """`wtfs serve` of one directory."""
 
     def __init__(self, bench, root, names):
-        self.address, self.home = bench.place.address(), bench.place.dir("hub")
+        self.address, self.home, self.space = bench.place.address(), bench.place.dir("hub"), bench.place.space
         env = {"PATH": os.environ["PATH"], "HOME": self.home, "XDG_RUNTIME_DIR": self.home, "RUST_LOG": "warn"}
         command = [
             bench.tools.wtfs, "serve", "--listen", self.address, "--peer-listen", bench.place.address(), "--root", root,
@@ -37,10 +41,8 @@ class Hub:
             if not self.process.runs():
                 raise BenchError(f"wtfs serve ended early: {self.process.tail()}")
             try:
-                connection = http.client.HTTPConnection(self.address, timeout=10)
-                connection.request("GET", "/torrents")
-                listed = json.loads(connection.getresponse().read())["torrents"]
-            except OSError:
+                listed = json.loads(fetch(self.space, f"http://{self.address}/torrents"))["torrents"]
+            except BenchError:
                 listed = []
             ready = {entry["name"]: entry["info_hash"] for entry in listed if entry["state"] == "ready"}
             if names <= ready.keys():
@@ -63,7 +65,7 @@ class Nginx:
     """Two workers with sendfile and open files kept, as an operator would tune it for this."""
 
     def __init__(self, bench, nginx, root):
-        self.address, self.home = bench.place.address(), bench.place.dir("nginx")
+        self.address, self.home, self.space = bench.place.address(), bench.place.dir("nginx"), bench.place.space
         settings = f"""
 daemon off; worker_processes 2; pid {self.home}/pid; error_log {self.home}/error.log;
 events {{ worker_connections 1024; }}
@@ -72,7 +74,7 @@ http {{
   client_body_temp_path {self.home}/a; proxy_temp_path {self.home}/b; fastcgi_temp_path {self.home}/c;
   uwsgi_temp_path {self.home}/d; scgi_temp_path {self.home}/e;
   default_type application/octet-stream;
-  server {{ listen {self.address}; root {root}; }}
+  server {{ listen {self.address} reuseport; root {root}; }}
 }}
 user root;
 """
@@ -92,11 +94,9 @@ user root;
             if not self.process.runs():
                 raise BenchError(f"nginx ended early: {self.process.tail()}")
             try:
-                connection = http.client.HTTPConnection(self.address, timeout=10)
-                connection.request("GET", "/")
-                connection.getresponse().read()
+                fetch(self.space, self.url("small.bin"))
                 return
-            except OSError:
+            except BenchError:
                 time.sleep(0.05)
         raise BenchError("nginx did not listen within 20 s")
 
@@ -111,12 +111,12 @@ user root;
         shutil.rmtree(self.home, ignore_errors=True)
 
 
-def wrk(program, url, seconds, pieces=0, connections=CONNECTIONS, seed=1):
+def wrk(space, program, url, seconds, pieces=0, connections=CONNECTIONS, seed=1):
     """What wrk counted; an answer that is no success is an error."""
     env = dict(os.environ, RANGES=str(pieces), SEED=str(seed))
     command = [program, "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s",
                "-s", os.path.join(HERE, "ranges.lua"), url]
-    said = json.loads(run(command, seconds + 90, env=env).decode().strip().splitlines()[-1])
+    said = json.loads(run(command, seconds + 90, space, env=env).decode().strip().splitlines()[-1])
     if said["errors"]:
         raise BenchError(f"wrk counted {said['errors']} errors in {said['requests']} requests")
     return said
@@ -176,22 +176,22 @@ def ranged_gets(bench):
                         while file.read(MIB):
                             pass
                     before = children_cpu_s(server.process)
-                    said = wrk(program, server.url("large.bin"), seconds, pieces, seed=turn + 1)
+                    said = wrk(server.space, program, server.url("large.bin"), seconds, pieces, seed=turn + 1)
                     used = children_cpu_s(server.process) - before
                     bench.add(ranges, name, said["bytes"] / 1e6 / said["seconds"])
                     bench.add(latency, name, said["p99_ms"])
                     bench.add(cpu, name, used / (said["bytes"] / 1e9))
-                    said = wrk(program, server.url("large.bin"), seconds, connections=2)
+                    said = wrk(server.space, program, server.url("large.bin"), seconds, connections=2)
                     bench.add(whole, name, said["bytes"] / 1e6 / said["seconds"])
-                    said = wrk(program, server.url("small.bin"), seconds)
+                    said = wrk(server.space, program, server.url("small.bin"), seconds)
                     bench.add(small, name, said["requests"] / said["seconds"])
                     forget_pages(large)
                     # Shorter than it takes to read all of it once.
-                    said = wrk(program, server.url("large.bin"), 1, pieces, seed=turn + 1)
+                    said = wrk(server.space, program, server.url("large.bin"), 1, pieces, seed=turn + 1)
                     bench.add(cold, name, said["bytes"] / 1e6 / said["seconds"])
                     forget_pages(large)
                     began = time.monotonic()
-                    run(["curl", "-sS", "--fail", "-o", "/dev/null", "--noproxy", "*", server.url("large.bin")], 300)
+                    fetch(server.space, server.url("large.bin"), "/dev/null")
                     bench.add(cold_whole, name, bench.options.size / 1e6 / (time.monotonic() - began))
                 bench.measure(name, [ranges, whole, small, cold, cold_whole], one)
     os.unlink(large)

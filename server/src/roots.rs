@@ -304,8 +304,15 @@ impl Task {
                     if let (Seen::Files(survey, _), true) = (&seen, wants_record) {
                         let stamps: Vec<Stamp> = survey.files().map(|(_, stamp)| stamp).collect();
                         let place = Place { root, name: key.0.clone() };
-                        let records = records.lock().unwrap_or_else(PoisonError::into_inner);
+                        let mut records = records.lock().unwrap_or_else(PoisonError::into_inner);
                         known = records.find(&place, &stamps).filter(|found| look::is_of(found, survey));
+                        if known.is_none() {
+                            let moved = records.find_moved(&place, &stamps);
+                            known = moved.and_then(|old| look::renamed(&old, survey, &key.0));
+                            if let Some(metainfo) = &known {
+                                keep(&mut records, &place, metainfo, &stamps);
+                            }
+                        }
                     }
                     Looked { key, seen, known: known.map(Box::new) }
                 };
@@ -338,9 +345,7 @@ impl Task {
                 let stamps: Vec<Stamp> = survey.files().map(|(_, stamp)| stamp).collect();
                 let place = Place { root, name: key.0.clone() };
                 let mut records = records.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Err(error) = records.keep(&place, metainfo, &stamps) {
-                    tracing::warn!(name = key.0, %error, "hashed, but it will be hashed again after a restart");
-                }
+                keep(&mut records, &place, metainfo, &stamps);
             }
             Done::Hashed(key, survey, Box::new(outcome))
         });
@@ -556,6 +561,13 @@ impl Task {
         if let Some(row) = lock(&self.view).rows.get_mut(key) {
             row.shown.total_bytes = bytes;
         }
+    }
+}
+
+/// Blocks on the disk.
+fn keep(records: &mut Records, place: &Place, metainfo: &Metainfo, stamps: &[Stamp]) {
+    if let Err(error) = records.keep(place, metainfo, stamps) {
+        tracing::warn!(name = place.name, %error, "it will be hashed again after a restart");
     }
 }
 

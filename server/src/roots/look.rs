@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use wtfs_proto::metainfo::Metainfo;
+use wtfs_proto::metainfo::{InfoBuilder, Layout, Metainfo, MetainfoBuilder};
 use wtfs_torrent::Stamp;
 use wtfs_torrent::create::{CreateError, CreateOptions, HiddenFiles, Survey, SymbolicLinks, is_unfinished};
 
@@ -104,6 +104,27 @@ pub(super) fn is_of(metainfo: &Metainfo, survey: &Survey) -> bool {
     let files = entries().filter(|entry| entry.symlink.is_none());
     let links = entries().filter_map(|entry| Some((&entry.path, entry.symlink.as_ref()?)));
     files.map(|entry| &entry.path).eq(survey.files().map(|(path, _)| path)) && links.eq(survey.links())
+}
+
+/// The torrent of files that were moved: the old pieces under the new name. `None` where it would not be theirs.
+pub(super) fn renamed(old: &Metainfo, survey: &Survey, name: &str) -> Option<Metainfo> {
+    let info = &old.info;
+    let mut builder = match info.layout {
+        Layout::SingleFile => {
+            InfoBuilder::single_file(name, info.files.first()?.bytes, info.piece_bytes).ok()?
+        }
+        Layout::Directory => InfoBuilder::directory(name, info.piece_bytes),
+    };
+    for entry in &info.files {
+        let mut entry = entry.clone();
+        if info.layout == Layout::SingleFile {
+            entry.path = builder.files().first()?.path.clone();
+        }
+        builder.push(entry);
+    }
+    let made = MetainfoBuilder::new(builder.finish(&info.pieces).ok()?).ok()?.finish();
+    // Of one piece length and of just these paths, or it is hashed as if it were new.
+    (made.info.geometry == info.geometry && is_of(&made, survey)).then_some(made)
 }
 
 /// Hashes what was seen, and looks again: a file that was added meanwhile would be missing.

@@ -89,6 +89,12 @@ impl Records {
         }
     }
 
+    /// A torrent of files with these stamps that stood elsewhere: they were moved, with all their bytes. Blocks.
+    pub(super) fn find_moved(&self, place: &Place, stamps: &[Stamp]) -> Option<Metainfo> {
+        let mut others = self.known.iter().filter(|(other, known)| *other != place && known.files == stamps);
+        others.find_map(|(_, known)| metainfo_of(&known.path).ok())
+    }
+
     /// Remembers a torrent in place of what the entry was before. Blocks.
     ///
     /// # Errors
@@ -185,7 +191,10 @@ mod tests {
         let found = again.find(&place(), &[stamp(1)]).expect("known");
         assert_eq!(found.hashes, metainfo(1).hashes);
         assert!(again.find(&place(), &[stamp(2)]).is_none());
-        assert!(again.find(&Place { name: "b".into(), ..place() }, &[stamp(1)]).is_none());
+        let elsewhere = Place { name: "b".into(), ..place() };
+        assert!(again.find(&elsewhere, &[stamp(1)]).is_none());
+        assert_eq!(again.find_moved(&elsewhere, &[stamp(1)]).map(|found| found.hashes), Some(found.hashes));
+        assert!(again.find_moved(&elsewhere, &[stamp(2)]).is_none());
     }
 
     #[test]

@@ -46,6 +46,7 @@ async fn files_that_come_change_move_and_go_are_followed() {
     fs::rename(&path, stage.root().join("b")).expect("renamed");
     served.wait_for("/files/a", 404).await;
     assert!(served.wait_for("/files/b", 200).await.body == noise(61_000));
+    assert_eq!(served.hub.hashed_count(), 2, "a file that was only moved is not hashed again");
 
     fs::remove_file(stage.root().join("b")).expect("removed");
     served.wait_for("/files/b", 404).await;
@@ -54,6 +55,25 @@ async fn files_that_come_change_move_and_go_are_followed() {
         assert!(start.elapsed() < PATIENCE, "{}", served.list().await);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    served.end().await;
+}
+
+#[tokio::test]
+async fn a_moved_directory_is_the_torrent_that_hashing_would_make() {
+    let stage = Stage::new();
+    stage.write("old/a", &noise(60_000));
+    stage.write("old/sub/b", &noise(70_000));
+    let served = stage.start().await;
+    served.hash_of("old").await;
+    fs::rename(stage.root().join("old"), stage.root().join("new")).expect("renamed");
+    let moved = served.hash_of("new").await;
+    assert_eq!(served.hub.hashed_count(), 1);
+    served.end().await;
+    // Without a memory it is hashed.
+    fs::remove_dir_all(stage.dir.path().join("cache")).expect("removed");
+    let served = stage.start().await;
+    assert_eq!(served.hash_of("new").await, moved);
+    assert_eq!(served.hub.hashed_count(), 1);
     served.end().await;
 }
 
