@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use wtfs_torrent::{ExistingData, Fill, Phase, Session, StorageKind, Torrent, TorrentStatus};
+use wtfs_torrent::{ExistingData, Fill, Phase, Session, StorageKind, Torrent, TorrentStatus, WebSeedStatus};
 
 use super::{print_json, print_text};
 use crate::cli::Get;
@@ -128,15 +128,26 @@ impl Watched {
             Some(patience) if self.moved.elapsed() > patience => Err(ended(
                 Exit::Incomplete,
                 format!(
-                    "nothing came for {} at {} %, with {}; run the same command again to go on",
+                    "nothing came for {} at {} %, with {}{}; run the same command again to go on",
                     TimeSpan(patience),
                     share(&status),
-                    count(status.peers.len(), "peer")
+                    count(status.peers.len(), "peer"),
+                    complaints(&status)
                 ),
             )),
             _ => Ok(()),
         }
     }
+}
+
+/// What is wrong with which web seed; empty where nothing is.
+fn complaints(status: &TorrentStatus) -> String {
+    let seeds = status.servers.web_seeds.iter();
+    let complaint = |seed: &WebSeedStatus| {
+        let reason = seed.reason.as_deref()?;
+        Some(format!("; {} {}", printable(&seed.url), printable(reason)))
+    };
+    seeds.filter_map(complaint).collect()
 }
 
 fn present_bytes(status: &TorrentStatus) -> u64 {

@@ -297,6 +297,7 @@ fn a_download_from_a_web_seed_alone_goes_on_where_it_was_when_the_server_comes_b
     let args = ["get", &source, "--web-seed", &seed, "-o", &out, "--stall-timeout", "3s"];
     let first = stage.run(&args);
     assert_eq!(first.code(), Some(5), "{first:?}");
+    assert!(first.stderr.contains(&format!("{seed} answered with HTTP status 503")), "{first:?}");
     server.always(None);
     let _said = stage.run(&args).expect_success("wtfs get");
     content().check_file(&stage.join("out/seeded.bin"), BYTES).expect("every byte is right");
