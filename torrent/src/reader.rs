@@ -4,13 +4,15 @@
 //! read-ahead policy, which is locked only to note a read and to plan. A read that is dropped withdraws its demand.
 //! Only verified pieces are ever read, because only those are marked present.
 
+pub(crate) mod buffers;
+
 use std::fs::File;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use wtfs_proto::geometry::FileIndex;
@@ -209,8 +211,8 @@ impl Inner {
     /// Bytes of a range whose pieces are present and in use by the caller, if the page cache has them.
     fn try_read(&self, range: &Range<u64>) -> Option<Bytes> {
         let size = usize::try_from(range.end - range.start).ok().filter(|size| *size <= MAX_TRY_BYTES)?;
-        let mut buffer = BytesMut::zeroed(size);
-        match self.content.store.try_read_file(self.file, range.start, &mut buffer) {
+        let mut buffer = self.engine.buffers.take(size);
+        match self.content.store.try_read_file(self.file, range.start, buffer.as_mut()) {
             Ok(TryRead::Done) => Some(buffer.freeze()),
             Ok(TryRead::WouldBlock) | Err(_) => None,
         }
@@ -232,12 +234,12 @@ impl Inner {
         if let Some(bytes) = self.try_read(&range) {
             return Ok(bytes);
         }
-        let (content, file) = (self.content.clone(), self.file);
+        let (content, file, buffers) = (self.content.clone(), self.file, self.engine.buffers.clone());
         let size = usize::try_from(range.end - range.start).map_err(|_| ReadError::Closed)?;
         let read = self.engine.disk.run(move || {
             let _in_use = in_use;
-            let mut buffer = BytesMut::zeroed(size);
-            content.store.read_file(file, range.start, &mut buffer).map(|()| buffer.freeze())
+            let mut buffer = buffers.take(size);
+            content.store.read_file(file, range.start, buffer.as_mut()).map(|()| buffer.freeze())
         });
         Ok(read.await.map_err(|_| ReadError::Closed)??)
     }
@@ -329,10 +331,11 @@ impl Inner {
             return Ok(part.bytes.clone());
         }
         parts.sort_unstable_by_key(|part| part.address);
-        let (content, file) = (self.content.clone(), self.file);
+        let (content, file, buffers) = (self.content.clone(), self.file, self.engine.buffers.clone());
         let read = self.engine.disk.run(move || {
             let _in_use = in_use;
-            let mut buffer = BytesMut::zeroed(size);
+            let mut whole = buffers.take(size);
+            let buffer = whole.as_mut();
             let mut at = 0;
             for part in parts {
                 // A part lies inside what was demanded.
@@ -347,7 +350,7 @@ impl Inner {
             if at < size {
                 content.store.read_file(file, range.start + at as u64, &mut buffer[at..])?;
             }
-            Ok::<_, StoreError>(buffer.freeze())
+            Ok::<_, StoreError>(whole.freeze())
         });
         Ok(read.await.map_err(|_| ReadError::Closed)??)
     }

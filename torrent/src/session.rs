@@ -26,6 +26,7 @@ use crate::http::{HttpClient, HttpConfig};
 use crate::latency::Reads;
 use crate::limiter::Limiter;
 use crate::peer_task::handshake;
+use crate::reader::buffers::Buffers;
 use crate::resolve::Source;
 use crate::status::{Phase, SessionStatus};
 use crate::store::{SealedFiles, StateDir};
@@ -48,6 +49,7 @@ pub(crate) struct Engine {
     pub(crate) peer_id: PeerId,
     pub(crate) http: HttpClient,
     pub(crate) disk: DiskPool,
+    pub(crate) buffers: Arc<Buffers>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) upload_limit: Limiter,
     pub(crate) download_limit: Limiter,
@@ -218,6 +220,7 @@ impl Session {
             peer_id: PeerId::generate(random),
             http: http.clone(),
             disk: DiskPool::new(),
+            buffers: Arc::default(),
             budget,
             upload_limit: Limiter::new(config.upload_limit),
             download_limit: Limiter::new(config.download_limit),
