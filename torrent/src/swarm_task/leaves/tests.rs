@@ -15,6 +15,7 @@ use wtfs_proto::metainfo::Metainfo;
 use wtfs_proto::swarm::hash_answers::{Plan, layer_tree};
 use wtfs_proto::wire::handshake::{Handshake, Reserved};
 use wtfs_proto::wire::message::{BlockRequest, Decoder, HashRequest, Message};
+use wtfs_testkit::origin::{Body, Origin};
 
 use crate::reader::FileReader;
 use crate::torrent::Command;
@@ -311,7 +312,7 @@ async fn a_seeder_that_gives_no_hashes_still_gives_whole_pieces() {
         let world = world(metainfo()).await;
         let seen = world.connect(1, Script { hashes, ..HONEST }).await;
         world.read(PIECE + 3 * BLOCK, 4096).await;
-        assert_eq!(world.torrent.pieces().0, 1, "{hashes:?}");
+        until("the whole piece is stored", || world.torrent.pieces().0 == 1).await;
         let first = seen.lock().expect("no panic").requests[0].begin;
         assert_eq!(first, 3 * BLOCK_BYTES, "what is read comes first also then");
         assert!(world.banned().is_empty());
@@ -328,7 +329,7 @@ async fn without_piece_layers_pieces_are_proven_by_the_root_of_their_file() {
     world.read(PIECE + 10, 4096).await;
     assert_eq!(world.torrent.pieces().0, 0);
     world.read(2 * PIECE, PIECE).await;
-    assert_eq!(world.torrent.pieces().0, 1);
+    until("the whole piece is stored", || world.torrent.pieces().0 == 1).await;
     let _other = world.connect(2, HONEST).await;
     world.torrent.fill().await;
     tokio::time::timeout(PATIENCE, world.torrent.wait_complete()).await.expect("in time").expect("complete");
@@ -398,4 +399,17 @@ async fn one_session_reads_blocks_of_another_that_proves_them() {
         session.shutdown().await;
     }
     seeder.session.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_seed_gives_no_hashes_and_answers_small_reads_by_whole_pieces() {
+    let origin = Origin::start([("/data".to_owned(), Body::Bytes(Arc::new(content())))]);
+    let world = world(Metainfo { url_list: vec![origin.url("/data")], ..metainfo() }).await;
+    for (reads, at) in [(1, PIECE + 3 * BLOCK), (2, LEN - 4096)] {
+        world.read(at, 4096).await;
+        until("the whole piece is stored", || world.torrent.pieces().0 == reads).await;
+    }
+    let status = world.torrent.status();
+    assert_eq!((status.wasted_bytes, status.failed_pieces), (0, 0));
+    world.session.shutdown().await;
 }
