@@ -279,3 +279,6 @@ impl Walk {
         offset(at).saturating_sub(offset(self.pieces.start))
     }
 }
+
+#[cfg(test)]
+mod tests;
