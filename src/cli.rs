@@ -10,6 +10,7 @@ use clap_complete::Shell;
 
 use crate::config::{HubLayer, Layer};
 use crate::exit;
+use crate::logging::AccessLines;
 use crate::metrics;
 use crate::units::{ByteSize, DiskShare, TimeSpan};
 
@@ -386,6 +387,15 @@ pub(crate) struct Serve {
     /// Have no tracker over UDP
     #[arg(long)]
     pub(crate) no_udp: bool,
+    /// Serve HTTPS with this certificate chain (PEM); it is read again when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The private key of --tls-cert (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Log each request: off, on or json [default: off]
+    #[arg(long, value_name = "HOW")]
+    pub(crate) access_log: Option<AccessLines>,
     /// PORT, ADDRESS or ADDRESS:PORT for peers to connect to [default: 6881, or any free port]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) peer_listen: Option<String>,
@@ -419,6 +429,9 @@ impl Serve {
                 listen: self.listen.clone(),
                 public_url: self.public_url.clone(),
                 udp: self.no_udp.then_some(false),
+                tls_cert: self.tls_cert.clone(),
+                tls_key: self.tls_key.clone(),
+                access_log: self.access_log,
                 ..HubLayer::default()
             },
             ..Layer::default()

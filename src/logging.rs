@@ -9,13 +9,18 @@ use std::io::{self, IsTerminal as _, Write};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context as _;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, fmt};
+use wtfs_server::ACCESS_TARGET;
 
 use crate::cli::Verbosity;
 use crate::cmd::Place;
+
+mod access;
+
+pub(crate) use access::AccessLines;
 
 /// Warnings kept for `.wtfs/log` of a mount.
 const LINES_MAX: usize = 200;
@@ -31,12 +36,15 @@ pub(crate) fn init(verbosity: &Verbosity, place: Place, filter: Option<&str>) ->
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
-        .with_filter(filter);
+        .with_filter(filter)
+        // They have a layer of their own.
+        .with_filter(filter_fn(|event| event.target() != ACCESS_TARGET));
     let kept =
         fmt::layer().with_writer(|| Line).with_ansi(false).with_target(false).with_filter(LevelFilter::WARN);
     tracing_subscriber::registry()
         .with(shown)
         .with(kept)
+        .with(access::layer())
         .try_init()
         .map_err(|error| anyhow::anyhow!("logging could not be started: {error}"))
 }
@@ -74,9 +82,9 @@ fn default_directives(verbosity: &Verbosity, place: Place) -> &'static str {
     match (verbosity.quiet, verbosity.verbose) {
         (true, _) => "error",
         (false, 0) if place == Place::Foreground => "warn",
-        (false, 0 | 1) => "warn,wtfs=info,wtfs_mount=info,wtfs_torrent=info",
-        (false, 2) => "info,wtfs=debug,wtfs_mount=debug,wtfs_torrent=debug",
-        (false, _) => "debug,wtfs=trace,wtfs_mount=trace,wtfs_torrent=trace,wtfs_proto=trace",
+        (false, 0 | 1) => "warn,wtfs=info,wtfs_mount=info,wtfs_torrent=info,wtfs_server=info",
+        (false, 2) => "info,wtfs=debug,wtfs_mount=debug,wtfs_torrent=debug,wtfs_server=debug",
+        (false, _) => "debug,wtfs=trace,wtfs_mount=trace,wtfs_torrent=trace,wtfs_server=trace,wtfs_proto=trace",
     }
 }
 

@@ -27,6 +27,9 @@ pub(super) fn run(args: &Serve, loaded: Loaded) -> anyhow::Result<Exit> {
         engine::raise_open_files();
         let sockets = listen::bind(&settings.hub.addrs()?, settings.hub.udp())
             .or_end(Exit::Usage, || "--listen: that address cannot be had".into())?;
+        if let Some(lines) = settings.hub.access_log {
+            lines.apply();
+        }
         let config = settings.hub.config(&settings.directories, settings.session.clone())?;
         let udp_port =
             sockets.udp.first().and_then(|socket| socket.local_addr().ok()).map(|addr| addr.port());
@@ -94,7 +97,8 @@ async fn add_sources(args: &Serve, settings: &Settings, hub: &Hub) -> anyhow::Re
 }
 
 fn ready_line(addrs: &[SocketAddr], hub: &Hub, settings: &Settings) -> String {
-    let at: Vec<String> = addrs.iter().map(|addr| format!("http://{addr}")).collect();
+    let scheme = if settings.hub.tls_cert.is_some() { "https" } else { "http" };
+    let at: Vec<String> = addrs.iter().map(|addr| format!("{scheme}://{addr}")).collect();
     let peers: Vec<String> = hub.session().listening().iter().map(ToString::to_string).collect();
     let public = settings.hub.public_url.as_deref().map(|url| format!(" as {url}")).unwrap_or_default();
     format!("serving at {}{public}, peers at {}\n", at.join(" "), peers.join(" "))

@@ -7,11 +7,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use wtfs_server::{HubConfig, PublicUrl, TrustedProxies, listen};
+use wtfs_server::{AccessLog, Audience, HubConfig, PublicUrl, TlsFiles, TrustedProxies, listen};
 use wtfs_torrent::SessionConfig;
 
 use super::{Directories, Environment};
 use crate::exit::{Exit, OrEnd as _, ended};
+use crate::logging::AccessLines;
 use crate::units::TimeSpan;
 
 /// The port of HTTP and of the UDP tracker when none is given.
@@ -45,6 +46,16 @@ pub(crate) struct HubLayer {
     pub(crate) grace: Option<TimeSpan>,
     /// Networks of reverse proxies.
     pub(crate) trusted_proxies: Option<Vec<String>>,
+    /// The certificate chain, in PEM.
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its private key, in PEM.
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Whether and how requests are logged.
+    pub(crate) access_log: Option<AccessLines>,
+    /// Who may see `/metrics`.
+    pub(crate) metrics_allow: Option<Vec<String>>,
+    /// Who may see the dashboard and `/stats`.
+    pub(crate) stats_allow: Option<Vec<String>>,
     /// When clients of the HTTP and UDP tracker are asked to come back.
     pub(crate) announce_interval: Option<TimeSpan>,
     /// The same for web sockets.
@@ -86,6 +97,11 @@ impl HubLayer {
             write_timeout: environment.parse("WTFS_HUB_WRITE_TIMEOUT")?,
             grace: environment.parse("WTFS_HUB_GRACE")?,
             trusted_proxies: list("WTFS_HUB_TRUSTED_PROXIES")?,
+            tls_cert: environment.path("WTFS_HUB_TLS_CERT"),
+            tls_key: environment.path("WTFS_HUB_TLS_KEY"),
+            access_log: environment.parse("WTFS_HUB_ACCESS_LOG")?,
+            metrics_allow: list("WTFS_HUB_METRICS_ALLOW")?,
+            stats_allow: list("WTFS_HUB_STATS_ALLOW")?,
             announce_interval: environment.parse("WTFS_HUB_ANNOUNCE_INTERVAL")?,
             websocket_interval: environment.parse("WTFS_HUB_WEBSOCKET_INTERVAL")?,
             announce_rate: environment.parse("WTFS_HUB_ANNOUNCE_RATE")?,
@@ -113,6 +129,11 @@ impl HubLayer {
             write_timeout: self.write_timeout.or(lower.write_timeout),
             grace: self.grace.or(lower.grace),
             trusted_proxies: self.trusted_proxies.or(lower.trusted_proxies),
+            tls_cert: self.tls_cert.or(lower.tls_cert),
+            tls_key: self.tls_key.or(lower.tls_key),
+            access_log: self.access_log.or(lower.access_log),
+            metrics_allow: self.metrics_allow.or(lower.metrics_allow),
+            stats_allow: self.stats_allow.or(lower.stats_allow),
             announce_interval: self.announce_interval.or(lower.announce_interval),
             websocket_interval: self.websocket_interval.or(lower.websocket_interval),
             announce_rate: self.announce_rate.or(lower.announce_rate),
@@ -166,6 +187,25 @@ impl HubLayer {
             config.trusted_proxies = TrustedProxies::parse(networks.iter().map(String::as_str))
                 .or_end(Exit::Usage, || "trusted_proxies".into())?;
         }
+        let file = |path: &Option<PathBuf>| path.as_ref().map(|path| directories.expand(path)).transpose();
+        config.tls = match (file(&self.tls_cert)?, file(&self.tls_key)?) {
+            (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
+            (None, None) => None,
+            _ => return Err(ended(Exit::Usage, "tls_cert and tls_key go together".to_owned())),
+        };
+        config.access_log = match self.access_log {
+            None | Some(AccessLines::Off) => AccessLog::Off,
+            Some(AccessLines::On | AccessLines::Json) => AccessLog::On,
+        };
+        let audience = |texts: &[String], key: &str| {
+            Audience::parse(texts.iter().map(String::as_str)).or_end(Exit::Usage, || key.to_owned())
+        };
+        if let Some(texts) = &self.metrics_allow {
+            config.metrics_audience = audience(texts, "metrics_allow")?;
+        }
+        if let Some(texts) = &self.stats_allow {
+            config.stats_audience = audience(texts, "stats_allow")?;
+        }
         let positive = |value: Option<TimeSpan>, default, key: &str| match value {
             Some(span) if span.0.is_zero() => Err(ended(Exit::Usage, format!("{key} must be more than 0"))),
             Some(span) => Ok(span.0),
@@ -191,7 +231,6 @@ impl HubLayer {
         tracker.sockets.max = self.max_websockets.unwrap_or(tracker.sockets.max);
         tracker.sockets.max_per_subscriber =
             self.max_websockets_per_ip.unwrap_or(tracker.sockets.max_per_subscriber);
-        let file = |path: &Option<PathBuf>| path.as_ref().map(|path| directories.expand(path)).transpose();
         tracker.access.allow_file = file(&self.allow_file)?;
         tracker.access.deny_file = file(&self.deny_file)?;
         tracker.access.passkeys = self.passkeys.clone().unwrap_or_default();
@@ -222,6 +261,11 @@ pub(super) mod tests {
             write_timeout: time(6),
             grace: time(7),
             trusted_proxies: Some(vec!["127.0.0.1".into(), "10.0.0.0/8".into()]),
+            tls_cert: Some("/cert.pem".into()),
+            tls_key: Some("/key.pem".into()),
+            access_log: Some(AccessLines::Json),
+            metrics_allow: Some(vec!["10.0.0.0/8".into()]),
+            stats_allow: Some(vec!["192.168.0.0/16".into()]),
             announce_interval: time(8),
             websocket_interval: time(9),
             announce_rate: Some(10),
@@ -262,6 +306,11 @@ pub(super) mod tests {
             ("WTFS_HUB_WRITE_TIMEOUT", "6s"),
             ("WTFS_HUB_GRACE", "7s"),
             ("WTFS_HUB_TRUSTED_PROXIES", "127.0.0.1 10.0.0.0/8"),
+            ("WTFS_HUB_TLS_CERT", "/cert.pem"),
+            ("WTFS_HUB_TLS_KEY", "/key.pem"),
+            ("WTFS_HUB_ACCESS_LOG", "json"),
+            ("WTFS_HUB_METRICS_ALLOW", "10.0.0.0/8"),
+            ("WTFS_HUB_STATS_ALLOW", "192.168.0.0/16"),
             ("WTFS_HUB_ANNOUNCE_INTERVAL", "8s"),
             ("WTFS_HUB_WEBSOCKET_INTERVAL", "9s"),
             ("WTFS_HUB_ANNOUNCE_RATE", "10"),
@@ -295,8 +344,15 @@ pub(super) mod tests {
         // Taken by the command, not by the hub.
         let elsewhere = ["listen", "udp"];
         let all = toml::Table::try_from(full()).expect("a table");
-        for (key, value) in all.into_iter().filter(|(key, _)| !elsewhere.contains(&key.as_str())) {
-            let one: HubLayer = toml::Table::from_iter([(key.clone(), value)]).try_into().expect("a layer");
+        for (key, value) in all.clone().into_iter().filter(|(key, _)| !elsewhere.contains(&key.as_str())) {
+            let mut one = toml::Table::from_iter([(key.clone(), value)]);
+            // Neither goes without the other.
+            for (key, other) in [("tls_cert", "tls_key"), ("tls_key", "tls_cert")] {
+                if one.contains_key(key) {
+                    one.insert(other.to_owned(), all[other].clone());
+                }
+            }
+            let one: HubLayer = one.try_into().expect("a layer");
             assert_ne!(made(one).expect("made"), default, "{key} changes nothing");
         }
     }
@@ -308,6 +364,9 @@ pub(super) mod tests {
             HubLayer { public_url: Some("hub".into()), ..HubLayer::default() },
             HubLayer { rescan: Some(TimeSpan(Duration::ZERO)), ..HubLayer::default() },
             HubLayer { trusted_proxies: Some(vec!["x".into()]), ..HubLayer::default() },
+            HubLayer { tls_cert: Some("/cert.pem".into()), ..HubLayer::default() },
+            HubLayer { metrics_allow: Some(vec!["x".into()]), ..HubLayer::default() },
+            HubLayer { stats_allow: Some(vec!["x".into()]), ..HubLayer::default() },
         ] {
             let error = layer.config(&directories, SessionConfig::new("/c".into())).expect_err("refused");
             assert_eq!(crate::exit::exit_of(&error), Exit::Usage);
