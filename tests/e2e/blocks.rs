@@ -69,6 +69,14 @@ fn a_small_read_of_a_v2_torrent_takes_less_than_a_piece() {
 }
 
 #[test]
+fn a_small_read_of_a_hybrid_torrent_takes_less_than_a_piece() {
+    if missing(&[Need::Fuse, Need::Libtorrent]) {
+        return;
+    }
+    assert_small_reads_take_blocks("hybrid");
+}
+
+#[test]
 fn every_byte_of_v2_and_hybrid_torrents_is_right_also_from_a_seeder_that_has_hashed_nothing() {
     if missing(&[Need::Fuse, Need::Libtorrent]) {
         return;
