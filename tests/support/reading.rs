@@ -142,10 +142,11 @@ pub(crate) fn assert_same_mapped(found: &Path, original: &Path, parts: usize, de
     let _said = process::run(command, deadline).expect_success("mapped files are equal");
 }
 
-/// Starts `cat FILE > /dev/null` as an ordinary reader.
+/// Starts `cat FILE > /dev/null` as an ordinary reader, one that a Ctrl-C ends: shells have what they start in the
+/// background ignore SIGINT, which these tests hand on when they run there.
 pub(crate) fn cat(path: &Path, log: &Path) -> process::Process {
     let mut command = Command::new("sh");
-    command.args(["-c", "exec cat \"$0\" > /dev/null"]).arg(path);
+    command.args(["-c", "exec env --default-signal=INT cat \"$0\" > /dev/null"]).arg(path);
     process::Process::spawn("cat", command, log)
 }
 
