@@ -31,6 +31,8 @@ mod hostile_swarm;
 mod hostile_torrents;
 #[path = "e2e/hub.rs"]
 mod hub;
+#[path = "e2e/hub_trackers.rs"]
+mod hub_trackers;
 #[path = "e2e/interop_seeding.rs"]
 mod interop_seeding;
 #[path = "e2e/loaders.rs"]

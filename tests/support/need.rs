@@ -17,6 +17,8 @@ pub(crate) enum Need {
     Libtorrent,
     /// A Python that can import safetensors and numpy.
     Safetensors,
+    /// The npm package `bittorrent-tracker`.
+    NpmTracker,
     /// This program on the PATH.
     Program(&'static str),
 }
@@ -27,6 +29,7 @@ impl Need {
             Self::Fuse => Path::new("/dev/fuse").exists(),
             Self::Libtorrent => has_libtorrent(),
             Self::Safetensors => can_import("safetensors, numpy"),
+            Self::NpmTracker => node_modules().join("bittorrent-tracker/client.js").exists(),
             Self::Program(name) => find_program(name).is_some(),
         }
     }
@@ -34,7 +37,9 @@ impl Need {
     fn is_required(self) -> bool {
         let variable = match self {
             Self::Fuse => "WTFS_REQUIRE_FUSE",
-            Self::Libtorrent | Self::Safetensors | Self::Program(_) => "WTFS_REQUIRE_INTEROP",
+            Self::Libtorrent | Self::Safetensors | Self::NpmTracker | Self::Program(_) => {
+                "WTFS_REQUIRE_INTEROP"
+            }
         };
         env::var_os(variable).is_some_and(|value| value == "1")
     }
@@ -57,10 +62,20 @@ pub(crate) fn python() -> PathBuf {
     if let Some(python) = env::var_os("WTFS_PYTHON") {
         return python.into();
     }
+    let made = kept("python/bin/python3");
+    made.filter(|python| python.exists()).unwrap_or_else(|| "python3".into())
+}
+
+/// Where the packages from npm are that `scripts/setup test` fetches.
+pub(crate) fn node_modules() -> PathBuf {
+    kept("node/node_modules").unwrap_or_default()
+}
+
+/// A path in the cache of the tests.
+fn kept(path: &str) -> Option<PathBuf> {
     let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")));
-    let made = cache.map(|cache| cache.join("wtfs-test/python/bin/python3"));
-    made.filter(|python| python.exists()).unwrap_or_else(|| "python3".into())
+    Some(cache?.join("wtfs-test").join(path))
 }
 
 /// Where a program is: the PATH, and the directories of administrators' programs.
