@@ -29,7 +29,7 @@ pub(super) async fn serve(State(library): State<Shared>, request: Request) -> Re
     let Some(item) = library.by_hash(asked.info_hash) else { return missing() };
     let Some(piece) = item.metainfo().info.geometry.piece(asked.piece) else { return missing() };
     let len = item.metainfo().info.geometry.piece_len(piece);
-    let ranges = if asked.ranges.is_empty() { vec![0..len] } else { asked.ranges };
+    let ranges = if asked.ranges.is_empty() { std::iter::once(0..len).collect() } else { asked.ranges };
     let total: u64 = ranges.iter().map(|range| u64::from(range.end - range.start)).sum();
     if ranges.iter().any(|range| range.end > len) || total > ANSWER_BYTES_MAX {
         return text(StatusCode::BAD_REQUEST, "the ranges do not lie in the piece\n");
