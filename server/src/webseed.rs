@@ -5,6 +5,9 @@
 //! - `/files/{name}/{path}`: the same by name, for people: what has that name now.
 //! - `/seed?info_hash=..&piece=..&ranges=..`: BEP 17 (in [`by_piece`]).
 //!
+//! Pages of any origin may read what is named by an info hash, as browsers' BitTorrent clients do; who does not know the
+//! hash learns nothing. What goes by name is for pages of the hub alone.
+//!
 //! A path from a request is only ever compared with the names in a torrent; none is joined to a directory. What is sent
 //! is a stranger's data: it is never named anything that a browser would show as a page.
 
@@ -14,9 +17,10 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE,
-    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED,
-    X_CONTENT_TYPE_OPTIONS,
+    ACCEPT_RANGES, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, CONTENT_DISPOSITION,
+    CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap, HeaderName,
+    HeaderValue, LAST_MODIFIED, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::request::Parts;
 use axum::http::{Method, Response, StatusCode};
@@ -50,8 +54,8 @@ enum Keep {
 
 pub(crate) fn router(library: Shared) -> Router {
     Router::new()
-        .route("/seed", get(by_piece::serve))
-        .route("/seed/{info_hash}/{*path}", get(by_hash))
+        .route("/seed", get(by_piece::serve).options(preflight))
+        .route("/seed/{info_hash}/{*path}", get(by_hash).options(preflight))
         .route("/files/{*path}", get(by_name))
         .with_state(library)
 }
@@ -65,6 +69,25 @@ async fn by_hash(State(library): State<Shared>, request: Request) -> Response<Bo
         Some((item, file))
     });
     serve_found(found, parts, Keep::Forever).await
+}
+
+/// Lets a page of another origin ask for ranges.
+async fn preflight() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    allow_everybody(headers);
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD"));
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("range, if-range"));
+    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    response
+}
+
+/// Lets pages of all origins read the answer.
+pub(crate) fn allow_everybody(headers: &mut HeaderMap) {
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    let shown = HeaderValue::from_static("accept-ranges, content-length, content-range, etag");
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, shown);
 }
 
 async fn by_name(State(library): State<Shared>, request: Request) -> Response<Body> {
@@ -130,6 +153,9 @@ async fn serve(item: &Item, file: FileIndex, parts: &Parts, keep: Keep) -> Respo
     insert(headers, ETAG, &own.tag);
     if let Some(modified) = own.modified {
         insert(headers, LAST_MODIFIED, &httpdate::fmt_http_date(modified));
+    }
+    if keep == Keep::Forever {
+        allow_everybody(headers);
     }
     headers.insert(
         CACHE_CONTROL,

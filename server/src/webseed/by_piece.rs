@@ -40,6 +40,7 @@ pub(super) async fn serve(State(library): State<Shared>, request: Request) -> Re
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(total));
+    super::allow_everybody(headers);
     if request.method() == Method::HEAD {
         return response;
     }

@@ -147,6 +147,32 @@ async fn an_answer_says_what_it_is_and_is_not_sent_again() {
 }
 
 #[tokio::test]
+async fn pages_of_other_origins_read_what_they_know_the_hash_of() {
+    let stage = Stage::new();
+    stage.write("f", b"shared");
+    let served = stage.start().await;
+    let hash = served.hash_of("f").await;
+    let origin = ["Origin: https://elsewhere.example"];
+    let allowed =
+        |answer: &super::stage::Answer| answer.header("access-control-allow-origin").map(str::to_owned);
+    let by_hash = format!("/seed/{hash}/f");
+    for path in [by_hash.clone(), format!("/seed?info_hash={hash}&piece=0")] {
+        let answer = served.ask("GET", &path, &origin).await;
+        assert_eq!((answer.status, allowed(&answer).as_deref()), (200, Some("*")), "{path}");
+        let asked = served.ask("OPTIONS", &path, &[origin[0], "Access-Control-Request-Headers: range"]).await;
+        assert_eq!((asked.status, allowed(&asked).as_deref()), (204, Some("*")), "{path}");
+        assert!(
+            asked.header("access-control-allow-headers").is_some_and(|headers| headers.contains("range"))
+        );
+    }
+    for path in ["/files/f", "/torrents", "/torrent/f.torrent", "/magnet/f"] {
+        let answer = served.ask("GET", path, &origin).await;
+        assert_eq!((answer.status, allowed(&answer)), (200, None), "{path}");
+    }
+    served.end().await;
+}
+
+#[tokio::test]
 async fn no_path_leads_out_of_a_torrent() {
     let stage = Stage::new();
     stage.write("d/x", b"shared");
