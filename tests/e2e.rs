@@ -17,6 +17,8 @@ mod cli;
 mod control;
 #[path = "e2e/crash.rs"]
 mod crash;
+#[path = "e2e/dashboard.rs"]
+mod dashboard;
 #[path = "e2e/disk_full.rs"]
 mod disk_full;
 #[path = "e2e/fidelity.rs"]
@@ -43,6 +45,8 @@ mod mount_life;
 mod network;
 #[path = "e2e/no_peers.rs"]
 mod no_peers;
+#[path = "e2e/operations.rs"]
+mod operations;
 #[path = "e2e/seeding.rs"]
 mod seeding;
 #[path = "e2e/semantics.rs"]

@@ -21,9 +21,10 @@ struct Row<'d> {
 
 fn rows() -> impl Iterator<Item = Row<'static>> {
     DOCUMENTATION.lines().filter_map(|line| {
-        let mut cells = line.strip_prefix("| `")?.trim_end_matches(" |").split(" | ");
-        let key = cells.next()?.trim_matches('`');
+        // A cell may be empty: the bars alone stand between cells.
+        let mut cells = line.strip_prefix("| `")?.trim_end_matches(" |").splitn(5, '|');
         let mut cell = || cells.next().map(str::trim);
+        let key = cell()?.trim_matches('`');
         Some(Row { key, variable: cell()?, flag: cell()?, default: cell()?, meaning: cell()? })
     })
 }

@@ -66,7 +66,7 @@ impl Hub {
     }
 
     #[track_caller]
-    fn ask(&self, path: &str, header: &str) -> Answer {
+    pub(crate) fn ask(&self, path: &str, header: &str) -> Answer {
         let request =
             format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{header}\r\n", self.addr);
         let mut stream = TcpStream::connect(self.addr).expect("the hub accepts");

@@ -19,6 +19,8 @@ pub(crate) enum Need {
     Safetensors,
     /// The npm package `bittorrent-tracker`.
     NpmTracker,
+    /// The npm package `playwright-core`.
+    Playwright,
     /// This program on the PATH.
     Program(&'static str),
 }
@@ -30,6 +32,7 @@ impl Need {
             Self::Libtorrent => has_libtorrent(),
             Self::Safetensors => can_import("safetensors, numpy"),
             Self::NpmTracker => node_modules().join("bittorrent-tracker/client.js").exists(),
+            Self::Playwright => node_modules().join("playwright-core/index.mjs").exists(),
             Self::Program(name) => find_program(name).is_some(),
         }
     }
@@ -37,9 +40,11 @@ impl Need {
     fn is_required(self) -> bool {
         let variable = match self {
             Self::Fuse => "WTFS_REQUIRE_FUSE",
-            Self::Libtorrent | Self::Safetensors | Self::NpmTracker | Self::Program(_) => {
-                "WTFS_REQUIRE_INTEROP"
-            }
+            Self::Libtorrent
+            | Self::Safetensors
+            | Self::NpmTracker
+            | Self::Playwright
+            | Self::Program(_) => "WTFS_REQUIRE_INTEROP",
         };
         env::var_os(variable).is_some_and(|value| value == "1")
     }
