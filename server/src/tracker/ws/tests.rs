@@ -11,6 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use wtfs_proto::id::InfoHash;
 
+use super::socket;
 use crate::tracker::tests::Running;
 use crate::tracker::{AccessConfig, SocketConfig, TrackerConfig};
 
@@ -360,6 +361,17 @@ async fn who_does_not_read_is_closed_and_costs_no_more_than_the_limit() {
         }
     }
     panic!("the slow one was never closed");
+}
+
+fn bytes_of_future<A, B, C, D, E, F>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
+    size_of::<F>()
+}
+
+#[test]
+fn the_task_of_a_socket_is_small() {
+    let bytes = bytes_of_future(socket::serve);
+    println!("{bytes} bytes");
+    assert!(bytes <= 4096, "{bytes} bytes");
 }
 
 #[tokio::test]
