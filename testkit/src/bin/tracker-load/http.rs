@@ -7,7 +7,7 @@ use crate::poll::Poll;
 use crate::{Load, Outcome};
 
 pub(crate) fn run(load: &Load) -> io::Result<Outcome> {
-    let (mut poll, refused) = Poll::connect(load.addr, load.clients)?;
+    let (mut poll, refused) = Poll::connect(load.addr, load.clients, &[])?;
     let mut outcome = Outcome { errors: refused, ..Outcome::default() };
     let mut asked = vec![Instant::now(); poll.connections.len()];
     let mut n = 0;

@@ -34,14 +34,17 @@ pub(crate) struct Poll {
 }
 
 impl Poll {
-    /// Opens connections one after the other, and says how many could not be.
-    pub(crate) fn connect(addr: SocketAddr, count: usize) -> io::Result<(Self, u64)> {
+    /// Opens connections one after the other, sends a first request on each, and says how many could not be opened.
+    pub(crate) fn connect(addr: SocketAddr, count: usize, first: &[u8]) -> io::Result<(Self, u64)> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let mut poll = Self { epoll, connections: Vec::with_capacity(count), ready: Vec::new() };
         let mut refused = 0;
         for _ in 0..count {
             match TcpStream::connect_timeout(&addr, Duration::from_secs(20)) {
-                Ok(stream) => poll.add(stream)?,
+                Ok(stream) => {
+                    poll.add(stream)?;
+                    poll.send(poll.connections.len() - 1, first);
+                }
                 Err(_) => refused += 1,
             }
         }
@@ -68,6 +71,9 @@ impl Poll {
 
     /// Sends, or keeps for later what cannot be sent now.
     pub(crate) fn send(&mut self, index: usize, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
         let connection = &mut self.connections[index];
         if connection.unsent.is_empty() {
             let sent = match connection.stream.write(bytes) {

@@ -26,12 +26,10 @@ struct Clients {
 
 impl Clients {
     fn open(load: &Load) -> io::Result<Self> {
-        let (mut poll, refused) = Poll::connect(load.addr, load.clients)?;
         let upgrade = "GET /announce HTTP/1.1\r\nHost: tracker\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-        let now = Instant::now();
-        let count = poll.connections.len();
-        (0..count).for_each(|index| poll.send(index, upgrade.as_bytes()));
+        let (poll, refused) = Poll::connect(load.addr, load.clients, upgrade.as_bytes())?;
+        let (now, count) = (Instant::now(), poll.connections.len());
         let who = |index| Who { torrent: (index % load.torrents.max(1)) as u64, peer: index as u64, port: 0 };
         let peers = (0..count).map(|index| Peer {
             who: who(index),
