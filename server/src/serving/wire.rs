@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::lane::{Lane, is_marker};
+use super::lane::{Lane, place_in_marker};
 use super::seats::Seat;
 
 /// Since when a connection's peer has taken nothing of what waits for it.
@@ -147,11 +147,15 @@ impl Wire {
         }
     }
 
-    /// Sends up to `most` bytes of the part that the next frame stands for.
-    fn poll_send_part(&self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
+    /// Sends bytes of the part that a frame stands for.
+    fn poll_send_part(&self, cx: &mut Context<'_>, frame: &[u8]) -> Poll<io::Result<usize>> {
+        let most = frame.len();
         let mut parts = self.lane.parts();
-        let part = parts.front_mut().filter(|part| most <= part.bytes);
-        let part = part.ok_or_else(|| io::Error::other("a frame stands for no part of a file"))?;
+        let front = parts.waiting.front_mut();
+        let announced =
+            front.filter(|front| Some(front.place) == place_in_marker(frame) && most <= front.part.bytes);
+        let announced = announced.ok_or_else(|| io::Error::other("a frame stands for no part of a file"))?;
+        let part = &mut announced.part;
         loop {
             ready!(self.stream.poll_write_ready(cx))?;
             let sent = self.stream.try_io(Interest::WRITABLE, || {
@@ -164,17 +168,18 @@ impl Wire {
                 sent => sent?,
             };
             part.bytes = part.bytes.saturating_sub(sent);
+            announced.place += sent;
             if part.bytes == 0 {
                 // Stays in front if it fails: then no later write gets past it either.
                 part.source.check()?;
-                parts.pop_front();
+                parts.waiting.pop_front();
             }
             return Poll::Ready(Ok(sent));
         }
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let plain = slices.iter().take_while(|slice| !is_marker(slice)).count();
+        let plain = slices.iter().take_while(|slice| place_in_marker(slice).is_none()).count();
         let (ahead, rest) = slices.split_at(plain);
         let ahead_bytes: usize = ahead.iter().map(|slice| slice.len()).sum();
         let Some(frame) = rest.first() else { return Poll::Ready(Err(io::ErrorKind::WriteZero.into())) };
@@ -185,7 +190,7 @@ impl Wire {
                 return Poll::Ready(Ok(sent));
             }
         }
-        match self.poll_send_part(cx, frame.len()) {
+        match self.poll_send_part(cx, frame) {
             Poll::Ready(Ok(more)) => Poll::Ready(Ok(sent + more)),
             Poll::Pending if sent > 0 => Poll::Ready(Ok(sent)),
             outcome => outcome,
@@ -209,7 +214,7 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let outcome = if is_marker(buf) {
+        let outcome = if place_in_marker(buf).is_some() {
             self.poll_send(cx, &[IoSlice::new(buf)])
         } else {
             Pin::new(&mut self.stream).poll_write(cx, buf)
@@ -222,7 +227,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let outcome = if bufs.iter().any(|slice| is_marker(slice)) {
+        let outcome = if bufs.iter().any(|slice| place_in_marker(slice).is_some()) {
             self.poll_send(cx, bufs)
         } else {
             Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
@@ -240,5 +245,82 @@ impl AsyncWrite for Wire {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write as _;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::super::lane::{Part, Vouched};
+    use super::super::seats::Seats;
+    use super::*;
+    use crate::client_addr::TrustedProxies;
+
+    #[derive(Debug)]
+    struct Letters(File);
+
+    impl Vouched for Letters {
+        fn file(&self) -> &File {
+            &self.0
+        }
+
+        fn check(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    async fn wire() -> (Wire, Lane, TcpStream, Arc<Letters>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let there = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
+        let (here, peer) = listener.accept().await.expect("accepted");
+        let seats = Seats::new(1, 1, TrustedProxies::default());
+        let seat = seats.seat(seats.place().await.expect("open"), peer.ip()).expect("free");
+        let lane = Lane::default();
+        let wire = Wire::new(here, lane.clone(), Arc::new(Stall::new(Instant::now())), seat);
+        let mut letters = tempfile::tempfile().expect("a file");
+        letters.write_all(b"abcdefghij").expect("written");
+        (wire, lane, there, Arc::new(Letters(letters)))
+    }
+
+    #[tokio::test]
+    async fn frames_become_their_parts_of_the_file_between_other_bytes() {
+        let (mut wire, lane, mut there, letters) = wire().await;
+        let part = |offset, bytes| Part { source: letters.clone(), offset, bytes };
+        let (one, two) =
+            (lane.announce(part(2, 3)).expect("a frame"), lane.announce(part(0, 1)).expect("a frame"));
+        let slices = [
+            IoSlice::new(b"<"),
+            IoSlice::new(&one),
+            IoSlice::new(b"|"),
+            IoSlice::new(&two),
+            IoSlice::new(b">"),
+        ];
+        let mut slices = &mut slices.to_vec()[..];
+        while !slices.is_empty() {
+            let sent = wire.write_vectored(slices).await.expect("sent");
+            IoSlice::advance_slices(&mut slices, sent);
+        }
+        drop(wire);
+        let mut received = String::new();
+        there.read_to_string(&mut received).await.expect("received");
+        assert_eq!(received, "<cde|a>");
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_is_not_the_part_in_front_is_never_sent() {
+        let (mut wire, lane, mut there, letters) = wire().await;
+        let part = |bytes| Part { source: letters.clone(), offset: 0, bytes };
+        let _dropped = lane.announce(part(5)).expect("a frame");
+        let later = lane.announce(part(5)).expect("a frame");
+        assert!(wire.write(&later).await.is_err());
+        drop(wire);
+        let mut received = Vec::new();
+        there.read_to_end(&mut received).await.expect("received");
+        assert!(received.is_empty());
     }
 }
