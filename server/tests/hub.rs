@@ -8,5 +8,7 @@ mod roots;
 mod serving;
 #[path = "hub/stage.rs"]
 mod stage;
+#[path = "hub/stats.rs"]
+mod stats;
 #[path = "hub/web_seed.rs"]
 mod web_seed;

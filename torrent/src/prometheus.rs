@@ -92,7 +92,6 @@ impl Exposition {
     }
 
     /// All numbers of a session and its torrents.
-    #[expect(clippy::cast_precision_loss, reason = "Prometheus counts in floating point")]
     pub fn session(&mut self, status: &SessionStatus) {
         use Kind::{Counter, Gauge};
         self.one("wtfs_torrents", Gauge, "Torrents of this process", status.torrents.len());
@@ -138,7 +137,6 @@ impl Exposition {
         }
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "Prometheus counts in floating point")]
     fn latency(&mut self, name: &str, answered: &str, latency: &LatencyStatus) {
         let buckets = latency.buckets.iter();
         let buckets = buckets.map(|bucket| (bucket.up_to_us.map(|us| us as f64 / 1e6), bucket.count));
