@@ -93,7 +93,7 @@ pub struct AccessConfig {
 /// Limits of web sockets. A limit per subscriber is per IPv4 address or IPv6 /64.
 #[derive(Debug, Clone)]
 pub struct SocketConfig {
-    /// Sockets open at once. An idle one takes about 15 KB of memory.
+    /// Sockets open at once. An idle one takes about 10 KB of memory.
     pub max: usize,
     /// Sockets of one subscriber open at once.
     pub max_per_subscriber: usize,
