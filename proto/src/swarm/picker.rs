@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 pub use self::narrow::RestIs;
-use self::narrow::{Narrow, Then, Which};
+use self::narrow::{Narrow, Take, Then};
 use super::contested::Alone;
 use super::wants::{DemandId, Urgency, Wants};
 use crate::bitfield::Bitfield;
@@ -392,7 +392,7 @@ impl Picker {
                 Some(Then::More) => continue,
                 Some(Then::Close) => closed.push(piece),
                 Some(Then::Rest(urgency)) => later.push((urgency, piece)),
-                None => self.take_missing(piece, source, Some(urgency), limit - taken, now, out, Which::All),
+                None => self.take_missing(piece, source, Take::all(Some(urgency), limit - taken), now, out),
             }
             if self.partials.get(&piece).is_none_or(|p| p.missing == 0) {
                 closed.push(piece);
@@ -400,7 +400,7 @@ impl Picker {
         }
         for (urgency, piece) in later {
             let left = room.for_rest.saturating_sub(out.len() - start);
-            self.take_missing(piece, source, Some(urgency), left, now, out, Which::All);
+            self.take_missing(piece, source, Take::all(Some(urgency), left), now, out);
         }
         for piece in closed {
             self.wants.set_open(piece, false);
@@ -474,7 +474,7 @@ impl Picker {
         open.sort_unstable();
         for piece in open {
             let before = out.len();
-            self.take_missing(piece, source, None, room, now, out, Which::All);
+            self.take_missing(piece, source, Take::all(None, room), now, out);
             room -= out.len() - before;
             if room == 0 {
                 return;
@@ -501,7 +501,7 @@ impl Picker {
                 break;
             }
             let before = out.len();
-            self.take_missing(piece, source, None, room, now, out, Which::All);
+            self.take_missing(piece, source, Take::all(None, room), now, out);
             room -= out.len() - before;
         }
         self.fill_order.extend(skipped.into_iter().rev());
@@ -560,11 +560,9 @@ impl Picker {
         &mut self,
         piece: u32,
         source: SourceId,
-        urgency: Option<Urgency>,
-        room: usize,
+        take: Take<'_>,
         now: Moment,
         out: &mut Vec<Pick>,
-        which: Which<'_>,
     ) {
         let Some(index) = self.geometry.piece(piece) else { return };
         let Some(partial) = self.partials.get_mut(&piece) else { return };
@@ -575,12 +573,12 @@ impl Picker {
         {
             return;
         }
-        let mut left = room;
+        let mut left = take.room;
         for (block, state) in partial.blocks.iter_mut().enumerate() {
             if left == 0 || partial.missing == 0 {
                 break;
             }
-            if !which.contains(block) {
+            if !take.which.contains(block) {
                 continue;
             }
             *state = match *state {
@@ -591,7 +589,7 @@ impl Picker {
             };
             partial.missing -= 1;
             left -= 1;
-            out.push(Pick { key: BlockKey { piece: index, block: block as u32 }, urgency });
+            out.push(Pick { key: BlockKey { piece: index, block: block as u32 }, urgency: take.urgency });
         }
     }
 

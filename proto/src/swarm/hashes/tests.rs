@@ -46,7 +46,7 @@ fn sample(sizes: &[usize], height: u32, layers: Layers) -> Sample {
                         leaves.chunks(1 << height).map(|piece| merkle::piece_node(piece, height)).collect();
                     known.push((root, layer.concat().into()));
                 }
-                tree.dict(&format!("f{n}"), |node| {
+                tree.dict(format!("f{n}"), |node| {
                     node.dict("", |d| {
                         d.int("length", file.len() as i64);
                         d.bytes("pieces root", root);

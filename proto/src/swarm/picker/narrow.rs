@@ -33,6 +33,22 @@ impl Which<'_> {
     }
 }
 
+/// What to ask a source for of a piece.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Take<'a> {
+    /// What it is for; `None` is filling.
+    pub(super) urgency: Option<Urgency>,
+    /// So many blocks at most.
+    pub(super) room: usize,
+    pub(super) which: Which<'a>,
+}
+
+impl Take<'_> {
+    pub(super) fn all(urgency: Option<Urgency>, room: usize) -> Self {
+        Self { urgency, room, which: Which::All }
+    }
+}
+
 /// Whether the rest of pieces of which blocks were read is fetched now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RestIs {
@@ -149,14 +165,14 @@ impl Picker {
         out: &mut Vec<super::Pick>,
     ) -> Option<Then> {
         let (blocks, is_wide) = self.narrowed(piece)?;
-        let mut which = Which::Only(&blocks);
         let start = out.len();
-        self.take_missing(piece, source, Some(Urgency::Read), room, now, out, which);
+        let only = Take { urgency: Some(Urgency::Read), room, which: Which::Only(&blocks) };
+        self.take_missing(piece, source, only, now, out);
         if is_wide {
-            which = Which::All;
             let left = room.saturating_sub(out.len() - start);
-            self.take_missing(piece, source, Some(Urgency::Read), left, now, out, which);
+            self.take_missing(piece, source, Take::all(Some(Urgency::Read), left), now, out);
         }
+        let which = if is_wide { Which::All } else { only.which };
         let states = self.partials.get(&piece).map(|partial| partial.blocks.as_slice()).unwrap_or_default();
         let is_missing = |(block, state): (usize, &Block)| *state == Block::Missing && which.contains(block);
         if states.iter().enumerate().any(is_missing) {
