@@ -16,6 +16,7 @@ use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use rustix::io::{Errno, ReadWriteFlags};
+use tokio::sync::Semaphore;
 use wtfs_torrent::store::SealedFile;
 use wtfs_torrent::{FileReader, HeldFile, ReadError};
 
@@ -32,6 +33,9 @@ const TAIL_BYTES: u64 = 1 << 10;
 
 /// How far apart the page cache is asked for what it holds. It is filled by read-ahead in runs of 128 KiB and more.
 const PROBE_BYTES: u64 = 64 << 10;
+
+/// Reads of disks under way at once, in the whole process: more answer no sooner, and each has a thread.
+static DISK_READS: Semaphore = Semaphore::const_new(32);
 
 /// Where the bytes of a response are.
 #[derive(Debug, Clone)]
@@ -185,5 +189,7 @@ fn is_warm(file: &File, range: &Range<u64>) -> bool {
 }
 
 async fn blocking<T: Send + 'static>(job: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    // Never closed.
+    let _turn = DISK_READS.acquire().await.map_err(io::Error::other)?;
     tokio::task::spawn_blocking(job).await.unwrap_or_else(|lost| Err(io::Error::other(lost)))
 }
