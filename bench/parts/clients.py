@@ -139,9 +139,14 @@ class Wtfs:
     def path(self, torrent):
         return os.path.join(self.dir, torrent.name)
 
-    def status(self):
+    def status_of_process(self):
+        """What the process of this mount says; `None` while it does not answer. Others run on this machine too."""
         said = json.loads(run([self.tools.wtfs, "status", "--json"], 30, env=self.env))
-        return said[0]["torrents"] if said else []
+        return next((process for process in said if process["path"] == os.path.realpath(self.dir)), None)
+
+    def status(self):
+        said = self.status_of_process()
+        return said["torrents"] if said else []
 
     def wait_connected(self, count, seconds=20):
         """Until the torrent is connected to so many peers: what is measured after it is reading, not meeting."""

@@ -8,7 +8,7 @@ import time
 
 from .clients import Seeders, Wtfs
 from .content import MIB
-from .processes import HERE, JsonProcess, Process, run
+from .processes import HERE, JsonProcess, Process
 from .soaking import Readers, allocated, compare_whole, in_mib, median
 
 DATA_MIB, CACHE_MIB, READERS = 256, 64, 8
@@ -104,7 +104,7 @@ def soak(soak):
 
 
 def cache_status(mount):
-    return json.loads(run([mount.tools.wtfs, "status", "--json"], 30, env=mount.env))[0]["cache"]
+    return mount.status_of_process()["cache"]
 
 
 def judge_peers(soak, asked, told):
