@@ -69,7 +69,7 @@ fn libtorrent_finds_a_seeder_of_one_protocol_by_another() {
     for (seeds, leeches) in [(world.http(), world.udp()), (world.udp(), world.http())] {
         let torrent = world.torrent(&[seeds]);
         let _seeder = Libtorrent::seeder(&world.stage, &torrent.path, &world.data);
-        let torrent = world.torrent(&[leeches.clone()]);
+        let torrent = world.torrent(std::slice::from_ref(&leeches));
         let folder = if leeches.starts_with("udp") { "over-udp" } else { "over-http" };
         let save = world.stage.subdir(folder);
         let mut leecher = Libtorrent::leecher(&world.stage, &torrent.path, &save, &[]);
