@@ -308,24 +308,16 @@
     if (view.cursor === null) paint();
     refresh();
   }
-  function hashing(list, torrents) {
-    const box = $("hashing");
-    box.hidden = list.length === 0;
-    list.forEach((one, i) => {
-      let row = box.children[i];
-      if (!row) {
-        row = make("div", {}, make("span", { class: "name" }), make("span", { class: "faint" }), make("div", { class: "progress", role: "progressbar", "aria-valuemin": "0", "aria-valuemax": "100" }, make("div")));
-        box.append(row);
-      }
-      const part = one.total_bytes ? Math.min(one.hashed_bytes / one.total_bytes, 1) : 0;
-      say(row.children[0], `Hashing ${one.name}`);
-      const waiting = i === 0 && torrents.waiting ? `, ${plural(torrents.waiting, "more", "more")} waiting` : "";
-      say(row.children[1], `${(part * 100).toFixed(0)} % of ${bytes(one.total_bytes)}${waiting}`);
-      row.children[2].setAttribute("aria-label", `Hashing ${one.name}`);
-      row.children[2].setAttribute("aria-valuenow", (part * 100).toFixed(0));
-      row.children[2].firstChild.style.width = `${part * 100}%`;
-    });
-    while (box.children.length > list.length) box.lastChild.remove();
+  /** What is being hashed, in places that are kept free for it: nothing moves when it comes and goes. */
+  function hashing([one], torrents) {
+    const bar = $("progress"), waiting = torrents.waiting ? `${plural(torrents.waiting, "torrent")} waiting to be hashed` : "";
+    bar.hidden = !one;
+    if (!one) return say($("hashing"), waiting);
+    const percent = (one.total_bytes ? Math.min(one.hashed_bytes / one.total_bytes, 1) * 100 : 0).toFixed(0);
+    say($("hashing"), `Hashing ${one.name}: ${percent} % of ${bytes(one.total_bytes)}${torrents.waiting ? `, ${count(torrents.waiting)} more waiting` : ""}`);
+    $("hashing").title = one.name;
+    bar.setAttribute("aria-valuenow", percent);
+    bar.firstChild.style.width = `${percent}%`;
   }
 
   // ---- the table ---------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 //! Owns the names `wtfs_torrent_*`, `wtfs_cache_*` and `wtfs_read*`, which docs/metrics.md lists. Names carry their unit;
 //! info hashes are labels, names of torrents are not: they are strangers' words.
 
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 
 use crate::latency::LatencyStatus;
@@ -10,6 +11,9 @@ use crate::status::{SessionStatus, TorrentStatus};
 
 /// What the format is called in `Content-Type`.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Most torrents that are told one by one, each in some fifty lines; of more their sums are told.
+const EACH_MAX: usize = 1000;
 
 /// What a number does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +125,10 @@ impl Exposition {
         for (reason, count) in reads.failed.by_reason() {
             self.sample("wtfs_reads_failed_total", &[("reason", reason)], count);
         }
+        if status.torrents.len() > EACH_MAX {
+            self.sums(&status.torrents);
+            return;
+        }
         for (name, kind, help, label, values) in BY_LABEL {
             self.family(name, *kind, help);
             for torrent in &status.torrents {
@@ -134,6 +142,23 @@ impl Exposition {
             for torrent in &status.torrents {
                 self.sample(name, &[("info_hash", &torrent.info_hash)], value(torrent));
             }
+        }
+    }
+
+    /// The torrents' numbers added up, without the label that tells them apart.
+    fn sums(&mut self, torrents: &[TorrentStatus]) {
+        for (name, kind, help, label, values) in BY_LABEL {
+            self.family(name, *kind, help);
+            let mut sums = BTreeMap::<&str, f64>::new();
+            for (which, value) in torrents.iter().flat_map(values) {
+                *sums.entry(which).or_default() += value;
+            }
+            for (which, sum) in sums {
+                self.sample(name, &[(label, which)], sum);
+            }
+        }
+        for (name, kind, help, value) in OF_TORRENTS {
+            self.one(name, *kind, help, torrents.iter().map(value).fold(0, u64::saturating_add));
         }
     }
 
