@@ -155,7 +155,7 @@
     }
     const calm = times.length < 2;
     if (calm) {
-      svg.append(draw("text", { class: "calm", x: (width + left) / 2, y: height / 2 - 6, "text-anchor": "middle" }, "The first points come in a few seconds"));
+      svg.append(draw("text", { class: "calm", x: (width + left) / 2, y: height / 2 - 6, "text-anchor": "middle" }, "The first points are on their way"));
     }
     for (const line of calm ? [] : [...lines].reverse()) {
       // A hole in time (the page slept, the hub was restarted) is no line.
