@@ -205,6 +205,9 @@ pub(crate) struct Mount {
     /// Delete the data of an entry that is removed with rm or rmdir from the cache too
     #[arg(long)]
     pub(crate) rm_drops_data: bool,
+    /// Read complete files through this process too, rather than let the kernel read them alone
+    #[arg(long)]
+    pub(crate) no_passthrough: bool,
     /// The words behind the program's name, for `--daemon` to start it again with
     #[arg(skip)]
     pub(crate) typed: Vec<OsString>,

@@ -41,6 +41,7 @@ const SWITCHES: &[(&str, &str)] = &[
     ("allow_other", "--allow-other"),
     ("allow_private_hosts", "--allow-private-hosts"),
     ("fresh", "--fresh"),
+    ("no_passthrough", "--no-passthrough"),
     ("no_upload", "--no-upload"),
     ("offline", "--offline"),
     ("rm_drops_data", "--rm-drops-data"),

@@ -73,6 +73,7 @@ def sequential(bench):
     again = row("again", "the same again, same mount (the kernel's pages)", "MB/s", "more", rival="native")
     local = row("local", "the same again, pages of the mount dropped", "MB/s", "more", rival="native", target=0.5)
     anew = row("anew", "the same again after a new mount", "MB/s", "more", rival="native", target=0.5)
+    through = row("local-through", "the same through the daemon (--no-passthrough)", "MB/s", "more", rival="native", target=0.5)
     own = row("local-cpu", "processor time of the daemon for that", "s/GB", "less")
     restart = row("restart", "start of that mount", "s", "less")
     torrent = bench.torrent()
@@ -110,13 +111,15 @@ def sequential(bench):
             used = mount.process.cpu_s()
             bench.add(anew, "wtfs", file_again("wtfs", mount.path(torrent)))
             bench.add(own, "wtfs", (mount.process.cpu_s() - used) / (torrent.size / 1e9))
+        with Wtfs(bench.tools, bench.place, [torrent.path], cache=cache, flags=["--no-passthrough"]) as mount:
+            bench.add(through, "wtfs", file_again("wtfs", mount.path(torrent)))
         if own.value("wtfs") < PASSTHROUGH_S_PER_GB:
             anew.target = local.target = 0.95
         native = os.path.join(bench.place.scratch, "native.bin")
         bench.options.run(["cp", torrent.data, native], 120)
         file_again("native", native)
         speed = file_again("native", native)
-        for one in (again, local, anew):
+        for one in (again, local, anew, through):
             bench.add(one, "native", speed)
         os.unlink(native)
         bench.options.run(["rm", "-rf", cache], 60)
@@ -158,7 +161,7 @@ def sequential(bench):
                 costs("rqbit", server.process, used, seeders, torrent.size)
 
     for turn in range(bench.options.turns):
-        bench.measure("wtfs", [*fetched, begun, again, local, anew, own, restart], ours)
+        bench.measure("wtfs", [*fetched, begun, again, local, anew, through, own, restart], ours)
         bench.measure("libtorrent", fetched, libtorrent)
         if bench.tools.rqbit:
             bench.measure("rqbit", fetched, rqbit)

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
-use wtfs_mount::{Audience, Control, ControlFile, Mount as Mounted, MountConfig, TorrentTree, unmount_path};
+use wtfs_mount::{
+    Audience, Control, ControlFile, Mount as Mounted, MountConfig, Passthrough, TorrentTree, unmount_path,
+};
 use wtfs_torrent::Session;
 
 use super::{Place, print_text};
@@ -104,7 +106,8 @@ async fn mount(
     let audience = if settings.allow_other { Audience::Everybody } else { Audience::Owner };
     let removed = if args.rm_drops_data { Fate::Drop } else { Fate::Keep };
     let control: Option<Arc<dyn Control>> = Some(Arc::new(Errands::new(&roster, removed)));
-    let config = MountConfig { audience, control, ..MountConfig::new(&args.dir) };
+    let passthrough = if args.no_passthrough { Passthrough::Never } else { Passthrough::WherePossible };
+    let config = MountConfig { audience, control, passthrough, ..MountConfig::new(&args.dir) };
     let mounted =
         tokio::task::spawn_blocking(move || Mounted::start(config, Arc::new(tree), runtime)).await?;
     Ok((mounted.map_err(|error| ended(Exit::Mount, error.to_string()))?, roster))
