@@ -33,6 +33,8 @@ mod hostile_swarm;
 mod hostile_torrents;
 #[path = "e2e/hub.rs"]
 mod hub;
+#[path = "e2e/hub_hostile.rs"]
+mod hub_hostile;
 #[path = "e2e/hub_trackers.rs"]
 mod hub_trackers;
 #[path = "e2e/interop_seeding.rs"]

@@ -9,4 +9,5 @@ pub(crate) mod mount;
 pub(crate) mod need;
 pub(crate) mod nginx;
 pub(crate) mod reading;
+pub(crate) mod siege;
 pub(crate) mod stage;
