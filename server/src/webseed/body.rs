@@ -190,6 +190,12 @@ fn is_warm(file: &File, range: &Range<u64>) -> bool {
 
 async fn blocking<T: Send + 'static>(job: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     // Never closed.
-    let _turn = DISK_READS.acquire().await.map_err(io::Error::other)?;
+    let turn = DISK_READS.acquire().await.map_err(io::Error::other)?;
+    let job = move || {
+        let outcome = job();
+        // A read goes on when the client who asked has gone: until then it has its turn.
+        drop(turn);
+        outcome
+    };
     tokio::task::spawn_blocking(job).await.unwrap_or_else(|lost| Err(io::Error::other(lost)))
 }
