@@ -1,6 +1,6 @@
 //! nginx as an honest web server of a directory.
 
-use std::{fs, net::SocketAddr, net::TcpStream, os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{fs, net::SocketAddr, net::TcpStream, path::Path, process::Command};
 
 use wtfs_testkit::{net, process::Process, wait};
 
@@ -24,14 +24,11 @@ impl Nginx {
         let addr = net::fresh_addr();
         let dir = stage.subdir(format!("nginx-{}", addr.port()));
         let access_log = dir.join("access.log");
-        // Its workers are another user than root.
-        let open = |path: &Path| fs::set_permissions(path, PermissionsExt::from_mode(0o755));
-        for path in [stage.path(), root] {
-            open(path).expect("our own directory");
-        }
+        // Started by root its workers would be a user who may not enter our temporary directories.
+        let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
         let (place, root) = (dir.display(), root.display());
         let config = format!(
-            "daemon off; worker_processes 1; pid {place}/pid; error_log {place}/error.log;\n\
+            "{user} daemon off; worker_processes 1; pid {place}/pid; error_log {place}/error.log;\n\
              events {{ worker_connections 256; }}\n\
              http {{\n\
                client_body_temp_path {place}/body; proxy_temp_path {place}/proxy; fastcgi_temp_path {place}/fastcgi;\n\
