@@ -13,15 +13,16 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use wtfs_proto::geometry::PieceIndex;
 use wtfs_proto::swarm::Urgency;
-use wtfs_proto::swarm::picker::Filling;
+use wtfs_proto::swarm::picker::{Filling, SourceId};
 use wtfs_proto::wire::extended::{LT_DONTHAVE, encode_dont_have};
 use wtfs_proto::wire::message::Message;
 
 use super::download::Gathered;
+use super::peers::MAX_UNTOLD;
 use super::{Event, SwarmTask};
 use crate::budget::Room;
 use crate::error::ReadError;
-use crate::peer_task::PeerCommand;
+use crate::peer_task::{CloseReason, PeerCommand};
 use crate::store::StoreError;
 
 /// Asked of the budget when a piece did not fit: itself and some of what comes next.
@@ -33,6 +34,11 @@ const MAX_ATTEMPTS: u32 = 64;
 /// Rounds of eviction in a row that freed nothing before a piece is given up: the space that it needs may have been
 /// freed by the round before, and what is in use now may not be in the next, 50 ms later.
 const MAX_FRUITLESS: u32 = 8;
+
+/// We no longer have a piece (BEP 54), by the id that the peer gave the message.
+fn dont_have(id: u8, piece: u32) -> Message {
+    Message::Extended { id, payload: Bytes::copy_from_slice(&encode_dont_have(piece)) }
+}
 
 /// What the task remembers of giving up pieces.
 #[derive(Debug, Default)]
@@ -172,19 +178,35 @@ impl SwarmTask {
     /// Tells peers that understand it what we no longer have (BEP 54). Others find out when they ask.
     fn tell_lost(&mut self, pieces: &[PieceIndex]) {
         let mut failed = Vec::new();
-        for peer in self.peers.values() {
-            let Some(id) = peer.extensions.id(LT_DONTHAVE) else { continue };
-            let message = |piece: &PieceIndex| Message::Extended {
-                id,
-                payload: Bytes::copy_from_slice(&encode_dont_have(piece.get())),
+        for peer in self.peers.values_mut() {
+            let said = pieces.iter().map(|piece| piece.get());
+            let Some(id) = peer.extensions.id(LT_DONTHAVE) else {
+                if peer.about.has_extensions && peer.extensions.names().next().is_none() {
+                    let room = MAX_UNTOLD.saturating_sub(peer.untold.len());
+                    peer.untold.extend(said.take(room));
+                }
+                continue;
             };
-            if let Err(reason) = peer.link.send(PeerCommand::Messages(pieces.iter().map(message).collect())) {
+            let messages = said.map(|piece| dont_have(id, piece)).collect();
+            if let Err(reason) = peer.link.send(PeerCommand::Messages(messages)) {
                 failed.push((peer.id, reason));
             }
         }
         for (id, reason) in failed {
             self.close_peer(id, &reason);
         }
+    }
+
+    /// A peer's extended handshake is there: if it understands it, it is told what we gave up since we greeted it.
+    pub(super) fn tell_untold(&mut self, id: SourceId) -> Result<(), CloseReason> {
+        let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
+        let untold = std::mem::take(&mut peer.untold);
+        let (Some(extension), Some(download)) = (peer.extensions.id(LT_DONTHAVE), &self.download) else {
+            return Ok(());
+        };
+        let gone = untold.into_iter().filter(|piece| !download.content.present.get(*piece));
+        let messages: Vec<Message> = gone.map(|piece| dont_have(extension, piece)).collect();
+        if messages.is_empty() { Ok(()) } else { peer.link.send(PeerCommand::Messages(messages)) }
     }
 
     /// A verified piece did not fit on the disk: others are evicted and it is stored again. `Err` when that was tried

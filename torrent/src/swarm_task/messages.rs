@@ -13,7 +13,7 @@ use wtfs_proto::wire::metadata::{MetadataMessage, Progress};
 use wtfs_proto::wire::pex::PexMessage;
 
 use super::candidates::Origin;
-use super::peers::{MAX_RAW_HAVES, Pieces, RawPieces};
+use super::peers::{Pieces, RawPieces};
 use super::{SwarmTask, one};
 use crate::extension::ExtensionPeer;
 use crate::peer_task::{CloseReason, PeerEvent};
@@ -93,11 +93,7 @@ impl SwarmTask {
     fn handle_have(&mut self, id: SourceId, piece: u32) -> Result<(), CloseReason> {
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         match &mut peer.pieces {
-            Pieces::Raw(raw) => {
-                if raw.haves.len() < MAX_RAW_HAVES {
-                    raw.haves.insert(piece);
-                }
-            }
+            Pieces::Raw(raw) => raw.handle_change(piece, true),
             Pieces::Known(bits) => {
                 if piece >= bits.len() {
                     return Err(CloseReason::Violation("has a piece the torrent has not"));
@@ -173,18 +169,21 @@ impl SwarmTask {
         else {
             return Ok(());
         };
-        let RawPieces { bitfield, has_all, haves } = raw;
+        let RawPieces { bitfield, has_all, changes } = raw;
         let mut bits = match bitfield {
             _ if has_all => Bitfield::full(count),
             Some(wire) => Bitfield::from_wire(&wire, count)
                 .map_err(|_| CloseReason::Violation("sent a bitfield that does not fit the torrent"))?,
             None => Bitfield::new(count),
         };
-        for piece in haves {
-            if piece >= count {
+        for (piece, has) in changes {
+            if !has {
+                bits.clear(piece);
+            } else if piece < count {
+                bits.set(piece);
+            } else {
                 return Err(CloseReason::Violation("has a piece the torrent has not"));
             }
-            bits.set(piece);
         }
         self.replace_pieces(id, bits)
     }
@@ -253,6 +252,7 @@ impl SwarmTask {
             self.ask_metadata(id)?;
         }
         if is_first {
+            self.tell_untold(id)?;
             for handler in self.engine.extensions.iter().cloned().collect::<Vec<Arc<_>>>() {
                 if let Some(peer) = self.extension_peer(id, handler.name()) {
                     handler.handle_connected(&peer);
@@ -342,14 +342,18 @@ impl SwarmTask {
         let piece = decode_dont_have(payload)
             .map_err(|_| CloseReason::Violation("sent an lt_donthave that cannot be read"))?;
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
-        if let Pieces::Known(bits) = &mut peer.pieces
-            && bits.clear(piece)
-            && let Some(download) = &mut self.download
-        {
-            download.picker.remove_availability(std::iter::once(piece));
-            // It had the piece when we got it, so it was not told of ours.
-            if download.content.present.get(piece) {
-                peer.link.send(one(Message::Have(piece)))?;
+        match &mut peer.pieces {
+            Pieces::Raw(raw) => raw.handle_change(piece, false),
+            Pieces::Known(bits) => {
+                if bits.clear(piece)
+                    && let Some(download) = &mut self.download
+                {
+                    download.picker.remove_availability(std::iter::once(piece));
+                    // It had the piece when we got it, so it was not told of ours.
+                    if download.content.present.get(piece) {
+                        peer.link.send(one(Message::Have(piece)))?;
+                    }
+                }
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 //! Owns the bookkeeping of requests; decides nothing. Invariant: `outstanding` holds exactly the requests sent and not
 //! yet answered, withdrawn or given up, oldest first.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -87,11 +87,24 @@ pub(super) enum Pieces {
 pub(super) struct RawPieces {
     pub(super) bitfield: Option<bytes::Bytes>,
     pub(super) has_all: bool,
-    pub(super) haves: HashSet<u32>,
+    /// Its last word on single pieces since: it has the piece (`have`), or gave it up (`lt_donthave`).
+    pub(super) changes: HashMap<u32, bool>,
 }
 
-/// `have` messages kept while the number of pieces is unknown.
-pub(super) const MAX_RAW_HAVES: usize = 100_000;
+impl RawPieces {
+    /// A word on one piece; beyond [`MAX_RAW_CHANGES`] pieces it is not kept.
+    pub(super) fn handle_change(&mut self, piece: u32, has: bool) {
+        if self.changes.len() < MAX_RAW_CHANGES || self.changes.contains_key(&piece) {
+            self.changes.insert(piece, has);
+        }
+    }
+}
+
+/// Pieces of which a peer's word is kept while their number is unknown.
+const MAX_RAW_CHANGES: usize = 100_000;
+
+/// Pieces given up that a peer is told of once its extended handshake says how.
+pub(super) const MAX_UNTOLD: usize = 100_000;
 
 /// One connected peer.
 #[derive(Debug)]
@@ -102,6 +115,8 @@ pub(super) struct Peer {
     pub(super) stance: Stance,
     pub(super) pieces: Pieces,
     pub(super) extensions: RemoteExtensions,
+    /// Pieces that we gave up before its extended handshake said whether it wants to know (BEP 54).
+    pub(super) untold: HashSet<u32>,
     pub(super) pipeline: Pipeline,
     pub(super) traffic: Traffic,
     /// Peers it was told of (BEP 11), and when.
@@ -145,6 +160,7 @@ impl Peer {
             about,
             pieces,
             extensions: RemoteExtensions::new(),
+            untold: HashSet::new(),
             pipeline: Pipeline::new(now, PipelineConfig::default()),
             traffic: Traffic {
                 down: RateMeter::new(RATE_SPAN),
@@ -339,6 +355,22 @@ mod tests {
         let files = [FileLayout { bytes: 1 << 20, alignment: Alignment::Packed, is_pad: false }];
         let geometry = Arc::new(Geometry::new(1 << 18, &files).expect("valid"));
         BlockKey { piece: geometry.piece(piece).expect("in range"), block }
+    }
+
+    #[test]
+    fn the_last_word_on_a_piece_counts_while_their_number_is_unknown() {
+        let mut raw = RawPieces::default();
+        raw.handle_change(7, true);
+        raw.handle_change(7, false);
+        raw.handle_change(8, false);
+        raw.handle_change(8, true);
+        assert_eq!(raw.changes, HashMap::from([(7, false), (8, true)]));
+        for piece in 0..=MAX_RAW_CHANGES as u32 + 9 {
+            raw.handle_change(piece + 100, true);
+        }
+        assert_eq!(raw.changes.len(), MAX_RAW_CHANGES);
+        raw.handle_change(7, true);
+        assert!(raw.changes[&7]);
     }
 
     #[test]
