@@ -95,15 +95,20 @@ def main(argv):
         if not things.rqbit:
             found.notes.append("rqbit was not measured: `bench/run --rqbit` builds it")
         bench = cold.Bench(things, place, found, options)
-        for name in asked.groups:
+        command = " ".join(["bench/run", *argv])
+        default = os.path.join(ROOT, "docs" if is_whole else os.path.join("target", "bench"), "performance.md")
+        for number, name in enumerate(asked.groups, 1):
             began = time.monotonic()
             options.say(f"{name} ...")
             GROUPS[name](bench)
             options.say(f"{name} took {time.monotonic() - began:.0f} s")
-        versions = things.versions()
-    command = " ".join(["bench/run", *argv])
-    default = os.path.join(ROOT, "docs" if is_whole else os.path.join("target", "bench"), "performance.md")
-    report.write(found, facts, versions, command, ROOT, asked.write or default)
+            # After each, so that a run that is cut short leaves what it measured, and says what it did not.
+            missing = asked.groups[number:]
+            cut = [f"the run ended before these groups: {', '.join(missing)}"] if missing else []
+            found.notes.extend(cut)
+            versions = things.versions()
+            report.write(found, facts, versions, command, ROOT, asked.write or default)
+            del found.notes[len(found.notes) - len(cut):]
     for name, value in {**facts, **versions}.items():
         print(f"{name}: {value}")
     print()
