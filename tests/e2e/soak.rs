@@ -95,6 +95,7 @@ fn a_quarter_of_the_data_is_kept_and_all_of_it_read_right_while_seeders_come_and
         return;
     }
     const READS: usize = 40;
+    const SWAPS: u64 = 5;
     let stage = Stage::new("come-and-go");
     let ramp = Ramp::new(81);
     let torrent = stage.write_torrent(&TorrentFile::ramp("shared.bin", ramp, BYTES, PIECE_BYTES, &[]));
@@ -102,24 +103,33 @@ fn a_quarter_of_the_data_is_kept_and_all_of_it_read_right_while_seeders_come_and
     ramp.write_file(&data.join("shared.bin"), BYTES).expect("the scratch directory can be written");
     let mount = stage.mount(&[&text(&torrent)], &["--cache-size", &budget(), "--read-timeout", "60s"]);
     let path = mount.join("shared.bin");
-    let (done, mut swaps) = (AtomicU64::new(0), 0);
+    let (done, swaps) = (AtomicU64::new(0), AtomicU64::new(0));
     let mut seeder = newcomer(&stage, &mount, &torrent, &data, 0);
 
     thread::scope(|scope| {
         let read = |seed| {
-            let (path, done) = (&path, &done);
-            scope.spawn(move || read_at_random(path, ramp, seed, READS, done))
+            let (path, done, swaps) = (&path, &done, &swaps);
+            // However quick the reads are, seeders come and go while they are made.
+            scope.spawn(move || {
+                let mut rounds = 0;
+                while rounds == 0 || swaps.load(Ordering::Relaxed) < SWAPS {
+                    read_at_random(path, ramp, seed + READERS * rounds, READS, done)?;
+                    rounds += 1;
+                }
+                Ok::<(), Interrupted>(())
+            })
         };
         let readers: Vec<_> = (0..READERS).map(read).collect();
         while readers.iter().any(|reader| !reader.is_finished()) {
             // Every third time nobody is there in between.
-            if swaps % 3 == 1 {
+            let number = swaps.load(Ordering::Relaxed) + 1;
+            if number % 3 == 2 {
                 seeder.kill();
             }
-            swaps += 1;
-            let next = newcomer(&stage, &mount, &torrent, &data, swaps);
+            let next = newcomer(&stage, &mount, &torrent, &data, number);
             seeder.kill();
             seeder = next;
+            swaps.store(number, Ordering::Relaxed);
             let before = done.load(Ordering::Relaxed);
             let (most, is_over) = (allocated(&stage), |n| n > BUDGET + SLACK);
             assert!(!is_over(most), "{most} bytes on the disk with a budget of {BUDGET}");
@@ -132,7 +142,6 @@ fn a_quarter_of_the_data_is_kept_and_all_of_it_read_right_while_seeders_come_and
             reader.join().expect("readers do not panic").expect("every read is whole and right");
         }
     });
-    assert!(swaps >= 4, "only {swaps} seeders came");
     let evicted = &stage.status()[0]["cache"]["evicted_bytes"];
     assert!(evicted.as_u64() > Some(BYTES / 2), "too little was given up to show anything: {evicted}");
     let torrent = mount.torrent_status();

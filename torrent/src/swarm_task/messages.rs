@@ -13,7 +13,7 @@ use wtfs_proto::wire::metadata::{MetadataMessage, Progress};
 use wtfs_proto::wire::pex::PexMessage;
 
 use super::candidates::Origin;
-use super::peers::{Pieces, RawPieces};
+use super::peers::{Pieces, RawPieces, Word};
 use super::{SwarmTask, one};
 use crate::extension::ExtensionPeer;
 use crate::peer_task::{CloseReason, PeerEvent};
@@ -93,7 +93,7 @@ impl SwarmTask {
     fn handle_have(&mut self, id: SourceId, piece: u32) -> Result<(), CloseReason> {
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         match &mut peer.pieces {
-            Pieces::Raw(raw) => raw.handle_change(piece, true),
+            Pieces::Raw(raw) => raw.handle_word(piece, Word::Has),
             Pieces::Known(bits) => {
                 if piece >= bits.len() {
                     return Err(CloseReason::Violation("has a piece the torrent has not"));
@@ -176,14 +176,12 @@ impl SwarmTask {
                 .map_err(|_| CloseReason::Violation("sent a bitfield that does not fit the torrent"))?,
             None => Bitfield::new(count),
         };
-        for (piece, has) in changes {
-            if !has {
-                bits.clear(piece);
-            } else if piece < count {
-                bits.set(piece);
-            } else {
-                return Err(CloseReason::Violation("has a piece the torrent has not"));
-            }
+        for (piece, word) in changes {
+            match word {
+                Word::GaveUp => bits.clear(piece),
+                Word::Has if piece < count => bits.set(piece),
+                Word::Has => return Err(CloseReason::Violation("has a piece the torrent has not")),
+            };
         }
         self.replace_pieces(id, bits)
     }
@@ -343,7 +341,7 @@ impl SwarmTask {
             .map_err(|_| CloseReason::Violation("sent an lt_donthave that cannot be read"))?;
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         match &mut peer.pieces {
-            Pieces::Raw(raw) => raw.handle_change(piece, false),
+            Pieces::Raw(raw) => raw.handle_word(piece, Word::GaveUp),
             Pieces::Known(bits) => {
                 if bits.clear(piece)
                     && let Some(download) = &mut self.download

@@ -87,15 +87,24 @@ pub(super) enum Pieces {
 pub(super) struct RawPieces {
     pub(super) bitfield: Option<bytes::Bytes>,
     pub(super) has_all: bool,
-    /// Its last word on single pieces since: it has the piece (`have`), or gave it up (`lt_donthave`).
-    pub(super) changes: HashMap<u32, bool>,
+    /// Its last word on single pieces since.
+    pub(super) changes: HashMap<u32, Word>,
+}
+
+/// What a peer says of one piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Word {
+    /// `have`.
+    Has,
+    /// `lt_donthave` (BEP 54).
+    GaveUp,
 }
 
 impl RawPieces {
     /// A word on one piece; beyond [`MAX_RAW_CHANGES`] pieces it is not kept.
-    pub(super) fn handle_change(&mut self, piece: u32, has: bool) {
+    pub(super) fn handle_word(&mut self, piece: u32, word: Word) {
         if self.changes.len() < MAX_RAW_CHANGES || self.changes.contains_key(&piece) {
-            self.changes.insert(piece, has);
+            self.changes.insert(piece, word);
         }
     }
 }
@@ -360,17 +369,17 @@ mod tests {
     #[test]
     fn the_last_word_on_a_piece_counts_while_their_number_is_unknown() {
         let mut raw = RawPieces::default();
-        raw.handle_change(7, true);
-        raw.handle_change(7, false);
-        raw.handle_change(8, false);
-        raw.handle_change(8, true);
-        assert_eq!(raw.changes, HashMap::from([(7, false), (8, true)]));
+        raw.handle_word(7, Word::Has);
+        raw.handle_word(7, Word::GaveUp);
+        raw.handle_word(8, Word::GaveUp);
+        raw.handle_word(8, Word::Has);
+        assert_eq!(raw.changes, HashMap::from([(7, Word::GaveUp), (8, Word::Has)]));
         for piece in 0..=MAX_RAW_CHANGES as u32 + 9 {
-            raw.handle_change(piece + 100, true);
+            raw.handle_word(piece + 100, Word::Has);
         }
         assert_eq!(raw.changes.len(), MAX_RAW_CHANGES);
-        raw.handle_change(7, true);
-        assert!(raw.changes[&7]);
+        raw.handle_word(7, Word::Has);
+        assert_eq!(raw.changes[&7], Word::Has);
     }
 
     #[test]
