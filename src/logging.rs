@@ -84,7 +84,9 @@ fn default_directives(verbosity: &Verbosity, place: Place) -> &'static str {
         (false, 0) if place == Place::Foreground => "warn",
         (false, 0 | 1) => "warn,wtfs=info,wtfs_mount=info,wtfs_torrent=info,wtfs_server=info",
         (false, 2) => "info,wtfs=debug,wtfs_mount=debug,wtfs_torrent=debug,wtfs_server=debug",
-        (false, _) => "debug,wtfs=trace,wtfs_mount=trace,wtfs_torrent=trace,wtfs_server=trace,wtfs_proto=trace",
+        (false, _) => {
+            "debug,wtfs=trace,wtfs_mount=trace,wtfs_torrent=trace,wtfs_server=trace,wtfs_proto=trace"
+        }
     }
 }
 

@@ -40,11 +40,9 @@ impl Need {
     fn is_required(self) -> bool {
         let variable = match self {
             Self::Fuse => "WTFS_REQUIRE_FUSE",
-            Self::Libtorrent
-            | Self::Safetensors
-            | Self::NpmTracker
-            | Self::Playwright
-            | Self::Program(_) => "WTFS_REQUIRE_INTEROP",
+            Self::Libtorrent | Self::Safetensors | Self::NpmTracker | Self::Playwright | Self::Program(_) => {
+                "WTFS_REQUIRE_INTEROP"
+            }
         };
         env::var_os(variable).is_some_and(|value| value == "1")
     }

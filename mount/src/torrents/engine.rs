@@ -91,8 +91,11 @@ fn read_failed(error: ReadError) -> FsError {
 }
 
 fn describe_wait(status: &TorrentStatus) -> String {
-    let mut text =
-        format!("It comes from peers: {} connected, {} known.\n", status.peers.len(), status.servers.known_peers);
+    let mut text = format!(
+        "It comes from peers: {} connected, {} known.\n",
+        status.peers.len(),
+        status.servers.known_peers
+    );
     for peer in &status.peers {
         // Writing to a String does not fail.
         let _ = writeln!(text, "  peer {} {}", peer.addr, tame(&peer.client));
