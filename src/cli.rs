@@ -384,7 +384,7 @@ pub(crate) struct Serve {
     /// PORT, ADDRESS or ADDRESS:PORT of HTTP and of the UDP tracker [default: 8080, every address]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<String>,
-    /// Where others reach the hub, e.g. https://hub.example.org [default: as they call it]
+    /// Where others reach the hub, e.g. `https://hub.example.org` [default: as they call it]
     #[arg(long, value_name = "URL")]
     pub(crate) public_url: Option<String>,
     /// Have no tracker over UDP
