@@ -21,16 +21,19 @@ const CRATE_EDGES: &[(&str, &[&str], &[&str])] = &[
 ];
 
 /// A foreign library is known to exactly one crate: its types stop there, and so does the work of replacing it. The
-/// exceptions open sockets of their own at both ends of the graph: peers are the engine's, listeners the hub's.
+/// exceptions open sockets of their own at both ends of the graph: peers are the engine's, listeners the hub's; and what
+/// tests talk to serves HTTP too.
 const FOREIGN_OWNERS: &[(&str, &[&str])] = &[
     ("fuser", &["wtfs-mount"]),
-    ("axum", &["wtfs-server"]),
+    ("axum", &["wtfs-server", "wtfs-testkit"]),
     ("hyper", &["wtfs-server"]),
     ("hyper-util", &["wtfs-server"]),
     ("notify", &["wtfs-server"]),
     ("reqwest", &["wtfs-torrent"]),
     ("rustls", &["wtfs-torrent", "wtfs-server"]),
     ("socket2", &["wtfs-torrent", "wtfs-server"]),
+    ("webrtc", &["wtfs-torrent"]),
+    ("rtc", &["wtfs-torrent"]),
     ("clap", &["wtfs"]),
     ("clap_complete", &["wtfs"]),
     ("anyhow", &["wtfs"]),
