@@ -68,7 +68,10 @@ pub enum FsError {
     /// The mount is being taken down.
     #[error("the mount is going away")]
     Closing,
-    /// No source gave the bytes before the deadline.
+    /// Whoever owns the entry does not let this mount's user have it; the cause says what to do.
+    #[error("refused by its owner: {0}")]
+    Denied(Cause),
+    /// Nobody gave the bytes, or the answer to a look-up, before the deadline.
     #[error("no source gave the data in time: {0}")]
     TimedOut(Cause),
     /// The cache's disk is full and nothing could be evicted.
@@ -120,6 +123,7 @@ impl FsError {
             Self::Interrupted => libc::EINTR,
             // What the kernel itself answers once the connection is gone: the same thing a moment earlier.
             Self::Closing => libc::ENOTCONN,
+            Self::Denied(_) => libc::EACCES,
             // Not ETIMEDOUT: readers know EIO from a failing disk and act on it; few know ETIMEDOUT from read(2).
             Self::TimedOut(_) => libc::EIO,
             Self::NoSpace(_) => libc::ENOSPC,
@@ -129,7 +133,8 @@ impl FsError {
 
     pub(crate) fn loudness(&self) -> Loudness {
         match self {
-            Self::TimedOut(_)
+            Self::Denied(_)
+            | Self::TimedOut(_)
             | Self::NoSpace(_)
             | Self::Io(_)
             | Self::TooManyHandles => Loudness::Warn,
@@ -184,6 +189,7 @@ mod tests {
             (FsError::BeyondEnd, libc::ENXIO),
             (FsError::Interrupted, libc::EINTR),
             (FsError::Closing, libc::ENOTCONN),
+            (FsError::Denied(cause()), libc::EACCES),
             (FsError::TimedOut(cause()), libc::EIO),
             (FsError::NoSpace(cause()), libc::ENOSPC),
             (FsError::Io(cause()), libc::EIO),

@@ -5,6 +5,7 @@
 //! is handed back as [`ReadStep::Later`] for somebody who may wait. Nothing here blocks.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use wtfs_proto::id::InfoHash;
 
+use crate::content::BoxFuture;
 use crate::errno::FsError;
 use crate::handles::{HandleId, HandleTable, OpenFile};
 use crate::inode::InodeNo;
@@ -52,6 +54,22 @@ pub(crate) enum ReadStep {
     },
 }
 
+/// How far a look-up came without waiting.
+pub(crate) enum LookupStep {
+    Found(Node),
+    /// To be waited for by somebody who may.
+    Later(BoxFuture<'static, Result<Node, FsError>>),
+}
+
+impl fmt::Debug for LookupStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Found(node) => f.debug_tuple("Found").field(node).finish(),
+            Self::Later(_) => f.debug_struct("Later").finish_non_exhaustive(),
+        }
+    }
+}
+
 /// The answer to a question for an extended attribute.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum AttributeReply {
@@ -86,11 +104,19 @@ impl FileSystem {
         Self { tree, handles: HandleTable::new(MAX_HANDLES) }
     }
 
-    pub(crate) fn lookup(&self, parent: u64, name: &OsStr) -> Result<Node, FsError> {
+    /// Finds what is known; otherwise says where to look further.
+    pub(crate) fn lookup(&self, parent: u64, name: &OsStr) -> Result<LookupStep, FsError> {
         if name.len() > MAX_NAME_BYTES {
             return Err(FsError::NameTooLong);
         }
-        self.tree.lookup(number(parent)?, name)
+        let parent = number(parent)?;
+        match self.tree.lookup(parent, name) {
+            Ok(node) => Ok(LookupStep::Found(node)),
+            Err(FsError::NotFound) => {
+                self.tree.search(parent, name).map(LookupStep::Later).ok_or(FsError::NotFound)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// An open file answers for itself when its entry has left the tree.

@@ -18,7 +18,9 @@ use fuser::{
 };
 
 use crate::errno::{FsError, Loudness};
-use crate::fs::{AttributeReply, DirEntry, FileSystem, MAX_NAME_BYTES, OpenIntent, ReadStep, Seek};
+use crate::fs::{
+    AttributeReply, DirEntry, FileSystem, LookupStep, MAX_NAME_BYTES, OpenIntent, ReadStep, Seek,
+};
 use crate::handles::HandleId;
 use crate::inbox::Inbox;
 use crate::reads::{Reads, WaitingRead};
@@ -67,12 +69,18 @@ pub(crate) struct Adapter {
     /// Missing where nothing can be written.
     pub(crate) errands: Option<Errands>,
     pub(crate) passthrough: Passthrough,
+    pub(crate) owner: Owner,
+}
+
+/// Whose everything in the mount is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Owner {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
 }
 
-impl Adapter {
-    fn attr(&self, node: &Node) -> FileAttr {
+impl Owner {
+    fn attr(self, node: &Node) -> FileAttr {
         FileAttr {
             ino: INodeNo(node.ino.get()),
             size: node.bytes,
@@ -82,7 +90,7 @@ impl Adapter {
             ctime: node.modified,
             crtime: node.modified,
             kind: file_type(node.kind),
-            perm: node.permissions | self.write_permission(node),
+            perm: node.permissions,
             nlink: node.links,
             uid: self.uid,
             gid: self.gid,
@@ -90,6 +98,13 @@ impl Adapter {
             blksize: MAX_REQUEST_BYTES,
             flags: 0,
         }
+    }
+}
+
+impl Adapter {
+    fn attr(&self, node: &Node) -> FileAttr {
+        let attr = self.owner.attr(node);
+        FileAttr { perm: attr.perm | self.write_permission(node), ..attr }
     }
 
     /// The kernel asks the permissions before it asks us: where something can be added and removed its owner may write.
@@ -107,11 +122,11 @@ impl Adapter {
         self.errands.as_ref().filter(|_| Inbox::owns(handle))
     }
 
-    fn find_name(&self, parent: INodeNo, name: &OsStr) -> Result<Node, FsError> {
+    fn find_name(&self, parent: INodeNo, name: &OsStr) -> Result<LookupStep, FsError> {
         let found = self.fs.lookup(parent.0, name);
         match (&self.errands, found) {
             (Some(errands), Err(FsError::NotFound)) if parent == INodeNo::ROOT => {
-                errands.inbox.lookup(name).ok_or(FsError::NotFound)
+                errands.inbox.lookup(name).map(LookupStep::Found).ok_or(FsError::NotFound)
             }
             (_, found) => found,
         }
@@ -221,15 +236,16 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self.find_name(parent, name) {
-            Ok(node) => {
-                reply.entry_with_ttls(
-                    &attr_lifetime(&node),
-                    &name_lifetime(&node),
-                    &self.attr(&node),
-                    GENERATION,
-                );
+            Ok(LookupStep::Found(node)) => found(&node, &self.attr(&node), reply),
+            Ok(LookupStep::Later(search)) => {
+                let owner = self.owner;
+                self.reads.start_search(search, name, req.pid(), move |outcome| match outcome {
+                    Ok(node) => found(&node, &owner.attr(&node), reply),
+                    // Logged where it happened.
+                    Err(error) => reply.error(Errno::from_i32(error.errno())),
+                });
             }
             Err(error) => reply.error(errno(&error)),
         }
@@ -565,6 +581,10 @@ impl Filesystem for Adapter {
     ) {
         reply.error(self.read_only());
     }
+}
+
+fn found(node: &Node, attr: &FileAttr, reply: ReplyEntry) {
+    reply.entry_with_ttls(&attr_lifetime(node), &name_lifetime(node), attr, GENERATION);
 }
 
 fn done(outcome: Result<(), FsError>, reply: ReplyEmpty) {

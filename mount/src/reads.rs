@@ -1,10 +1,11 @@
-//! Reads that have to wait: each is a task of its own, and each ends.
+//! Reads and look-ups that have to wait: each is a task of its own, and each ends.
 //!
 //! A task ends with the first of: the bytes, an error of the content, a signal for the caller ([`Watch`]), the mount
-//! being taken down. In the last three the content's future is dropped, which withdraws its demand. Memory is bounded in
+//! being taken down; a look-up also at a deadline ([`SEARCH_DEADLINE`]), a content has its own. In the last three the content's future is dropped, which withdraws its demand. Memory is bounded in
 //! bytes: a read takes its share of the budget before it starts and gives it back when answered, or when it turns out to
 //! be stalled, because a stalled read holds no bytes.
 
+use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,11 +16,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use crate::content::BoxFuture;
 use crate::errno::{FsError, Loudness};
 use crate::fs::read_waiting;
 use crate::handles::{HandleId, OpenFile};
 use crate::interrupt::Watch;
 use crate::timeouts::Timeouts;
+use crate::tree::Node;
+
+/// How long a look-up may take that has to be asked of others. Longer than those who answer them try by themselves:
+/// the last resort against one that never ends, since the kernel lets nobody go who waits for a name.
+const SEARCH_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The budget is counted in these units, to fit the semaphore's 32-bit counts.
 const UNIT_BYTES: u64 = 4096;
@@ -99,6 +106,33 @@ impl Reads {
         self.tasks.spawn_on(task.instrument(span), &self.runtime);
     }
 
+    /// Never waits. `reply` is called exactly once, from a task, and the failure is logged there.
+    pub(crate) fn start_search(
+        &self,
+        search: BoxFuture<'static, Result<Node, FsError>>,
+        name: &OsStr,
+        caller: u32,
+        reply: impl FnOnce(Result<Node, FsError>) + Send + 'static,
+    ) {
+        let span = tracing::debug_span!("lookup", ?name);
+        let closing = self.closing.clone();
+        let (watched, interrupted) = self.watch.enter(caller);
+        let task = async move {
+            let outcome = tokio::select! {
+                biased;
+                () = closing.cancelled() => Err(FsError::Closing),
+                Ok(()) = interrupted => Err(FsError::Interrupted),
+                outcome = tokio::time::timeout(SEARCH_DEADLINE, search) => {
+                    outcome.unwrap_or_else(|_| Err(FsError::TimedOut(Arc::new(SearchTooLong))))
+                }
+            };
+            report(&outcome);
+            reply(outcome);
+            drop(watched);
+        };
+        self.tasks.spawn_on(task.instrument(span), &self.runtime);
+    }
+
     /// Waits until every read has been answered; false when `patience` ran out first.
     pub(crate) async fn drained(&self, patience: Duration) -> bool {
         self.tasks.close();
@@ -111,7 +145,11 @@ fn units(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT_BYTES).clamp(1, most)).unwrap_or(u32::MAX)
 }
 
-fn report(outcome: &Result<Bytes, FsError>) {
+#[derive(Debug, thiserror::Error)]
+#[error("a look-up was not answered within {} s", SEARCH_DEADLINE.as_secs())]
+struct SearchTooLong;
+
+fn report<T>(outcome: &Result<T, FsError>) {
     if let Err(error) = outcome {
         match error.loudness() {
             Loudness::Warn => tracing::warn!(errno = error.errno(), "{error}"),

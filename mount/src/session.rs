@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::changes::Changes;
 use crate::control::Control;
 use crate::fs::FileSystem;
-use crate::fuse::{Adapter, Errands, Opens};
+use crate::fuse::{Adapter, Errands, Opens, Owner};
 use crate::inode::InodeNo;
 use crate::interrupt::Watch;
 use crate::mountinfo::{self, MountedAt};
@@ -178,8 +178,7 @@ impl Mount {
                 .clone()
                 .map(|control| Errands::new(control, runtime.clone(), closing.clone())),
             passthrough: config.passthrough,
-            uid: rustix::process::getuid().as_raw(),
-            gid: rustix::process::getgid().as_raw(),
+            owner: Owner { uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw() },
         };
         let acl = match config.audience {
             Audience::Owner => SessionACL::Owner,

@@ -1,7 +1,8 @@
 //! The port for names: what a mount needs from whoever decides which entries exist.
 //!
 //! Every answer is immediate: no method waits for a disk, the network or a lock that is held across either, because they
-//! run on the threads that serve the kernel, and one that waits stops `ls` for everybody.
+//! run on the threads that serve the kernel, and one that waits stops `ls` for everybody. A tree that learns of entries
+//! from the network says so with [`Tree::search`], which is waited for in a task.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -13,7 +14,7 @@ use std::time::SystemTime;
 use wtfs_proto::id::InfoHash;
 
 use crate::changes::Changes;
-use crate::content::Content;
+use crate::content::{BoxFuture, Content};
 use crate::errno::FsError;
 use crate::inode::InodeNo;
 
@@ -106,6 +107,17 @@ pub trait Tree: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// `NotFound`, `NotADirectory`, or `Stale` for an unknown parent.
     fn lookup(&self, parent: InodeNo, name: &OsStr) -> Result<Node, FsError>;
+
+    /// Looks for what [`Tree::lookup`] did not find, where that may take a while; asked only after it said `NotFound`.
+    /// `None`: there is nowhere else to look, the entry does not exist.
+    ///
+    /// The future ends by itself; the mount has a deadline for it besides. Its entry is in the tree when it is done.
+    ///
+    /// # Cancel safety
+    /// Dropped when the caller is interrupted or the mount goes away.
+    fn search(&self, _parent: InodeNo, _name: &OsStr) -> Option<BoxFuture<'static, Result<Node, FsError>>> {
+        None
+    }
 
     /// Shows the entries of `dir` behind `after`, in order, until `visit` breaks. `.` and `..` are not among them.
     ///
