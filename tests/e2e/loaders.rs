@@ -126,7 +126,7 @@ fn weights_load_from_a_cold_mount_as_from_disk_in_one_process_and_in_eight() {
 
 #[test]
 fn tools_read_a_cold_mount_as_they_read_a_disk() {
-    if missing(&[Need::Program("git"), Need::Program("fio")]) {
+    if missing(&[Need::Program("git"), Need::Program("fio"), Need::Program("rsync")]) {
         return;
     }
     let Some(model) = model("tools") else { return };
@@ -138,11 +138,15 @@ fn tools_read_a_cold_mount_as_they_read_a_disk() {
         model.assert_little_was_wasted(&turn);
         mount.unmount();
     }
-    let mount = model.cold_mount("copy");
-    let copy = model.stage.join("copy");
-    let _said = shell(&format!("cp -r . {}", text(&copy)), &mount.join("model"));
-    let _same = shell(&format!("diff -r . {}", text(&copy)), &model.dir);
-    mount.unmount();
+    for copier in ["cp -r", "rsync -a", "rsync -aS --checksum"] {
+        let turn = copier.replace(' ', "");
+        let mount = model.cold_mount(&turn);
+        let copy = model.stage.join(format!("copy-{turn}"));
+        let _said = shell(&format!("{copier} ./ {}", text(&copy)), &mount.join("model"));
+        let _same = shell(&format!("diff -r . {}", text(&copy)), &model.dir);
+        model.assert_little_was_wasted(copier);
+        mount.unmount();
+    }
     for engine in ["psync", "mmap"] {
         let mount = model.cold_mount(engine);
         let line = format!(
