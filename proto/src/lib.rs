@@ -21,6 +21,7 @@ pub mod blame;
 pub mod choke;
 pub mod compact;
 pub mod geometry;
+pub mod hf;
 pub mod hub;
 pub mod id;
 pub mod magnet;
