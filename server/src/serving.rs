@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) mod lane;
-mod seats;
+pub(crate) mod seats;
 mod wire;
 
 use crate::client_addr::TrustedProxies;

@@ -7,21 +7,24 @@
 //! Invariant: what is kept is bounded: the newest look, an hour of points, and a fixed number of viewers.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use serde::Serialize;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use wtfs_torrent::{CacheStatus, Session, SessionStatus};
 
+use crate::client_addr::TrustedProxies;
 use crate::library::Library;
 use crate::metrics::process::ProcessStats;
 use crate::metrics::traffic::{Traffic, TrafficStats};
 use crate::places::PublicUrl;
 use crate::routes::IsReady;
+use crate::serving::seats::{Place, Seat, Seats};
 use crate::tracker::{AddressClasses, Tracker, TrackerStats};
 
 mod history;
@@ -46,6 +49,9 @@ const REST: u32 = 20;
 
 /// Viewers of the stream at once; others are told to ask now and then.
 const VIEWERS_MAX: usize = 256;
+
+/// Viewers from one address: a household or an office, and no more, for one must not keep all others out.
+const VIEWERS_OF_ONE: usize = 16;
 
 /// Names of torrents being hashed that are told with the numbers.
 const HASHING_MAX: usize = 8;
@@ -76,7 +82,7 @@ struct Inner {
     history: Mutex<History>,
     newest: tokio::sync::Mutex<Option<Looked>>,
     frames: watch::Sender<Bytes>,
-    viewers: Arc<Semaphore>,
+    viewers: Seats,
     came: Notify,
     stop: CancellationToken,
 }
@@ -88,6 +94,13 @@ struct Looked {
     took: Duration,
     rows: Arc<[Row]>,
     json: Bytes,
+}
+
+/// A taken place in front of the stream; free again when dropped.
+#[derive(Debug)]
+enum Viewing {
+    Of { _seat: Seat },
+    OfNobody { _place: Place },
 }
 
 impl Looked {
@@ -107,7 +120,8 @@ impl Stats {
                 history: Mutex::default(),
                 newest: tokio::sync::Mutex::default(),
                 frames: watch::Sender::new(Bytes::new()),
-                viewers: Arc::new(Semaphore::new(VIEWERS_MAX)),
+                // An address is that of the client, behind proxies too: none of them is a proxy's.
+                viewers: Seats::new(VIEWERS_MAX, VIEWERS_OF_ONE, TrustedProxies::default()),
                 came: Notify::new(),
                 stop: stop.clone(),
             }),
@@ -145,12 +159,17 @@ impl Stats {
     }
 
     fn viewers(&self) -> usize {
-        VIEWERS_MAX - self.inner.viewers.available_permits()
+        VIEWERS_MAX - self.inner.viewers.free()
     }
 
-    /// A place in front of the stream, if one is free.
-    fn seat(&self) -> Option<OwnedSemaphorePermit> {
-        let seat = self.inner.viewers.clone().try_acquire_owned().ok()?;
+    /// A place in front of the stream, if one is free and its address has not taken its share. Whoever serves the
+    /// router without telling addresses has the limit for all alone.
+    fn seat(&self, addr: Option<IpAddr>) -> Option<Viewing> {
+        let place = self.inner.viewers.try_place()?;
+        let seat = match addr {
+            Some(addr) => Viewing::Of { _seat: self.inner.viewers.seat(place, addr)? },
+            None => Viewing::OfNobody { _place: place },
+        };
         self.inner.came.notify_one();
         Some(seat)
     }

@@ -66,6 +66,8 @@ const EVENTS: usize = 256;
 const ADDRESS_LISTS: usize = 16;
 /// Messages handled between two rounds of requests.
 const BATCH: usize = 64;
+/// How long after a piece did not fit on the disk reads are answered only once their pieces are stored.
+const FULL_DISK_MEMORY: Duration = Duration::from_secs(30);
 
 /// What comes back from work the task gave away.
 #[derive(Debug)]
@@ -242,8 +244,9 @@ impl SwarmTask {
         self.use_web_seeds();
         self.request_blocks();
         self.request_hashes();
+        let now = self.clock.now();
         let Some(download) = &mut self.download else { return };
-        for job in download.take_jobs() {
+        for job in download.take_jobs(now) {
             let (content, events) = (download.content.clone(), self.channels.events.clone());
             self.engine.disk.start(&self.engine.tasks, move || {
                 let outcomes = download::store_pieces(&content, job, |piece, blocks| {
@@ -414,9 +417,11 @@ impl SwarmTask {
             }
             Outcome::BadBlocks(bad) => self.handle_bad_blocks(&gathered, &bad),
             Outcome::NotStored(error) => {
-                download.was_disk_full |= matches!(error, StoreError::NoSpace { .. });
-                if matches!(error, StoreError::NoSpace { .. }) && self.make_space_for(gathered).is_ok() {
-                    return;
+                if matches!(error, StoreError::NoSpace { .. }) {
+                    download.full_disk_until = now + FULL_DISK_MEMORY;
+                    if self.make_space_for(gathered).is_ok() {
+                        return;
+                    }
                 }
                 tracing::error!(piece = piece.get(), %error, "a piece could not be stored");
                 self.give_up_storing(piece, &ReadError::from(error));

@@ -49,6 +49,16 @@ impl Seats {
         self.all.clone().acquire_owned().await.ok().map(|permit| Place { _permit: permit })
     }
 
+    /// A place among all if one is free now.
+    pub(crate) fn try_place(&self) -> Option<Place> {
+        self.all.clone().try_acquire_owned().ok().map(|permit| Place { _permit: permit })
+    }
+
+    /// How many places among all are free.
+    pub(crate) fn free(&self) -> usize {
+        self.all.available_permits()
+    }
+
     /// Gives the place to an address, unless it has its share.
     pub(crate) fn seat(&self, place: Place, addr: IpAddr) -> Option<Seat> {
         let network = network(addr);

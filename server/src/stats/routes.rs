@@ -17,12 +17,13 @@ use axum::routing::get;
 use bytes::Bytes;
 use futures_util::stream;
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::history::{SERIES, STEP};
 use super::listing::Query;
-use super::{Stats, VERSION};
+use super::{Stats, VERSION, Viewing};
+use crate::client_addr::ClientAddr;
 use crate::serving::Stopping;
 
 /// How often a comment is sent down a stream on which nothing else is: proxies commonly wait a minute.
@@ -113,7 +114,7 @@ struct Viewer {
     first: Option<Bytes>,
     stats: Stats,
     stopping: Option<CancellationToken>,
-    _seat: OwnedSemaphorePermit,
+    _seat: Viewing,
 }
 
 impl Viewer {
@@ -143,7 +144,8 @@ impl Viewer {
 }
 
 async fn stream(State(stats): State<Stats>, request: Request) -> Response<Body> {
-    let Some(seat) = stats.seat() else {
+    let addr = ClientAddr::of_request(&request).map(|ClientAddr(addr)| addr.ip());
+    let Some(seat) = stats.seat(addr) else {
         let mut refusal =
             (StatusCode::SERVICE_UNAVAILABLE, "too many are watching; ask /stats now and then\n")
                 .into_response();

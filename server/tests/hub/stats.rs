@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use wtfs_server::Audience;
+use wtfs_server::{Audience, TrustedProxies};
 
 use super::stage::{PATIENCE, Served, Stage, ask};
 
@@ -54,18 +54,31 @@ async fn a_viewer_hears_of_what_comes_and_is_let_go_at_once_at_the_end() {
     served.hub.shutdown().await;
 }
 
+/// A viewer behind a proxy; `None` if it is not let in.
+async fn view_as(served: &Served, address: u8) -> Option<TcpStream> {
+    let mut stream = TcpStream::connect(served.addr).await.expect("connects");
+    let request =
+        format!("GET /stats/stream HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 10.0.0.{address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let head = hear(&mut stream, "\r\n\r\n").await;
+    head.starts_with("HTTP/1.1 200").then_some(stream)
+}
+
 #[tokio::test]
 async fn there_are_no_more_viewers_than_seats_and_one_who_goes_leaves_a_seat() {
     let stage = Stage::new();
     let mut config = stage.config();
     config.serving.connections_per_ip = 1000;
+    config.trusted_proxies = TrustedProxies::parse(["127.0.0.0/8"]).expect("a network");
     let served = Served::start(config).await;
     let mut viewers = Vec::new();
-    for _ in 0..256 {
-        viewers.push(viewer(&served).await);
+    for address in 0..16 {
+        for _ in 0..16 {
+            viewers.push(view_as(&served, address).await.expect("its share"));
+        }
+        assert!(view_as(&served, address).await.is_none(), "more than its share");
     }
-    let refused = served.get("/stats/stream").await;
-    assert_eq!(refused.status, 503);
+    assert!(view_as(&served, 16).await.is_none(), "more than there are");
     // They can ask without a stream, for numbers that are a second old at most.
     let began = Instant::now();
     loop {
@@ -78,12 +91,7 @@ async fn there_are_no_more_viewers_than_seats_and_one_who_goes_leaves_a_seat() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     viewers.pop();
-    loop {
-        let mut stream = TcpStream::connect(served.addr).await.expect("connects");
-        stream.write_all(b"GET /stats/stream HTTP/1.1\r\nHost: h\r\n\r\n").await.expect("sent");
-        if hear(&mut stream, "\r\n\r\n").await.starts_with("HTTP/1.1 200") {
-            break;
-        }
+    while view_as(&served, 16).await.is_none() {
         assert!(began.elapsed() < PATIENCE, "the seat was never free again");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

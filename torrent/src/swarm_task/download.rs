@@ -91,9 +91,9 @@ pub(super) struct Download {
     pub(super) gathering: HashMap<u32, Gathered>,
     complete: Vec<Gathered>,
     pub(super) paused_until: Moment,
-    /// A piece did not fit once: since then reads wait until theirs does, for what is kept nowhere would be fetched
-    /// again for each of them.
-    pub(super) was_disk_full: bool,
+    /// A piece did not fit: until then reads wait until theirs does, for what is kept nowhere would be fetched again for
+    /// each of them.
+    pub(super) full_disk_until: Moment,
     pub(super) is_dirty: bool,
     pub(super) is_checkpointing: bool,
     pub(super) was_complete: bool,
@@ -112,7 +112,7 @@ impl Download {
             gathering: HashMap::new(),
             complete: Vec::new(),
             paused_until: Moment::ZERO,
-            was_disk_full: false,
+            full_disk_until: Moment::ZERO,
             // The store may have found something to settle when it was opened.
             is_dirty: true,
             is_checkpointing: false,
@@ -155,14 +155,14 @@ impl Download {
     }
 
     /// Pieces to verify and store, grouped into jobs.
-    pub(super) fn take_jobs(&mut self) -> Vec<Vec<Gathered>> {
+    pub(super) fn take_jobs(&mut self, now: Moment) -> Vec<Vec<Gathered>> {
         let mut jobs: Vec<Vec<Gathered>> = Vec::new();
         let mut room = 0;
         let (ready, waiting) = self.leaves.split_ready(&self.content, std::mem::take(&mut self.complete));
         self.complete = waiting;
         for mut gathered in ready {
             gathered.is_awaited =
-                !self.was_disk_full && self.picker.urgency(gathered.piece) == Some(Urgency::Read);
+                now >= self.full_disk_until && self.picker.urgency(gathered.piece) == Some(Urgency::Read);
             let bytes: usize = gathered.blocks.iter().map(Bytes::len).sum();
             match jobs.last_mut() {
                 Some(job) if bytes <= room => job.push(gathered),
