@@ -12,18 +12,27 @@ pub fn link_of_next(header: &str) -> Option<&str> {
     loop {
         let (_, from_target) = rest.split_once('<')?;
         let (target, after) = from_target.split_once('>')?;
-        // Parameters end where the next link begins; a comma inside quotes does not end them.
-        let mut is_quoted = false;
-        let end = after.find(|c: char| {
-            is_quoted ^= c == '"';
-            c == ',' && !is_quoted
-        });
-        let parameters = &after[..end.unwrap_or(after.len())];
-        if parameters.split(';').any(is_rel_next) {
-            return Some(target);
+        let (parameters, others) = split_unquoted(after, ',');
+        let mut parameters = Some(parameters);
+        while let Some(list) = parameters {
+            let (parameter, further) = split_unquoted(list, ';');
+            if is_rel_next(parameter) {
+                return Some(target);
+            }
+            parameters = further;
         }
-        rest = &after[end?..];
+        rest = others?;
     }
+}
+
+/// What stands before and after the first `separator` that is not inside quotes.
+fn split_unquoted(text: &str, separator: char) -> (&str, Option<&str>) {
+    let mut is_quoted = false;
+    let at = text.find(|c: char| {
+        is_quoted ^= c == '"';
+        c == separator && !is_quoted
+    });
+    at.map_or((text, None), |at| (&text[..at], Some(&text[at + 1..])))
 }
 
 fn is_rel_next(parameter: &str) -> bool {
