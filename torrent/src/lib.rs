@@ -27,6 +27,7 @@ pub mod create;
 mod disk;
 mod error;
 mod extension;
+pub mod hf;
 mod hints;
 mod holds;
 pub mod http;

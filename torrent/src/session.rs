@@ -22,6 +22,7 @@ use crate::config::{NetworkPolicy, PortPolicy, SessionConfig};
 use crate::disk::DiskPool;
 use crate::error::{AddError, StartError};
 use crate::extension::Extensions;
+use crate::hf::blobs::Blobs;
 use crate::http::{HttpClient, HttpConfig};
 use crate::latency::Reads;
 use crate::limiter::Limiter;
@@ -177,6 +178,7 @@ pub enum RemovedData {
 #[derive(Debug, Clone)]
 pub struct Session {
     pub(crate) engine: Arc<Engine>,
+    blobs: Blobs,
 }
 
 impl Session {
@@ -243,7 +245,8 @@ impl Session {
         for listener in listeners {
             engine.tasks.spawn(accept_task(engine.clone(), listener, pending.clone()));
         }
-        Ok(Self { engine })
+        let blobs = Blobs::new(engine.config.cache_dir.join("hf").join("blobs"));
+        Ok(Self { engine, blobs })
     }
 
     /// Adds a torrent and starts its task. Returns at once for a magnet; for a torrent whose metainfo is known, after
@@ -296,6 +299,11 @@ impl Session {
     /// The client for HTTP that this session uses.
     pub fn http(&self) -> &HttpClient {
         &self.engine.http
+    }
+
+    /// The files of Hugging Face repositories in its cache.
+    pub fn blobs(&self) -> &Blobs {
+        &self.blobs
     }
 
     /// Where peers can connect to.
