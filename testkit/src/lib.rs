@@ -5,12 +5,14 @@
 //! and it makes the peer and the trackers here a second opinion: a mistake in the product's own codec cannot
 //! hide behind the same mistake on the other side.
 //!
-//! Everything is plain threads and blocking sockets. Helpers panic with a message when the *test's own* set-up
-//! fails; what the product under test does wrong is returned or counted, for the test to judge.
+//! Everything is plain threads and blocking sockets, but for the hub of `hf_hub`, which keeps a runtime to itself.
+//! Helpers panic with a message when the *test's own* set-up fails; what the product under test does wrong is returned
+//! or counted, for the test to judge.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
 pub mod bencode;
+pub mod hf_hub;
 pub mod http_tracker;
 pub mod mount_guard;
 pub mod net;
