@@ -15,6 +15,7 @@ use wtfs_torrent::{Session, StartError};
 
 use crate::access_log::{self, AccessLog, Observer};
 use crate::audience::{self, Audience};
+use crate::browser_page::{self, IceServer};
 use crate::client_addr::TrustedProxies;
 use crate::config::HubConfig;
 use crate::dashboard;
@@ -70,6 +71,7 @@ pub struct Hub {
     trusted_proxies: TrustedProxies,
     stats: Stats,
     visibility: Visibility,
+    ice_servers: Arc<[IceServer]>,
     stop: CancellationToken,
 }
 
@@ -163,6 +165,7 @@ impl Hub {
                 metrics: config.metrics_audience,
                 stats: config.stats_audience,
             },
+            ice_servers: config.ice_servers.into(),
             stop,
         })
     }
@@ -188,6 +191,7 @@ impl Hub {
         Router::new()
             .merge(routes::router(routes))
             .merge(webseed::router(self.library.clone()))
+            .merge(browser_page::router(self.ice_servers.clone()))
             .merge(self.tracker.router())
             .merge(Router::new().route("/", get(root)).with_state(root_state))
             .merge(shown)

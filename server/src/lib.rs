@@ -19,6 +19,7 @@
 
 mod access_log;
 mod audience;
+mod browser_page;
 mod client_addr;
 mod config;
 mod dashboard;
@@ -40,6 +41,7 @@ mod webseed;
 
 pub use access_log::{ACCESS_TARGET, AccessLog};
 pub use audience::Audience;
+pub use browser_page::IceServer;
 pub use client_addr::{ClientAddr, Network, ParseNetworkError, TrustedProxies};
 pub use config::HubConfig;
 pub use hub::{Hub, OpenError};

@@ -1,0 +1,209 @@
+//! The page at `/browser`: a BitTorrent peer in a browser tab, part of the program when it was built before it.
+//!
+//! Owns what is served below `/browser/` and the policy of the page. The page itself is in `web/`; it lives by what all
+//! clients use: `/torrents`, `/torrent`, `/seed`, and the tracker over web sockets.
+//!
+//! Invariant: nothing a torrent holds is served from here, so nothing of it can run as part of this site.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
+    LOCATION, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use axum::http::{HeaderMap, Response, StatusCode};
+use axum::routing::get;
+use serde::Serialize;
+
+/// The files of the built page by name; empty where it was not built.
+const FILES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/browser_page.rs"));
+
+/// What the page may load and do. It connects to any tracker, and to web seeds over TLS besides the hub's own, since a
+/// magnet link may name them; media are played out of memory (`blob:`) or by its service worker.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; worker-src 'self'; \
+                      connect-src 'self' ws: wss: https:; img-src 'self' data: blob:; media-src 'self' blob:; \
+                      frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+
+const NOT_BUILT: &str = "\
+wtfs: this program was built without the page for browsers.
+
+To have it, build the page and then the program again:
+
+    scripts/web
+    cargo build --release
+";
+
+/// A server that helps browsers to find a way to each other through NAT, as pages are told of it (`RTCIceServer`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct IceServer {
+    /// `stun:HOST[:PORT]`, `turn:..` or `turns:..`.
+    pub urls: Vec<String>,
+    /// For TURN.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// For TURN. Every visitor of the page gets to know it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
+}
+
+/// `GET /browser/config.json`.
+#[derive(Debug, Serialize)]
+struct PageConfig<'a> {
+    ice_servers: &'a [IceServer],
+}
+
+/// The page and its parts.
+pub(crate) fn router(ice_servers: Arc<[IceServer]>) -> Router {
+    Router::new()
+        // Its parts are asked for relative to it: the slash matters.
+        .route("/browser", get(async || redirect("browser/")))
+        .route("/browser/", get(async |headers: HeaderMap| serve(FILES, "index.html", &headers)))
+        .route("/browser/config.json", get(config))
+        .route(
+            "/browser/{*name}",
+            get(async |Path(name): Path<String>, headers: HeaderMap| serve(FILES, &name, &headers)),
+        )
+        .with_state(ice_servers)
+}
+
+fn redirect(place: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    response.headers_mut().insert(LOCATION, HeaderValue::from_static(place));
+    response
+}
+
+async fn config(State(ice_servers): State<Arc<[IceServer]>>, headers: HeaderMap) -> Response<Body> {
+    match serde_json::to_vec(&PageConfig { ice_servers: &ice_servers }) {
+        Ok(json) => respond(&headers, "application/json", "no-cache", json.into()),
+        Err(error) => {
+            tracing::error!(%error, "the page's configuration cannot be written");
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            response
+        }
+    }
+}
+
+fn serve(files: &[(&'static str, &'static [u8])], name: &str, headers: &HeaderMap) -> Response<Body> {
+    if files.is_empty() {
+        let mut response = respond(
+            &HeaderMap::new(),
+            "text/plain; charset=utf-8",
+            "no-store",
+            Bytes::from_static(NOT_BUILT.as_bytes()),
+        );
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        return response;
+    }
+    let Some((name, bytes)) = files.iter().find(|(known, _)| *known == name) else {
+        let mut response = Response::new(Body::from("no such part of the page\n"));
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        return response;
+    };
+    // What has a hash in its name never changes.
+    let keep = if name.starts_with("assets/") { "public, max-age=31536000, immutable" } else { "no-cache" };
+    respond(headers, kind(name), keep, Bytes::from_static(bytes))
+}
+
+/// The media type of a part, by its name.
+fn kind(name: &str) -> &'static str {
+    match name.rsplit('.').next() {
+        Some("html") => "text/html; charset=utf-8",
+        Some("js") => "text/javascript; charset=utf-8",
+        Some("css") => "text/css; charset=utf-8",
+        Some("svg") => "image/svg+xml",
+        Some("json") => "application/json",
+        Some("md" | "txt") => "text/plain; charset=utf-8",
+        _ => "application/octet-stream",
+    }
+}
+
+fn respond(asked: &HeaderMap, kind: &'static str, keep: &'static str, bytes: Bytes) -> Response<Body> {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    let tag = format!("\"{:016x}\"", hasher.finish());
+    let is_known = asked.get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
+    let mut response = Response::new(if is_known { Body::empty() } else { Body::from(bytes) });
+    if is_known {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    let headers = response.headers_mut();
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        headers.insert(ETAG, tag);
+    }
+    for (name, value) in [
+        (CONTENT_TYPE, kind),
+        (CACHE_CONTROL, keep),
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (X_FRAME_OPTIONS, "DENY"),
+        (REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUILT: &[(&str, &[u8])] =
+        &[("assets/page-1.js", b"let a"), ("index.html", b"<!doctype html>"), ("sw.js", b"let b")];
+
+    fn header(response: &Response<Body>, name: HeaderName) -> &str {
+        response.headers()[name].to_str().expect("text")
+    }
+
+    #[test]
+    fn parts_with_a_hash_are_kept_for_good_and_the_page_is_asked_about_again() {
+        let none = HeaderMap::new();
+        let page = serve(BUILT, "index.html", &none);
+        assert_eq!(
+            (page.status(), header(&page, CONTENT_TYPE)),
+            (StatusCode::OK, "text/html; charset=utf-8")
+        );
+        assert_eq!(header(&page, CACHE_CONTROL), "no-cache");
+        assert_eq!(header(&page, CONTENT_SECURITY_POLICY), POLICY);
+        let script = serve(BUILT, "assets/page-1.js", &none);
+        assert_eq!(header(&script, CONTENT_TYPE), "text/javascript; charset=utf-8");
+        assert!(header(&script, CACHE_CONTROL).contains("immutable"));
+        // The worker's address never changes, so its content may.
+        assert_eq!(header(&serve(BUILT, "sw.js", &none), CACHE_CONTROL), "no-cache");
+        let mut known = HeaderMap::new();
+        known.insert(IF_NONE_MATCH, page.headers()[ETAG].clone());
+        assert_eq!(serve(BUILT, "index.html", &known).status(), StatusCode::NOT_MODIFIED);
+        assert_eq!(serve(BUILT, "sw.js", &known).status(), StatusCode::OK);
+        assert_eq!(serve(BUILT, "../index.html", &none).status(), StatusCode::NOT_FOUND);
+    }
+
+    #[test]
+    fn a_program_without_the_page_says_how_to_build_it() {
+        let response = serve(&[], "index.html", &HeaderMap::new());
+        assert_eq!(response.status(), StatusCode::NOT_FOUND);
+        assert_eq!(header(&response, CONTENT_TYPE), "text/plain; charset=utf-8");
+        assert_eq!(header(&response, CACHE_CONTROL), "no-store");
+        assert!(NOT_BUILT.contains("scripts/web"));
+    }
+
+    #[test]
+    fn the_policy_lets_no_foreign_script_run() {
+        assert!(POLICY.contains("default-src 'none'") && POLICY.contains("script-src 'self';"));
+        assert!(!POLICY.contains("unsafe"));
+        for (name, bytes) in FILES.iter().filter(|(name, _)| name.ends_with(".html")) {
+            let text = String::from_utf8_lossy(bytes);
+            for word in ["<script>", "<style", "style=\"", "onclick", "onload", "src=\"http"] {
+                assert!(!text.contains(word), "{word} in {name}");
+            }
+        }
+    }
+}

@@ -1,0 +1,59 @@
+// What this browser keeps, how much it may, and letting it go.
+import { $, choices, make, say, toast } from "./dom.js";
+import { bytes, plural } from "./numbers.js";
+import { BOUND_DEFAULT, BOUNDS } from "./shelf.js";
+
+/** The bound the user chose, or the usual one. */
+export function chosenBound() {
+  const chosen = Number(choices.get("keep-bytes"));
+  return BOUNDS.includes(chosen) ? chosen : BOUND_DEFAULT;
+}
+
+export class KeptView {
+  #shelf;
+  #shown = "";
+  #onOpen;
+  constructor(shelf, onOpen) {
+    this.#shelf = shelf;
+    this.#onOpen = onOpen;
+    const select = $("bound");
+    select.append(...BOUNDS.map((bound) => make("option", { value: bound }, bound >= 2 ** 30 ? `${bound / 2 ** 30} GiB` : `${bound / 2 ** 20} MiB`)));
+    select.value = String(chosenBound());
+    select.addEventListener("change", async () => {
+      choices.set("keep-bytes", select.value);
+      await shelf.setBound(Number(select.value));
+      this.show();
+    });
+    $("clear").addEventListener("click", async () => {
+      $("clear").disabled = true;
+      try {
+        await shelf.clear();
+        toast("Nothing is kept any more");
+      } catch (error) {
+        toast(`It could not be cleared: ${error.message}`);
+      }
+      this.show();
+    });
+  }
+  show() {
+    const { used, bound, isLasting } = this.#shelf;
+    $("kept-bar").style.width = `${Math.min(100, used / bound * 100)}%`;
+    $("kept-bar").dataset.used = used;
+    $("kept-bar").classList.toggle("full", used > bound * 0.98);
+    $("clear").disabled = used === 0;
+    const kept = this.#shelf.kept();
+    const lasting = isLasting ? "They are here after a reload, and are hashed again before they are used." : "This browser lends no storage: they are gone when the tab is closed.";
+    say($("kept-text"), used === 0 ? `Nothing is kept. ${isLasting ? "Pieces that come are, until there is no room." : lasting}`
+      : `${bytes(used)} of ${bytes(bound)} in ${plural(kept.length, "torrent")}. ${lasting}`);
+    const signature = kept.map((entry) => `${entry.hash} ${bytes(entry.bytes)}`).join();
+    if (signature === this.#shown) return;
+    this.#shown = signature;
+    $("kept").replaceChildren(...kept.map((entry) => {
+      const open = make("button", { type: "button", class: "button", "aria-label": `Open ${entry.name}` }, "Open");
+      open.addEventListener("click", () => this.#onOpen({ hash: entry.hash }));
+      const drop = make("button", { type: "button", class: "button", "aria-label": `Do not keep ${entry.name}` }, "Let go");
+      drop.addEventListener("click", async () => { await this.#shelf.forget(entry.hash); this.show(); });
+      return make("li", {}, make("span", { class: "name" }, entry.name), make("span", { class: "about" }, bytes(entry.bytes)), open, drop);
+    }));
+  }
+}
