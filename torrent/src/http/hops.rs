@@ -3,8 +3,9 @@
 //! The HTTP library's own following is switched off, because it cannot tell a host that was named beforehand from one
 //! that a server sends us to. Every hop is a GET without the headers of a credential: those in a URL are that URL's own.
 
+use bytes::Bytes;
 use reqwest::header::{HeaderMap, LOCATION};
-use reqwest::{Response, StatusCode};
+use reqwest::{Method, Response, StatusCode};
 use url::Url;
 
 use super::reach::{NamedHosts, Reach};
@@ -52,7 +53,7 @@ impl HttpClient {
             }
             let request = self.client_of(family, reach)?.get(url.clone()).headers(headers.clone());
             let response = request.send().await.map_err(|error| self.classify(&host, &error))?;
-            let Some(next) = redirected(&response, &url) else {
+            let Some(next) = Self::redirected(&response, &url) else {
                 return Ok(Landed { response, url, is_for_good });
             };
             let next = next.map_err(|reason| HttpError::Broken { host, reason })?;
@@ -69,12 +70,44 @@ impl HttpClient {
             url = next;
         }
     }
-}
 
-/// Where an answer sends us, if it is a redirect that says where.
-fn redirected(response: &Response, from: &Url) -> Option<Result<Url, String>> {
-    let is_redirect = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
-    let location = response.headers().get(LOCATION).filter(|_| is_redirect)?;
-    let next = location.to_str().map_err(|_| "it redirects to what is no URL".to_owned());
-    Some(next.and_then(|text| from.join(text).map_err(|error| format!("it redirects to no URL ({error})"))))
+    /// Sends one request and follows nothing: for a client with rules of its own about where it may be sent. The reach is
+    /// guarded as in [`Self::get`]. Any status is an `Ok`.
+    ///
+    /// # Errors
+    /// All but [`HttpError::Status`], [`HttpError::TooLarge`] and those of redirects.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the request.
+    pub(crate) async fn send_once(
+        &self,
+        method: Method,
+        url: Url,
+        headers: HeaderMap,
+        body: Option<Bytes>,
+        named: &NamedHosts,
+    ) -> Result<Response, HttpError> {
+        let host = host_of(&url);
+        let reach = Reach::of(&url, named, self.config().private_hosts);
+        if let Some(what) = reach.refuses_host(&url) {
+            return Err(HttpError::OutOfReach { host, what });
+        }
+        let mut request = self.client_of(Family::Any, reach)?.request(method, url).headers(headers);
+        if let Some(body) = body {
+            request = request.body(body);
+        }
+        request.send().await.map_err(|error| self.classify(&host, &error))
+    }
+
+    /// Where an answer sends us, if it is a redirect that says where.
+    pub(crate) fn redirected(response: &Response, from: &Url) -> Option<Result<Url, String>> {
+        let is_redirect = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+        let location = response.headers().get(LOCATION).filter(|_| is_redirect)?;
+        let next = location.to_str().map_err(|_| "it redirects to what is no URL".to_owned());
+        Some(
+            next.and_then(|text| {
+                from.join(text).map_err(|error| format!("it redirects to no URL ({error})"))
+            }),
+        )
+    }
 }

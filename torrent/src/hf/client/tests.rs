@@ -1,0 +1,1 @@
+//! The client against a hub that answers what no hub should.
