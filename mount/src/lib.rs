@@ -1,7 +1,7 @@
 //! Torrents as a directory: the FUSE side of wtfs.
 //!
 //! ```text
-//!  kernel ── fuse.rs ── fs.rs ──┬── tree.rs     port: names      ◄── torrents.rs + catalog.rs
+//!  kernel ── fuse.rs ── fs.rs ──┬── tree.rs     port: names      ◄── torrents.rs, hf.rs + catalog.rs
 //!                │              ├── content.rs  port: bytes      ◄── torrents.rs (wtfs_torrent::FileReader)
 //!                │              └── handles.rs, errno.rs
 //!                ├── fuse/errands.rs, inbox.rs, control.rs   what users ask for by writing into the mount
@@ -21,6 +21,7 @@
 //! - [`errno`](FsError::errno) is the only place where an error becomes a number.
 #![deny(missing_docs)]
 
+mod attributes;
 mod catalog;
 mod changes;
 mod content;
@@ -29,6 +30,7 @@ mod errno;
 mod fs;
 mod fuse;
 mod handles;
+mod hf;
 mod inbox;
 mod inode;
 mod interrupt;
@@ -46,6 +48,7 @@ pub use changes::Changes;
 pub use content::{BackingFile, BoxFuture, Content, MemoryContent};
 pub use control::Control;
 pub use errno::{Cause, FsError};
+pub use hf::{HfTree, HfTreeConfig, Local, Pinned, RepoError, RepoRevision, RepoSource, RootError};
 pub use inode::{InodeNo, TreeTag};
 pub use mapped::MappedFile;
 pub use mountinfo::{MountedAt, list_mounts, unescape_octal};

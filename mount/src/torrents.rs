@@ -21,7 +21,7 @@ use crate::errno::FsError;
 use crate::inode::{InodeNo, TreeTag};
 use crate::tree::{Caching, Cookie, Listed, Node, NodeKind, Tree, Volume};
 
-mod control;
+pub(crate) mod control;
 mod engine;
 mod entry;
 mod names;
@@ -372,12 +372,8 @@ impl Tree for TorrentTree {
     }
 
     fn attribute(&self, ino: InodeNo, name: &OsStr) -> Option<Vec<u8>> {
-        // `ls -l` asks for the access list and the security label of each file.
-        if !name.as_encoded_bytes().starts_with(b"user.wtfs.") {
-            return None;
-        }
         // `ls -l` asks for every file's access lists and labels: nothing is to be counted for those.
-        if !name.as_encoded_bytes().starts_with(entry::ATTRIBUTE_PREFIX) {
+        if !name.as_encoded_bytes().starts_with(crate::attributes::PREFIX) {
             return None;
         }
         let attributes = self.place(ino)?.attributes(ino);

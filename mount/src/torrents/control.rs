@@ -11,10 +11,10 @@ use crate::content::{Content, MemoryContent};
 use crate::inode::InodeNo;
 
 /// The directory's name.
-pub(super) const NAME: &str = ".wtfs";
+pub(crate) const NAME: &str = ".wtfs";
 
 /// The directory's number.
-pub(super) const DIRECTORY: InodeNo = InodeNo::own(2);
+pub(crate) const DIRECTORY: InodeNo = InodeNo::own(2);
 
 /// The number of the first file.
 const FIRST_FILE: u32 = 3;
@@ -56,10 +56,10 @@ impl fmt::Debug for ControlFile {
 
 /// All of them; fixed for the life of the mount.
 #[derive(Debug)]
-pub(super) struct ControlFiles(Vec<ControlFile>);
+pub(crate) struct ControlFiles(Vec<ControlFile>);
 
 impl ControlFiles {
-    pub(super) fn new(files: Vec<ControlFile>) -> Self {
+    pub(crate) fn new(files: Vec<ControlFile>) -> Self {
         Self(files)
     }
 
@@ -73,27 +73,27 @@ impl ControlFiles {
         self.0.get(usize::try_from(at).ok()?)
     }
 
-    pub(super) fn contains(&self, ino: InodeNo) -> bool {
+    pub(crate) fn contains(&self, ino: InodeNo) -> bool {
         self.at(ino).is_some()
     }
 
     /// The one that takes lines.
-    pub(super) fn lines_file(&self) -> Option<InodeNo> {
+    pub(crate) fn lines_file(&self) -> Option<InodeNo> {
         Self::ino(self.0.iter().position(|file| file.writing == Writing::TakesLines)?)
     }
 
-    pub(super) fn lookup(&self, name: &OsStr) -> Option<InodeNo> {
+    pub(crate) fn lookup(&self, name: &OsStr) -> Option<InodeNo> {
         Self::ino(self.0.iter().position(|file| OsStr::new(&file.name) == name)?)
     }
 
     /// Names and numbers behind the position `after`, which counts from 1.
-    pub(super) fn after(&self, after: u64) -> impl Iterator<Item = (u64, &str, InodeNo)> {
+    pub(crate) fn after(&self, after: u64) -> impl Iterator<Item = (u64, &str, InodeNo)> {
         let skip = usize::try_from(after).unwrap_or(usize::MAX);
         let files = self.0.iter().enumerate().skip(skip);
         files.filter_map(|(at, file)| Some((at as u64 + 1, file.name.as_str(), Self::ino(at)?)))
     }
 
-    pub(super) fn open(&self, ino: InodeNo) -> Option<Arc<dyn Content>> {
+    pub(crate) fn open(&self, ino: InodeNo) -> Option<Arc<dyn Content>> {
         Some(Arc::new(MemoryContent::new((self.at(ino)?.render)())))
     }
 }
