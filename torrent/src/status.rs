@@ -195,6 +195,7 @@ impl From<TransportKind> for SourceKind {
     fn from(transport: TransportKind) -> Self {
         match transport {
             TransportKind::Tcp => Self::Tcp,
+            TransportKind::WebRtc => Self::WebRtc,
             TransportKind::Http => Self::WebSeed,
             TransportKind::Memory => Self::Memory,
         }

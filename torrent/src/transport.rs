@@ -11,6 +11,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 #[cfg(test)]
 pub(crate) mod memory;
 pub(crate) mod tcp;
+// Nobody asks for connections yet.
+#[cfg(feature = "webrtc")]
+#[allow(dead_code)]
+pub(crate) mod webrtc;
 
 /// The kinds of transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -19,6 +23,8 @@ pub(crate) mod tcp;
 pub enum TransportKind {
     /// TCP.
     Tcp,
+    /// A WebRTC data channel: a browser's only one.
+    WebRtc,
     /// Ranged GETs at a web seed.
     Http,
     /// Within the process; for tests and for embedding.

@@ -1,0 +1,109 @@
+//! What the library runs on: tokio, with our sockets, and two things told that it does not tell by itself: that it has
+//! done a round of its work, and that its task has ended, however it did.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use webrtc::runtime::{
+    AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpSocket, JoinHandle, Runtime, TokioRuntime,
+};
+
+use super::policy::RtcPolicy;
+use super::socket::PacedSocket;
+
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The runtime of one connection.
+pub(super) struct RtcRuntime {
+    tokio: TokioRuntime,
+    policy: RtcPolicy,
+    watch: Arc<Watch>,
+}
+
+/// What a connection's task learns of the library's.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    /// Notified each time the library has handled what was received and is about to wait.
+    pub(super) worked: Notify,
+    /// Cancelled once the library's task has ended or panicked.
+    pub(super) ended: CancellationToken,
+}
+
+impl RtcRuntime {
+    pub(super) fn new(policy: &RtcPolicy, watch: Arc<Watch>) -> Self {
+        Self { tokio: TokioRuntime, policy: policy.clone(), watch }
+    }
+
+    fn watched(&self, future: Boxed<'static, ()>) -> Boxed<'static, ()> {
+        let ended = self.watch.ended.clone().drop_guard();
+        Box::pin(async move {
+            let _ended = ended;
+            future.await;
+        })
+    }
+}
+
+impl Runtime for RtcRuntime {
+    fn spawn(&self, future: Boxed<'static, ()>) -> Box<dyn JoinHandle> {
+        self.tokio.spawn(future)
+    }
+
+    /// The library's own task: the only one it spawns so.
+    fn spawn_reactor(&self, pool_size: usize, future: Boxed<'static, ()>) -> Box<dyn JoinHandle> {
+        self.tokio.spawn_reactor(pool_size, self.watched(future))
+    }
+
+    fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        Ok(Arc::new(PacedSocket::new(socket, self.policy.socket_buffer_bytes, self.policy.flush)?))
+    }
+
+    fn wrap_tcp_listener(&self, _: std::net::TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// A stranger's description must not make us connect anywhere.
+    fn connect_tcp<'a>(&'a self, _: SocketAddr) -> Boxed<'a, io::Result<Arc<dyn AsyncTcpStream>>> {
+        Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
+    }
+
+    /// Names were looked up before ([`super::servers`]).
+    fn resolve_host<'a>(&'a self, host: &'a str) -> Boxed<'a, io::Result<Vec<SocketAddr>>> {
+        let parsed = host.parse().map(|addr| vec![addr]);
+        Box::pin(std::future::ready(parsed.map_err(|_| io::ErrorKind::Unsupported.into())))
+    }
+
+    /// Called once each time the library is about to wait.
+    fn sleep(&self, duration: Duration) -> Boxed<'static, ()> {
+        self.watch.worked.notify_waiters();
+        self.tokio.sleep(duration)
+    }
+
+    fn interval(&self, period: Duration) -> Box<dyn AsyncInterval> {
+        self.tokio.interval(period)
+    }
+
+    fn block_on(&self, future: Pin<Box<dyn Future<Output = ()> + '_>>) {
+        self.tokio.block_on(future);
+    }
+
+    fn yield_now(&self) -> Boxed<'static, ()> {
+        self.tokio.yield_now()
+    }
+
+    fn name(&self) -> &'static str {
+        "wtfs"
+    }
+}
+
+impl fmt::Debug for RtcRuntime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RtcRuntime").finish_non_exhaustive()
+    }
+}
