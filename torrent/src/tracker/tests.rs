@@ -53,7 +53,7 @@ fn answers_of_two_families_become_one_without_impossible_peers() {
         response(&["10.0.0.1:1", "0.0.0.0:5", "224.0.0.1:5", "255.255.255.255:5", "10.0.0.2:0"], Some(3));
     let second = response(&["10.0.0.1:1", "[::1]:1", "[ff02::1]:1", "[::]:1"], Some(5));
     let merged = merge(first, Some(second));
-    assert_eq!(merged.peers, ["10.0.0.1:1".parse().unwrap(), "[::1]:1".parse().unwrap()]);
+    assert_eq!(merged.peers, ["10.0.0.1:1".parse::<SocketAddr>().unwrap(), "[::1]:1".parse().unwrap()]);
     assert_eq!(merged.seeders, Some(5));
 }
 

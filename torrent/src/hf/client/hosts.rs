@@ -105,7 +105,7 @@ impl Extra {
         });
         let url = Url::parse(&format!("ftp://{text}/")).ok()?;
         let plain = url.username().is_empty() && url.password().is_none() && url.path() == "/";
-        if !plain || text.contains(['/', '?', '#', '@', ' ']) || text.is_empty() {
+        if !plain || text.contains(['/', '?', '#', '@', ' ', '*']) || text.is_empty() {
             return None;
         }
         let port = if has_port { text.rsplit_once(':')?.1.parse().ok() } else { None };

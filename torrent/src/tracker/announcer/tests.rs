@@ -77,7 +77,7 @@ fn events(origin: &Origin) -> Vec<String> {
 async fn peers_are_passed_on_and_stop_says_stopped() {
     let origin = Origin::start([("/announce", good())]).await;
     let mut rig = spawn(&[vec![origin.url("/announce")]]);
-    assert_eq!(next_peers(&mut rig).await, ["10.1.2.3:6881".parse().unwrap()]);
+    assert_eq!(next_peers(&mut rig).await, ["10.1.2.3:6881".parse::<SocketAddr>().unwrap()]);
     rig.handle.stop().await;
     rig.handle.stop().await;
     assert_eq!(events(&origin), ["started", "stopped"]);
@@ -94,7 +94,7 @@ async fn a_hybrid_is_announced_to_both_of_its_swarms_and_told_where_it_is_seen()
     let origin = Origin::start([("/announce", Behaviour::ok(answer.to_vec()))]).await;
     let hashes = InfoHashes { v1: Some(INFO_HASH), v2: Some(InfoHashV2::of_info(b"hybrid")) };
     let mut rig = spawn_for(hashes, &[vec![origin.url("/announce")]]);
-    assert_eq!(next_peers(&mut rig).await, ["10.1.2.3:6881".parse().unwrap()], "each peer once");
+    assert_eq!(next_peers(&mut rig).await, ["10.1.2.3:6881".parse::<SocketAddr>().unwrap()], "each peer once");
     let status = wait_status(&rig, |status| status[0].state == TrackerStateName::Working).await;
     assert_eq!(status[0].external_ip, Some([192, 0, 2, 7].into()));
     rig.handle.stop().await;
@@ -112,7 +112,7 @@ async fn a_hybrid_is_announced_to_both_of_its_swarms_and_told_where_it_is_seen()
 fn one_swarm_that_answers_is_enough_and_two_are_merged() {
     let answer = |seeders, peers: &[&str]| AnnounceResponse {
         seeders: Some(seeders),
-        peers: peers.iter().map(|peer| peer.parse().unwrap()).collect(),
+        peers: peers.iter().map(|peer| peer.parse::<SocketAddr>().unwrap()).collect(),
         ..AnnounceResponse::default()
     };
     let refused = || AnnounceError::Refused { reason: "not registered".into() };

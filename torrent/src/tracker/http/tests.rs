@@ -1,5 +1,7 @@
 //! The HTTP client of trackers against answers good and bad.
 
+use std::net::SocketAddr;
+
 use super::*;
 use crate::http::HttpError;
 use crate::http::test_origin::{Behaviour, Origin};
@@ -31,8 +33,8 @@ fn compact() -> Vec<u8> {
 #[tokio::test]
 async fn compact_answer_gives_peers_of_both_families() {
     let response = announce(Behaviour::ok(compact())).await.unwrap();
-    let v4 = "10.1.2.3:6881".parse().unwrap();
-    let v6 = "[2020:2020:2020:2020:2020:2020:2020:2020]:6882".parse().unwrap();
+    let v4 = "10.1.2.3:6881".parse::<SocketAddr>().unwrap();
+    let v6 = "[2020:2020:2020:2020:2020:2020:2020:2020]:6882".parse::<SocketAddr>().unwrap();
     assert_eq!(response.peers, [v4, v6], "the one at port 0 is none");
     assert_eq!((response.interval_s, response.min_interval_s), (900, Some(300)));
     assert_eq!((response.seeders, response.leechers), (Some(9), Some(4)));
@@ -43,7 +45,7 @@ async fn compact_answer_gives_peers_of_both_families() {
 async fn dictionary_answer_gives_peers() {
     let body = "d8:intervali900e5:peersld2:ip8:10.1.2.37:peer id20:-XX0000-0000000000004:porti6881eed2:ip3:::14:porti1eeee";
     let response = announce(Behaviour::ok(body)).await.unwrap();
-    assert_eq!(response.peers, ["10.1.2.3:6881".parse().unwrap(), "[::1]:1".parse().unwrap()]);
+    assert_eq!(response.peers, ["10.1.2.3:6881".parse::<SocketAddr>().unwrap(), "[::1]:1".parse::<SocketAddr>().unwrap()]);
 }
 
 #[tokio::test]

@@ -99,7 +99,7 @@ async fn announce(tracker: &Tracker, path: &str) -> Result<AnnounceResponse, Ann
 async fn announce_connects_and_reads_ipv4_peers() {
     let tracker = Tracker::start("127.0.0.1:0", Box::new(|_, packet| vec![honest(packet, false)])).await;
     let response = announce(&tracker, "/announce").await.unwrap();
-    assert_eq!(response.peers, ["10.1.2.3:6881".parse().unwrap()]);
+    assert_eq!(response.peers, ["10.1.2.3:6881".parse::<SocketAddr>().unwrap()]);
     assert_eq!((response.interval_s, response.leechers, response.seeders), (1800, Some(7), Some(3)));
     assert_eq!(tracker.actions(), [CONNECT, ANNOUNCE]);
     let seen = tracker.seen.lock().unwrap();
@@ -112,7 +112,7 @@ async fn announce_connects_and_reads_ipv4_peers() {
 async fn announce_over_ipv6_reads_ipv6_peers() {
     let tracker = Tracker::start("[::1]:0", Box::new(|_, packet| vec![honest(packet, true)])).await;
     let response = announce(&tracker, "/announce").await.unwrap();
-    assert_eq!(response.peers, ["[2020:2020:2020:2020:2020:2020:2020:2020]:6881".parse().unwrap()]);
+    assert_eq!(response.peers, ["[2020:2020:2020:2020:2020:2020:2020:2020]:6881".parse::<SocketAddr>().unwrap()]);
 }
 
 #[tokio::test]
