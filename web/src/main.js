@@ -91,7 +91,7 @@ async function start() {
     files.take(null);
     swarm.from = new Uint8Array(0);
     map.repaint();
-    document.title = "wtfs in the browser";
+    document.title = "wtfs peer";
   }
 
   swarm.addEventListener("described", () => {

@@ -32,11 +32,12 @@ export class Overview {
     $("have-meter").setAttribute("aria-valuenow", whole);
     figure($("have"), torrent.metadata ? scaled(have) : ["–", ""]);
     say($("have-note"), torrent.metadata ? `${percent(share)} of ${bytes(torrent.length)}` : "waiting for metadata");
-    figure($("down"), perSecond(torrent.downloadSpeed));
-    const left = this.#swarm.isFetchingAll && torrent.downloadSpeed > 0 && have < torrent.length;
-    say($("down-note"), left ? `${duration((torrent.length - have) / torrent.downloadSpeed)} left` : `${bytes(this.#swarm.got.reduce((a, b) => a + b))} received`);
-    figure($("up"), perSecond(torrent.uploadSpeed));
-    say($("up-note"), `${bytes(peers.length || torrent.uploaded ? torrent.uploaded : 0)} sent`);
+    const down = peers.reduce((sum, peer) => sum + peer.down, 0);
+    figure($("down"), perSecond(down));
+    const isLeft = this.#swarm.isFetchingAll && down > 0 && have < torrent.length;
+    say($("down-note"), isLeft ? `${duration((torrent.length - have) / down)} left` : `${bytes(this.#swarm.got.reduce((a, b) => a + b))} received`);
+    figure($("up"), perSecond(peers.reduce((sum, peer) => sum + peer.up, 0)));
+    say($("up-note"), `${bytes(this.#swarm.sent)} sent`);
     const rtc = peers.filter((peer) => peer.kind !== FROM.webSeed).length;
     figure($("peers"), [count(peers.length), ""]);
     say($("peers-note"), `${rtc} by WebRTC, ${plural(peers.length - rtc, "web seed")}`);
@@ -66,10 +67,10 @@ export class Overview {
       row.dataset.downloaded = peer.downloaded;
       row.dataset.uploaded = peer.uploaded;
       row.title = labelOf(peer.kind);
-      say(who, peer.kind === FROM.webSeed ? `Web seed ${peer.host}` : peer.host ? `${peer.client} · ${peer.host}` : peer.client);
+      say(who, peer.kind === FROM.webSeed ? "Web seed" : peer.client);
       say(speed, `↓ ${rate(peer.down)}  ↑ ${rate(peer.up)}`);
       const has = this.#swarm.pieceCount ? `has ${percent(peer.pieces / this.#swarm.pieceCount)}` : "";
-      say(more, [has, `${bytes(peer.downloaded)} from it`, peer.kind === FROM.webSeed ? "" : `${bytes(peer.uploaded)} to it`].filter(Boolean).join(" · "));
+      say(more, [peer.host, has, `${bytes(peer.downloaded)} from it`, peer.kind === FROM.webSeed ? "" : `${bytes(peer.uploaded)} to it`].filter(Boolean).join(" · "));
     }
   }
   #showTrackers() {

@@ -14,6 +14,7 @@ const KINDS = [
 export const nameOf = (from) => KINDS.find((kind) => kind.from === from)?.name;
 export const labelOf = (from) => KINDS.find((kind) => kind.from === from)?.label ?? "Not here";
 const CELL_PX_MAX = 18;
+const HEIGHT_PX_MAX = 216;
 const CELL_PX_MIN = 3;
 
 export class PieceMap {
@@ -28,7 +29,12 @@ export class PieceMap {
 
   constructor(swarm) {
     this.#swarm = swarm;
-    new ResizeObserver(() => this.repaint()).observe(this.#canvas);
+    let width = 0;
+    new ResizeObserver(([entry]) => {
+      // Its height is our doing.
+      if (entry.contentRect.width !== width) this.repaint();
+      width = entry.contentRect.width;
+    }).observe(this.#canvas);
     this.#canvas.addEventListener("pointermove", (event) => this.#point(event));
     this.#canvas.addEventListener("pointerleave", () => say($("map-tip"), ""));
   }
@@ -57,11 +63,14 @@ export class PieceMap {
   }
   #draw() {
     const canvas = this.#canvas, total = this.#swarm.from.length;
-    const width = canvas.clientWidth, height = canvas.clientHeight;
+    const width = canvas.clientWidth;
     if (!width) return;
     const context = canvas.getContext("2d");
     if (this.#dirty.has(-1)) {
       const scale = window.devicePixelRatio || 1;
+      this.#layout(width, HEIGHT_PX_MAX, total);
+      const height = Math.max(1, this.#grid.rows) * this.#grid.cell;
+      canvas.style.height = `${height}px`;
       canvas.width = Math.round(width * scale);
       canvas.height = Math.round(height * scale);
       context.setTransform(scale, 0, 0, scale, 0, 0);
@@ -69,7 +78,6 @@ export class PieceMap {
       this.#colours = [];
       for (const kind of KINDS) this.#colours[kind.from] = style.getPropertyValue(kind.colour).trim();
       this.#empty = style.getPropertyValue("--line").trim();
-      this.#layout(width, height, total);
       const cells = Math.ceil(total / this.#grid.each);
       for (let at = 0; at < cells; at += 1) this.#cell(context, at, total);
     } else {

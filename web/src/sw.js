@@ -9,7 +9,9 @@ const MEDIA = new Set(["audio", "image", "video"]);
 self.addEventListener("install", () => self.skipWaiting());
 self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
 self.addEventListener("fetch", (event) => {
-  if (!MEDIA.has(event.request.destination)) return;
+  // The page itself asks for two addresses that keep the worker awake and find out what it can; they hold nothing.
+  const isKeep = /\/webtorrent\/(keepalive|cancel)\/$/.test(event.request.url) && event.request.mode !== "navigate";
+  if (!isKeep && !MEDIA.has(event.request.destination)) return;
   const response = answer(event);
   if (response) event.respondWith(response);
 });

@@ -40,6 +40,8 @@ export class Swarm extends EventTarget {
   isFetchingAll = false;
   /** Bytes got from each kind of source, in FROM's order. */
   got = [0, 0, 0, 0, 0];
+  /** Bytes of pieces given to others. */
+  sent = 0;
   /** When bytes last came, in `performance.now()`. */
   lastByteAt = 0;
 
@@ -75,6 +77,7 @@ export class Swarm extends EventTarget {
       storeCacheSlots: 0,
     };
     this.got = [0, 0, 0, 0, 0];
+    this.sent = 0;
     this.lastByteAt = 0;
     this.trackers.clear();
     this.isFetchingAll = false;
@@ -155,6 +158,7 @@ export class Swarm extends EventTarget {
       this.got[kind] += block.length;
       this.lastByteAt = performance.now();
     });
+    wire.on("upload", (length) => { if (this.torrent === torrent) this.sent += length; });
     wire.once("close", () => this.#tell("changed"));
     this.#tell("changed");
   }
