@@ -25,13 +25,19 @@ use crate::torrents::ControlFile;
 use crate::torrents::control::{self, ControlFiles};
 use crate::tree::{Caching, Cookie, Listed, Node, NodeKind, Tree, Volume};
 
+mod archive;
+mod bytes;
+mod dates;
 mod misses;
 mod names;
+mod origins;
 mod place;
+mod repositories;
 mod source;
 mod space;
 mod view;
 
+pub use repositories::{Reach, Repositories, RepositoriesConfig};
 pub use source::{Local, RepoError, RepoRevision, RepoSource};
 
 use misses::Misses;

@@ -48,7 +48,10 @@ pub use changes::Changes;
 pub use content::{BackingFile, BoxFuture, Content, MemoryContent};
 pub use control::Control;
 pub use errno::{Cause, FsError};
-pub use hf::{HfTree, HfTreeConfig, Local, Pinned, RepoError, RepoRevision, RepoSource, RootError};
+pub use hf::{
+    HfTree, HfTreeConfig, Local, Pinned, Reach, RepoError, RepoRevision, RepoSource, Repositories,
+    RepositoriesConfig, RootError,
+};
 pub use inode::{InodeNo, TreeTag};
 pub use mapped::MappedFile;
 pub use mountinfo::{MountedAt, list_mounts, unescape_octal};

@@ -19,6 +19,8 @@ pub struct RepoRevision {
     pub commit: Commit,
     /// When it was last changed, as its hub says; the same each time.
     pub modified: SystemTime,
+    /// Whether anybody may read it. What is not public is never shared with other machines.
+    pub is_public: bool,
     /// Its files, by name and hash.
     pub tree: Arc<RepoTree>,
 }

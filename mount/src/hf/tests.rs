@@ -68,6 +68,7 @@ impl RepoSource for Fake {
                     repo: Repo::parse(&name).expect("a repository"),
                     commit: commit.parse().expect("a commit"),
                     modified: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+                    is_public: true,
                     tree: Arc::new(tree(&commit, &files)),
                 }
             })

@@ -1,0 +1,287 @@
+//! Repositories of real hubs as what the tree asks for: what they hold from the hub's API, bytes from the engine's blobs.
+//!
+//! Several hubs may be given, our own before the origin: each question goes to the first that answers. What was answered
+//! is kept on disk, so that a mount without a network shows what it showed before. A commit is asked about once and never
+//! again. Nothing here knows or writes a token but by handing it to the client.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::sync::Arc;
+
+use wtfs_proto::hf::{ErrorCode, Repo, RepoInfo, Revision, TreeFile};
+use wtfs_torrent::hf::blobs::{BLOCK_BYTES, Blob, BlobOrigin, Blobs};
+use wtfs_torrent::hf::{Token, Upstream, UpstreamError};
+
+use crate::catalog::modified_from;
+use crate::content::{BoxFuture, Content};
+use crate::errno::{Cause, FsError};
+use crate::hf::archive::{Archive, Kept};
+use crate::hf::bytes::BlobContent;
+use crate::hf::dates;
+use crate::hf::origins::Origins;
+use crate::hf::source::{Local, RepoError, RepoRevision, RepoSource};
+
+/// Whether hubs may be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// They may.
+    Online,
+    /// What is known is all there is.
+    Offline,
+}
+
+/// Where repositories come from.
+#[derive(Debug, Clone)]
+pub struct RepositoriesConfig {
+    /// Whom to ask, in this order.
+    pub hubs: Vec<Upstream>,
+    /// In whose name.
+    pub token: Option<Token>,
+    /// Whether to ask at all.
+    pub reach: Reach,
+    /// Where what was learnt is kept.
+    pub dir: std::path::PathBuf,
+}
+
+/// See the module's documentation.
+#[derive(Debug, Clone)]
+pub struct Repositories {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: RepositoriesConfig,
+    archive: Archive,
+    blobs: Blobs,
+}
+
+impl Repositories {
+    /// Reads what was kept. Blocks on the disk for some milliseconds.
+    pub fn open(config: RepositoriesConfig, blobs: Blobs) -> Self {
+        let archive = Archive::open(config.dir.clone());
+        Self { shared: Arc::new(Shared { config, archive, blobs }) }
+    }
+}
+
+/// An error in words for the person who mounts.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Told(String);
+
+fn told(text: String) -> Cause {
+    Arc::new(Told(text))
+}
+
+impl Shared {
+    async fn resolve(self: Arc<Self>, repo: Repo, revision: Revision) -> Result<RepoRevision, RepoError> {
+        if let Some(commit) = revision.commit()
+            && let Some(kept) = self.read(repo.clone(), revision.clone()).await
+            && kept.tree.commit == commit
+        {
+            return Ok(shown(kept));
+        }
+        if self.config.reach == Reach::Offline {
+            let kept = self.read(repo.clone(), revision.clone()).await;
+            return kept.map(shown).ok_or_else(|| {
+                let text =
+                    format!("{repo}@{revision} was never looked at before; mount it once without --offline");
+                RepoError::NoRepo(told(text))
+            });
+        }
+        let mut last = None;
+        for hub in &self.config.hubs {
+            match self.ask(hub, &repo, &revision).await {
+                Ok(kept) => return Ok(shown(kept)),
+                Err(error) if is_passing(&error) => {
+                    tracing::debug!(%repo, %revision, "{error}");
+                    last.get_or_insert((hub, error));
+                }
+                Err(error) => return Err(explain(hub, &repo, &revision, &error, self.config.token.as_ref())),
+            }
+        }
+        if let Some(kept) = self.read(repo.clone(), revision.clone()).await {
+            let commit = kept.tree.commit;
+            match &last {
+                Some((_, error)) => {
+                    tracing::warn!(%repo, %revision, %commit, "as it was known before: {error}")
+                }
+                None => {
+                    tracing::warn!(%repo, %revision, %commit, "as it was known before: no hub is configured")
+                }
+            }
+            return Ok(shown(kept));
+        }
+        Err(match last {
+            Some((hub, error)) => explain(hub, &repo, &revision, &error, self.config.token.as_ref()),
+            None => RepoError::Unreachable(told(format!("{repo}: no hub is configured to ask"))),
+        })
+    }
+
+    async fn ask(&self, hub: &Upstream, repo: &Repo, revision: &Revision) -> Result<Kept, UpstreamError> {
+        let token = self.config.token.as_ref();
+        let info = hub.info(repo, revision, token).await?;
+        let canonical = Repo { kind: repo.kind, id: info.id.clone() };
+        let kept = match self.read(canonical.clone(), info.commit.into()).await {
+            Some(known) => known,
+            None => {
+                let tree = hub.tree(&canonical, info.commit, token).await?;
+                if tree.refused() > 0 {
+                    let refused = tree.refused();
+                    tracing::warn!(%repo, refused, "entries whose names cannot be used do not show");
+                }
+                kept(canonical, &info, tree)
+            }
+        };
+        self.archive.keep(repo.clone(), revision.clone(), kept.clone()).await;
+        Ok(kept)
+    }
+
+    async fn read(&self, repo: Repo, revision: Revision) -> Option<Kept> {
+        self.archive.find(repo, revision).await
+    }
+
+    fn blob(&self, file: &TreeFile) -> Blob {
+        self.blobs.get(file.id, file.bytes)
+    }
+}
+
+fn kept(repo: Repo, info: &RepoInfo, tree: wtfs_proto::hf::RepoTree) -> Kept {
+    let modified = info.last_modified.as_deref().and_then(dates::seconds);
+    Kept { repo, modified, is_public: info.is_public(), tree: Arc::new(tree) }
+}
+
+fn shown(kept: Kept) -> RepoRevision {
+    RepoRevision {
+        repo: kept.repo,
+        commit: kept.tree.commit,
+        modified: modified_from(kept.modified),
+        is_public: kept.is_public,
+        tree: kept.tree,
+    }
+}
+
+/// Whether another hub, or an earlier answer, may do instead.
+fn is_passing(error: &UpstreamError) -> bool {
+    error.is_transient() || matches!(error, UpstreamError::Garbage { .. } | UpstreamError::Refused { .. })
+}
+
+/// What went wrong, and what to do next.
+fn explain(
+    hub: &Upstream,
+    repo: &Repo,
+    revision: &Revision,
+    error: &UpstreamError,
+    token: Option<&Token>,
+) -> RepoError {
+    let mut text = format!("{repo}@{revision}: {error}");
+    // Writing to a String does not fail.
+    let _ = match error {
+        UpstreamError::NotFound { code: ErrorCode::RevisionNotFound, .. } => {
+            write!(text, "; name a branch, a tag or a whole commit behind the @")
+        }
+        UpstreamError::NotFound { .. } if token.is_none() => {
+            write!(text, "; check the name, and set HF_TOKEN if the repository is private")
+        }
+        UpstreamError::NotFound { .. } => write!(text, "; check the name, and that the token may see it"),
+        _ => write!(text, "{}", advice(hub.endpoint(), repo, error, token)),
+    };
+    let cause = told(text);
+    match error {
+        UpstreamError::NotFound { code: ErrorCode::RevisionNotFound, .. } => RepoError::NoRevision(cause),
+        UpstreamError::NotFound { .. } => RepoError::NoRepo(cause),
+        UpstreamError::Gated { .. }
+        | UpstreamError::Disabled { .. }
+        | UpstreamError::Unauthorized { .. }
+        | UpstreamError::Forbidden { .. } => RepoError::Denied(cause),
+        UpstreamError::Garbage { .. } | UpstreamError::TooLarge { .. } => RepoError::Garbage(cause),
+        _ => RepoError::Unreachable(cause),
+    }
+}
+
+/// What a person can do about an error of a hub; with its own semicolon, or nothing.
+pub(super) fn advice(endpoint: &str, repo: &Repo, error: &UpstreamError, token: Option<&Token>) -> String {
+    match error {
+        UpstreamError::Gated { .. } if token.is_none() => {
+            format!("; accept its licence at {endpoint}/{repo}, set HF_TOKEN and mount again")
+        }
+        UpstreamError::Gated { .. } => format!("; accept its licence at {endpoint}/{repo}"),
+        UpstreamError::Unauthorized { .. } | UpstreamError::Forbidden { .. } if token.is_none() => {
+            "; set HF_TOKEN and mount again".into()
+        }
+        UpstreamError::Unauthorized { .. } | UpstreamError::Forbidden { .. } => {
+            "; set HF_TOKEN to a token that may read it and mount again".into()
+        }
+        UpstreamError::RateLimited { .. } if token.is_none() => {
+            "; with HF_TOKEN set the limit is higher".into()
+        }
+        UpstreamError::Unreachable(_) | UpstreamError::Timeout { .. } => {
+            format!("; check that {endpoint} can be reached, or name another hub with --hub or --hf-endpoint")
+        }
+        _ => String::new(),
+    }
+}
+
+impl RepoSource for Repositories {
+    fn resolve(&self, repo: Repo, revision: Revision) -> BoxFuture<'static, Result<RepoRevision, RepoError>> {
+        Box::pin(Arc::clone(&self.shared).resolve(repo, revision))
+    }
+
+    fn remembered(&self) -> Vec<(Repo, Revision)> {
+        self.shared.archive.remembered()
+    }
+
+    fn local(&self, file: &TreeFile) -> Local {
+        if file.bytes == 0 {
+            return Local { bytes: 0, is_verified: true };
+        }
+        let blob = self.shared.blob(file);
+        let is_verified = blob.is_whole();
+        let bytes = if is_verified { file.bytes } else { blob.present_bytes().min(file.bytes) };
+        Local { bytes, is_verified }
+    }
+
+    fn local_ranges(&self, file: &TreeFile, limit: usize) -> Vec<Range<u64>> {
+        let blob = self.shared.blob(file);
+        if blob.is_whole() {
+            return std::iter::once(0..file.bytes).collect();
+        }
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        let mut start = 0;
+        while start < file.bytes && ranges.len() <= limit {
+            let end = start.saturating_add(BLOCK_BYTES).min(file.bytes);
+            if blob.has(start..end) {
+                match ranges.last_mut() {
+                    Some(last) if last.end == start => last.end = end,
+                    _ => ranges.push(start..end),
+                }
+            }
+            start = end;
+        }
+        ranges.truncate(limit);
+        ranges
+    }
+
+    fn open(&self, revision: &RepoRevision, file: &TreeFile) -> Result<Arc<dyn Content>, FsError> {
+        let shared = &self.shared;
+        let hubs = match shared.config.reach {
+            Reach::Online => shared.config.hubs.as_slice(),
+            Reach::Offline => &[],
+        };
+        let origins = hubs.iter().map(|hub| {
+            let (repo, path, token) = (revision.repo.clone(), file.path.clone(), shared.config.token.clone());
+            Arc::new(hub.file(repo, revision.commit, path, file.bytes, token)) as Arc<dyn BlobOrigin>
+        });
+        let origins: Arc<dyn BlobOrigin> = Arc::new(Origins::new(origins.collect()));
+        let label = format!("{}@{}/{}", revision.repo, revision.commit, file.path);
+        Ok(Arc::new(BlobContent::new(shared.blob(file), origins, label, self.clone(), revision.repo.clone())))
+    }
+}
+
+impl Repositories {
+    /// What a person can do about an error that a hub gave while bytes were read.
+    pub(super) fn advice(&self, repo: &Repo, error: &UpstreamError) -> String {
+        let endpoint = self.shared.config.hubs.last().map_or("", |hub| hub.endpoint());
+        advice(endpoint, repo, error, self.shared.config.token.as_ref())
+    }
+}
