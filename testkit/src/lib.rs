@@ -23,5 +23,6 @@ pub mod process;
 pub mod ramp;
 pub mod scratch;
 pub mod torrent_file;
+pub mod udp_relay;
 pub mod udp_tracker;
 pub mod wait;
