@@ -9,6 +9,9 @@
 //! that works; announcing to every tier finds more peers and survives a tracker that answers but knows nobody, and is
 //! what most clients do today.
 //!
+//! WebSocket trackers of a tier make up a tier of their own, since none of the others can do what they do: bring
+//! browsers and us together.
+//!
 //! Invariants: at most one announce is under way in a tier; a working tracker is never asked again before its minimum
 //! interval, except to say `completed`; a failing one waits an exponentially growing, jittered time; `completed` is
 //! said at most once to a tracker, and only to one that accepted `started`.
@@ -72,6 +75,16 @@ impl TrackerKind {
     }
 }
 
+/// Whether WebSocket trackers are of use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WebSockets {
+    /// There is nobody to make offers: they are listed and left alone.
+    #[default]
+    Unused,
+    /// They are announced to like any other.
+    Used,
+}
+
 /// What became of the last announce to a tracker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TrackerState {
@@ -83,7 +96,7 @@ pub enum TrackerState {
     Working,
     /// The last announce failed; the text is a sentence for people.
     Failing(String),
-    /// A WebSocket tracker: it is of use only to WebRTC, and is never announced to.
+    /// A WebSocket tracker where these are [`WebSockets::Unused`]; it is never announced to.
     NeedsWebRtc,
     /// Its URL is of no kind we can speak to; it is never announced to.
     Unusable(String),
@@ -137,13 +150,13 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    fn new(url: String, now: Moment) -> Self {
+    fn new(url: String, web_sockets: WebSockets, now: Moment) -> Self {
         let kind = TrackerKind::of(&url);
         let state = match kind {
-            TrackerKind::Http | TrackerKind::Udp => TrackerState::Idle,
-            TrackerKind::WebSocket => TrackerState::NeedsWebRtc,
+            TrackerKind::WebSocket if web_sockets == WebSockets::Unused => TrackerState::NeedsWebRtc,
+            TrackerKind::Http | TrackerKind::Udp | TrackerKind::WebSocket => TrackerState::Idle,
             TrackerKind::Unknown => TrackerState::Unusable(
-                "the scheme of this URL is not known; use http, https or udp".to_owned(),
+                "the scheme of this URL is not known; use http, https, udp, ws or wss".to_owned(),
             ),
         };
         Self {
@@ -220,6 +233,8 @@ impl Tracker {
 /// One tier: its trackers in the order of trial, and the one that answered last.
 #[derive(Debug, Clone, Default)]
 struct Tier {
+    /// As people count them: the WebSocket trackers of a tier have its number.
+    number: usize,
     order: Vec<usize>,
     active: Option<usize>,
 }
@@ -237,6 +252,7 @@ enum Phase {
 pub struct AnnounceSchedule {
     trackers: Vec<Tracker>,
     tiers: Vec<Tier>,
+    web_sockets: WebSockets,
     phase: Phase,
 }
 
@@ -245,8 +261,14 @@ impl AnnounceSchedule {
     ///
     /// Each tier is shuffled with `random`. A URL that appears twice keeps its first place; empty and over-long URLs
     /// and those past [`MAX_TRACKERS`] are dropped.
-    pub fn new(tiers: &[Vec<String>], now: Moment, random: &mut impl FnMut() -> u64) -> Self {
-        let mut schedule = Self { trackers: Vec::new(), tiers: Vec::new(), phase: Phase::Running };
+    pub fn new(
+        tiers: &[Vec<String>],
+        web_sockets: WebSockets,
+        now: Moment,
+        random: &mut impl FnMut() -> u64,
+    ) -> Self {
+        let mut schedule =
+            Self { trackers: Vec::new(), tiers: Vec::new(), web_sockets, phase: Phase::Running };
         for tier in tiers {
             schedule.add_tier(tier, now, random);
         }
@@ -255,7 +277,7 @@ impl AnnounceSchedule {
 
     /// Appends `urls` as one tier, due at `now`; known ones are skipped. Returns how many were new.
     pub fn add_tier(&mut self, urls: &[String], now: Moment, random: &mut impl FnMut() -> u64) -> usize {
-        let mut order = Vec::new();
+        let (mut order, mut sockets) = (Vec::new(), Vec::new());
         for url in urls {
             let url = url.trim();
             let is_known = self.trackers.iter().any(|tracker| tracker.url == url);
@@ -263,18 +285,22 @@ impl AnnounceSchedule {
             {
                 continue;
             }
-            order.push(self.trackers.len());
-            self.trackers.push(Tracker::new(url.to_owned(), now));
+            let is_socket = TrackerKind::of(url) == TrackerKind::WebSocket;
+            if is_socket { &mut sockets } else { &mut order }.push(self.trackers.len());
+            self.trackers.push(Tracker::new(url.to_owned(), self.web_sockets, now));
         }
-        // Fisher-Yates; the modulo's bias over a list of at most 200 is of no account.
-        for i in (1..order.len()).rev() {
-            let bound = u64::try_from(i).expect("an index of a short list fits 64 bits") + 1;
-            let j = usize::try_from(random() % bound).expect("not over i, which is an index");
-            order.swap(i, j);
-        }
-        let added = order.len();
-        if added > 0 {
-            self.tiers.push(Tier { order, active: None });
+        let added = order.len() + sockets.len();
+        let number = self.tiers.last().map_or(0, |tier| tier.number + 1);
+        for mut order in [order, sockets] {
+            // Fisher-Yates; the modulo's bias over a list of at most 200 is of no account.
+            for i in (1..order.len()).rev() {
+                let bound = u64::try_from(i).expect("an index of a short list fits 64 bits") + 1;
+                let j = usize::try_from(random() % bound).expect("not over i, which is an index");
+                order.swap(i, j);
+            }
+            if !order.is_empty() {
+                self.tiers.push(Tier { number, order, active: None });
+            }
         }
         added
     }
@@ -359,6 +385,24 @@ impl AnnounceSchedule {
         }
     }
 
+    /// The connection to the tracker at `index` broke, and with it our place in its swarm: it is announced to anew, as if
+    /// never before, after the wait of a first failure. `message` is a sentence for people.
+    pub fn handle_lost(
+        &mut self,
+        index: TrackerIndex,
+        now: Moment,
+        message: String,
+        random: &mut impl FnMut() -> u64,
+    ) {
+        let Some(tracker) = self.trackers.get_mut(index.0) else { return };
+        tracker.accepted_started = false;
+        if tracker.under_way.is_none() {
+            // As if an announce had found it out.
+            tracker.under_way = Some(AnnounceEvent::None);
+            self.handle_failure(index, now, message, None, random);
+        }
+    }
+
     /// The torrent needs peers: announces come forward, but not before a tracker's minimum interval, and a tracker that
     /// fails is tried again after [`RETRY_CEILING_IN_NEED`] at the latest.
     pub fn want_peers(&mut self, now: Moment) {
@@ -405,14 +449,14 @@ impl AnnounceSchedule {
     /// Every tracker with the number of its tier and the time of its next announce (`None`: no time is set, because it
     /// is under way, never will be, or another of its tier works), in the order of trial.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &Tracker, Option<Moment>)> {
-        self.tiers.iter().enumerate().flat_map(move |(number, tier)| {
+        self.tiers.iter().flat_map(move |tier| {
             tier.order.iter().map(move |&index| {
                 let tracker = &self.trackers[index];
                 let is_scheduled = self.phase != Phase::Stopped
                     && tracker.is_usable()
                     && tracker.under_way.is_none()
                     && tier.active.is_none_or(|active| active == index);
-                (number, tracker, is_scheduled.then_some(tracker.next))
+                (tier.number, tracker, is_scheduled.then_some(tracker.next))
             })
         })
     }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::http::PrivateHosts;
+use crate::tracker::local::OwnTracker;
 
 /// Everything a [`Session`](crate::Session) can be told at its start.
 #[derive(Debug, Clone)]
@@ -48,6 +49,26 @@ pub struct SessionConfig {
     pub user_agent: String,
     /// Which hosts of web seeds, redirects and trackers may be in private networks.
     pub private_hosts: PrivateHosts,
+    /// Whether peers in browsers take part, where a torrent has a WebSocket tracker.
+    pub webrtc: WebRtcPolicy,
+    /// Servers that say how we look from outside (RFC 8489), as `stun:HOST[:PORT]`. `None` is those of
+    /// [`DEFAULT_STUN`], for trackers in the internet; peers of a tracker on this machine or in a private network need
+    /// none. Those given here are asked whatever the tracker.
+    pub stun: Option<Vec<String>>,
+    /// A WebSocket tracker in this process, to which all torrents but private ones are announced.
+    pub own_tracker: Option<OwnTracker>,
+}
+
+/// The STUN servers asked by default. Each learns our address, and that we look for peers; so do those that web pages ask.
+pub const DEFAULT_STUN: [&str; 2] = ["stun:stun.l.google.com:19302", "stun:global.stun.twilio.com:3478"];
+
+/// Whether a session takes part over WebRTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WebRtcPolicy {
+    /// It does, if this build can.
+    On,
+    /// WebSocket trackers are listed and left alone.
+    Off,
 }
 
 /// Addresses and port to listen on.
@@ -119,6 +140,9 @@ impl SessionConfig {
             max_readahead_bytes: 32 << 20,
             user_agent: concat!("wtfs/", env!("CARGO_PKG_VERSION")).to_owned(),
             private_hosts: PrivateHosts::NamedOnly,
+            webrtc: WebRtcPolicy::On,
+            stun: None,
+            own_tracker: None,
         }
     }
 }

@@ -18,6 +18,8 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Client, ClientBuilder, Response, StatusCode, redirect};
 
 use self::reach::{GuardedResolver, OutOfReach, Reach};
+#[cfg(feature = "webrtc")]
+pub(crate) use self::reach::is_public;
 pub use self::reach::{NamedHosts, PrivateHosts};
 
 mod hops;
@@ -26,6 +28,8 @@ mod reach;
 pub(crate) mod test_origin;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "webrtc")]
+pub(crate) mod upgrade;
 
 /// The user agent sent by default: `wtfs/<version>`.
 pub const USER_AGENT: &str = concat!("wtfs/", env!("CARGO_PKG_VERSION"));

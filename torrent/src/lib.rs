@@ -20,6 +20,8 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "webrtc")]
+mod acquaintances;
 mod budget;
 mod clock;
 mod config;
@@ -51,7 +53,9 @@ mod transport;
 pub mod verify;
 mod web_seed;
 
-pub use config::{ListenConfig, NetworkPolicy, PortPolicy, SessionConfig, UploadPolicy};
+pub use config::{
+    DEFAULT_STUN, ListenConfig, NetworkPolicy, PortPolicy, SessionConfig, UploadPolicy, WebRtcPolicy,
+};
 pub use error::{AddError, Fault, OpenError, PinError, ReadError, StartError};
 pub use extension::{Extension, ExtensionPeer, Extensions, NotQueued};
 pub use holds::FileHold;

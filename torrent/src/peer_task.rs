@@ -95,6 +95,8 @@ pub(crate) enum CloseReason {
     /// A web seed that has nothing of this torrent, for now.
     #[error("{0}")]
     WebSeedEmpty(String),
+    #[error("it is reached in a better way")]
+    Replaced,
     #[error("the torrent was closed")]
     Shutdown,
 }

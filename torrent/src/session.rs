@@ -18,6 +18,8 @@ use wtfs_proto::id::{InfoHash, PeerId};
 use wtfs_proto::wire::extended::ExtensionRegistry;
 
 use crate::budget::{Budget, evictor};
+#[cfg(feature = "webrtc")]
+use crate::config::WebRtcPolicy;
 use crate::config::{NetworkPolicy, PortPolicy, SessionConfig};
 use crate::disk::DiskPool;
 use crate::error::{AddError, StartError};
@@ -33,6 +35,8 @@ use crate::status::{Phase, SessionStatus};
 use crate::store::{SealedFiles, StateDir};
 use crate::swarm_task;
 use crate::torrent::{COMMAND_QUEUE, Command, Shared, Torrent};
+#[cfg(feature = "webrtc")]
+use crate::tracker::ws::{DataChannels, WsClient};
 use crate::tracker::{TrackerClient, TrackerLimits};
 use crate::transport::{Direction, tcp};
 use crate::web_seed;
@@ -218,6 +222,10 @@ impl Session {
         })?;
         let mut random = [0; 12];
         random.iter_mut().for_each(|byte| *byte = fastrand::alphanumeric() as u8);
+        let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let trackers = TrackerClient::new(http.clone(), TrackerLimits::default());
+        #[cfg(feature = "webrtc")]
+        let trackers = trackers.with_web_sockets(web_sockets(&config, &http, &tasks, &cancel));
         let engine = Arc::new(Engine {
             peer_id: PeerId::generate(random),
             http: http.clone(),
@@ -231,11 +239,11 @@ impl Session {
             connected: AtomicUsize::new(0),
             in_flight_bytes: AtomicU64::new(0),
             reads: Reads::default(),
-            trackers: TrackerClient::new(http.clone(), TrackerLimits::default()),
+            trackers,
             registry: registry(&extensions)?,
             extensions,
-            cancel: CancellationToken::new(),
-            tasks: TaskTracker::new(),
+            cancel,
+            tasks,
             listening: listeners.iter().filter_map(|l| l.local_addr().ok()).collect(),
             torrents: Mutex::new(HashMap::new()),
             config,
@@ -304,6 +312,11 @@ impl Session {
     /// The files of Hugging Face repositories in its cache.
     pub fn blobs(&self) -> &Blobs {
         &self.blobs
+    }
+
+    /// Our id to peers and trackers.
+    pub fn peer_id(&self) -> PeerId {
+        self.engine.peer_id
     }
 
     /// Where peers can connect to.
@@ -392,6 +405,22 @@ fn make_writable_dir(path: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(path)?;
     rustix::fs::access(path, rustix::fs::Access::WRITE_OK)?;
     Ok(())
+}
+
+/// The client of WebSocket trackers, if peers over WebRTC are wanted.
+#[cfg(feature = "webrtc")]
+fn web_sockets(
+    config: &SessionConfig,
+    http: &HttpClient,
+    tasks: &TaskTracker,
+    cancel: &CancellationToken,
+) -> Option<WsClient> {
+    if config.webrtc == WebRtcPolicy::Off || config.network == NetworkPolicy::Offline {
+        return None;
+    }
+    let channels = DataChannels::new(config.stun.as_deref(), tasks.clone(), cancel.child_token());
+    let own = config.own_tracker.clone();
+    Some(WsClient::new(http.clone(), Arc::new(channels), own, tasks.clone(), cancel.child_token()))
 }
 
 /// The built-in extensions and the session's own.

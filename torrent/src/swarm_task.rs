@@ -51,6 +51,8 @@ mod leaves;
 mod messages;
 mod opening;
 mod peers;
+#[cfg(feature = "webrtc")]
+mod rendezvous;
 mod report;
 mod requests;
 mod stalls;
@@ -190,6 +192,7 @@ enum Flow {
 impl SwarmTask {
     /// Takes up what `start` prepared.
     fn begin(&mut self) {
+        self.tell_room();
         if let Some(content) = self.shared.content().cloned() {
             self.handle_content(content);
         } else {
@@ -337,7 +340,10 @@ impl SwarmTask {
 
     fn handle_event(&mut self, event: Event) {
         match event {
-            Event::Connected(connected) => self.handle_connected(*connected),
+            Event::Connected(connected) => {
+                self.upkeep.connecting -= 1;
+                self.handle_connected(*connected);
+            }
             Event::ConnectFailed { addr, is_useless } => {
                 self.upkeep.connecting -= 1;
                 if is_useless {
@@ -439,6 +445,7 @@ impl SwarmTask {
         download.was_complete = true;
         tracing::info!("complete");
         self.announcer.completed();
+        self.tell_room();
         self.shared.phase.send_replace(crate::status::Phase::Ready);
         let seeds: Vec<SourceId> = self.peers.values().filter(|p| p.is_seed()).map(|p| p.id).collect();
         for id in seeds {

@@ -13,6 +13,8 @@ use wtfs_proto::metainfo::Metainfo;
 use wtfs_proto::swarm::DemandId;
 use wtfs_proto::wire::handshake::Handshake;
 
+#[cfg(feature = "webrtc")]
+use crate::acquaintances::Acquaintances;
 use crate::budget::ledger::Ledger;
 use crate::budget::pins::{Pinned, Pins};
 use crate::error::{OpenError, PinError};
@@ -99,6 +101,8 @@ pub(crate) struct Shared {
     status: Mutex<Option<Arc<TorrentStatus>>>,
     holds: Arc<Holds>,
     pub(crate) prefetches: UnderWay,
+    #[cfg(feature = "webrtc")]
+    pub(crate) acquaintances: Acquaintances,
 }
 
 impl Shared {
@@ -118,6 +122,8 @@ impl Shared {
             status: Mutex::new(None),
             holds: Arc::default(),
             prefetches: UnderWay::default(),
+            #[cfg(feature = "webrtc")]
+            acquaintances: Acquaintances::default(),
         }
     }
 

@@ -1,8 +1,8 @@
-//! The client side of trackers: one announce or scrape at a time over HTTP(S) or UDP, and a task per torrent that
-//! keeps announcing.
+//! The client side of trackers: one announce or scrape at a time over HTTP(S), UDP or a web socket, and a task per
+//! torrent that keeps announcing.
 //!
-//! [`TrackerClient`] is what a session shares: it speaks both protocols, over IPv4 and IPv6 where a tracker has both
-//! (BEP 7: a tracker sees only the address that was used, so each family has to be announced). [`announcer`] decides
+//! [`TrackerClient`] is what a session shares: it speaks all protocols, over IPv4 and IPv6 where an HTTP or UDP tracker has
+//! both (BEP 7: a tracker sees only the address that was used, so each family has to be announced). [`announcer`] decides
 //! nothing itself; the order of trackers and the times come from `wtfs_proto::announce`.
 //!
 //! What a tracker sends is hostile: answers are limited in size, addresses that cannot be peers are dropped, and its
@@ -13,7 +13,7 @@ use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use wtfs_proto::announce::TrackerKind;
+use wtfs_proto::announce::{TrackerKind, WebSockets};
 use wtfs_proto::id::InfoHash;
 use wtfs_proto::tracker::http::AnnounceResponse;
 use wtfs_proto::tracker::{AnnounceRequest, ScrapeEntry, TrackerError};
@@ -22,7 +22,10 @@ use crate::http::{HttpClient, HttpError};
 
 pub mod announcer;
 pub mod http;
+pub mod local;
 pub mod udp;
+#[cfg(feature = "webrtc")]
+pub(crate) mod ws;
 
 #[cfg(test)]
 mod tests;
@@ -98,6 +101,14 @@ pub enum AnnounceError {
         /// What the system said.
         reason: String,
     },
+    /// The connection to a WebSocket tracker broke.
+    #[error("the connection to {host} broke: {reason}")]
+    Lost {
+        /// The tracker's host.
+        host: String,
+        /// What was seen of it.
+        reason: String,
+    },
     /// This kind of tracker is of no use to this client, or not for this request.
     #[error("{0}")]
     Unsupported(&'static str),
@@ -122,11 +133,21 @@ impl AnnounceError {
     }
 }
 
+#[cfg(feature = "webrtc")]
+pub(crate) use ws::Caller;
+
+/// Who announces; matters to WebSocket trackers alone, of which this build makes no use.
+#[cfg(not(feature = "webrtc"))]
+#[derive(Debug, Clone)]
+pub(crate) enum Caller {}
+
 /// Speaks to trackers of every supported kind. A clone shares connections and connection ids with its original.
 #[derive(Debug, Clone)]
 pub struct TrackerClient {
     http: HttpClient,
     udp: udp::UdpClient,
+    #[cfg(feature = "webrtc")]
+    ws: Option<ws::WsClient>,
     limits: TrackerLimits,
 }
 
@@ -134,7 +155,29 @@ impl TrackerClient {
     /// A client that sends its HTTP requests through `http`.
     pub fn new(http: HttpClient, limits: TrackerLimits) -> Self {
         let udp = udp::UdpClient::new(&limits);
-        Self { http, udp, limits }
+        Self {
+            http,
+            udp,
+            #[cfg(feature = "webrtc")]
+            ws: None,
+            limits,
+        }
+    }
+
+    /// With a client for WebSocket trackers.
+    #[cfg(feature = "webrtc")]
+    pub(crate) fn with_web_sockets(mut self, ws: Option<ws::WsClient>) -> Self {
+        self.ws = ws;
+        self
+    }
+
+    /// Whether WebSocket trackers are of use.
+    pub(crate) fn web_sockets(&self) -> WebSockets {
+        #[cfg(feature = "webrtc")]
+        if self.ws.is_some() {
+            return WebSockets::Used;
+        }
+        WebSockets::Unused
     }
 
     /// Announces `request` to the tracker at `url`. The peers of the answer are free of duplicates and of addresses
@@ -150,6 +193,22 @@ impl TrackerClient {
         url: &str,
         request: &AnnounceRequest,
     ) -> Result<AnnounceResponse, AnnounceError> {
+        self.announce_as(url, request, None).await
+    }
+
+    /// As [`Self::announce`], for a swarm that can take the connections a WebSocket tracker brings about.
+    pub(crate) async fn announce_as(
+        &self,
+        url: &str,
+        request: &AnnounceRequest,
+        caller: Option<&Caller>,
+    ) -> Result<AnnounceResponse, AnnounceError> {
+        #[cfg(feature = "webrtc")]
+        if let (TrackerKind::WebSocket, Some(ws), Some(caller)) = (TrackerKind::of(url), &self.ws, caller) {
+            return ws.announce(url, request, caller).await;
+        }
+        #[cfg(not(feature = "webrtc"))]
+        let _nobody = caller;
         let (first, second) = match TrackerKind::of(url) {
             TrackerKind::Http => http::announce(&self.http, url, request, self.limits.http_total).await?,
             TrackerKind::Udp => self.udp.announce(url, request).await?,
@@ -182,7 +241,7 @@ impl TrackerClient {
 fn unsupported(kind: TrackerKind) -> AnnounceError {
     AnnounceError::Unsupported(match kind {
         TrackerKind::WebSocket => "this tracker needs WebRTC and is not used",
-        _ => "the scheme of this tracker is not known; use http, https or udp",
+        _ => "the scheme of this tracker is not known; use http, https, udp, ws or wss",
     })
 }
 

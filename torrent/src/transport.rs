@@ -11,7 +11,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 #[cfg(test)]
 pub(crate) mod memory;
 pub(crate) mod tcp;
-// Nobody asks for connections yet.
 #[cfg(feature = "webrtc")]
 #[allow(dead_code)]
 pub(crate) mod webrtc;

@@ -23,7 +23,7 @@ fn outcome(interval_s: u32, min_interval_s: Option<u32>) -> AnnounceOutcome {
 }
 
 fn schedule(names: &[&[&str]]) -> AnnounceSchedule {
-    AnnounceSchedule::new(&tiers(names), Duration::ZERO, &mut zero)
+    AnnounceSchedule::new(&tiers(names), WebSockets::Unused, Duration::ZERO, &mut zero)
 }
 
 fn due(schedule: &mut AnnounceSchedule, now: Moment) -> Vec<Announce> {
@@ -176,7 +176,7 @@ fn stopped_goes_to_those_that_accepted_started_and_ends_the_schedule() {
 #[test]
 fn websocket_and_unknown_schemes_are_listed_and_never_tried() {
     let urls = ["wss://a/announce", "gopher://b/", "no url at all"].map(str::to_owned).to_vec();
-    let mut schedule = AnnounceSchedule::new(&[urls], Duration::ZERO, &mut zero);
+    let mut schedule = AnnounceSchedule::new(&[urls], WebSockets::Unused, Duration::ZERO, &mut zero);
     assert_eq!(schedule.poll(Duration::ZERO), None);
     assert_eq!(schedule.next_wake(Duration::ZERO), None);
     let states: Vec<_> = schedule.iter().map(|(_, tracker, next)| (tracker.state().clone(), next)).collect();
@@ -186,11 +186,44 @@ fn websocket_and_unknown_schemes_are_listed_and_never_tried() {
 }
 
 #[test]
+fn web_socket_trackers_are_asked_beside_the_others_of_their_tier() {
+    let tier = ["http://a/announce", "wss://b", "udp://c:1", "ws://d"].map(str::to_owned).to_vec();
+    let next = vec!["http://e/announce".to_owned()];
+    let mut schedule = AnnounceSchedule::new(&[tier, next], WebSockets::Used, Duration::ZERO, &mut zero);
+    let first = due(&mut schedule, Duration::ZERO);
+    let kinds: Vec<_> = first.iter().filter_map(|due| Some(schedule.tracker(due.tracker)?.kind())).collect();
+    assert_eq!(kinds.iter().filter(|kind| **kind == TrackerKind::WebSocket).count(), 1, "{kinds:?}");
+    assert_eq!(kinds.len(), 3, "one of each kind, and the one of the next tier");
+    let numbers: Vec<_> = schedule.iter().map(|(number, ..)| number).collect();
+    assert_eq!(numbers, [0, 0, 0, 0, 1]);
+}
+
+#[test]
+fn after_a_lost_connection_started_is_said_again() {
+    let urls = [vec!["ws://a".to_owned()]];
+    let mut schedule = AnnounceSchedule::new(&urls, WebSockets::Used, Duration::ZERO, &mut zero);
+    let first = schedule.poll(Duration::ZERO).unwrap();
+    schedule.handle_success(first.tracker, Duration::ZERO, outcome(120, None));
+    schedule.handle_lost(first.tracker, SECOND, "it broke off".to_owned(), &mut zero);
+    let state = schedule.tracker(first.tracker).unwrap().state().clone();
+    assert_eq!(state, TrackerState::Failing("it broke off".to_owned()));
+    assert!(schedule.clone().stop().is_empty(), "it does not know us any more");
+    assert_eq!(schedule.next_wake(SECOND), Some(SECOND + RETRY_FIRST));
+    let again = schedule.poll(SECOND + RETRY_FIRST).unwrap();
+    assert_eq!(again.event, AnnounceEvent::Started);
+    // Lost while an announce is under way: that fails by itself.
+    schedule.handle_lost(again.tracker, SECOND + RETRY_FIRST, "it broke off".to_owned(), &mut zero);
+    assert_eq!(schedule.poll(100 * SECOND), None);
+    schedule.handle_failure(again.tracker, 7 * SECOND, "it broke off".to_owned(), None, &mut zero);
+    assert_eq!(schedule.poll(100 * SECOND).unwrap().event, AnnounceEvent::Started);
+}
+
+#[test]
 fn lists_are_bounded_and_repeated_urls_kept_once() {
     let many: Vec<String> = (0..1000).map(|i| format!("udp://tracker-{i}:80")).collect();
     let mut list = vec![many.clone(), many];
     list.push(vec![String::new(), format!("http://{}/", "x".repeat(MAX_URL_BYTES))]);
-    let schedule = AnnounceSchedule::new(&list, Duration::ZERO, &mut zero);
+    let schedule = AnnounceSchedule::new(&list, WebSockets::Unused, Duration::ZERO, &mut zero);
     assert_eq!(schedule.iter().count(), MAX_TRACKERS);
 }
 
@@ -243,7 +276,7 @@ proptest! {
         let urls: Vec<String> = (0..count).map(|i| format!("http://{i}/")).collect();
         let mut state = seed;
         let mut random = move || { state = state.wrapping_mul(6364136223846793005).wrapping_add(1); state >> 33 };
-        let schedule = AnnounceSchedule::new(std::slice::from_ref(&urls), Duration::ZERO, &mut random);
+        let schedule = AnnounceSchedule::new(std::slice::from_ref(&urls), WebSockets::Unused, Duration::ZERO, &mut random);
         let mut kept: Vec<_> = schedule.iter().map(|(_, tracker, _)| tracker.url().to_owned()).collect();
         kept.sort();
         let mut expected = urls;
@@ -264,7 +297,7 @@ proptest! {
         }).collect()).collect();
         let mut draw = 1u64;
         let mut random = move || { draw = draw.wrapping_mul(6364136223846793005).wrapping_add(7); draw >> 20 };
-        let mut schedule = AnnounceSchedule::new(&tiers, Duration::ZERO, &mut random);
+        let mut schedule = AnnounceSchedule::new(&tiers, WebSockets::Unused, Duration::ZERO, &mut random);
         let mut now = Duration::ZERO;
         let mut flying: Vec<Announce> = Vec::new();
         let mut last_success: BTreeMap<TrackerIndex, (Moment, u32)> = BTreeMap::new();

@@ -88,6 +88,12 @@ impl Reach {
     }
 }
 
+/// Whether an address is one of the internet.
+#[cfg(feature = "webrtc")]
+pub(crate) fn is_public(ip: IpAddr) -> bool {
+    kind(ip) == Kind::Public
+}
+
 /// What lies at an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use wtfs_proto::bitfield::Bitfield;
+use wtfs_proto::id::PeerId;
 use wtfs_proto::swarm::picker::SourceId;
 use wtfs_proto::wire::allowed_fast::allowed_fast;
 use wtfs_proto::wire::extended::{ExtendedHandshake, HANDSHAKE_ID, UT_PEX};
@@ -22,7 +23,7 @@ use crate::peer_task::{self, CloseReason, HasFast, PeerCommand, PeerContext, han
 use crate::session::Engine;
 use crate::torrent::Shared;
 use crate::tracker::announcer::{Announcer, AnnouncerConfig, AnnouncerHandle, TransferStats};
-use crate::transport::{Connection, Direction, tcp};
+use crate::transport::{Connection, Direction, TransportKind, tcp};
 
 /// How long a TCP connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,6 +33,12 @@ const ALLOWED_FAST_PIECES: usize = 10;
 
 /// Banned peers shown in the status.
 pub(super) const MAX_BANNED_SHOWN: usize = 50;
+
+/// Offers made to find peers over WebRTC while somebody waits for data, and while nobody does.
+#[cfg(feature = "webrtc")]
+const OFFERS_IN_NEED: usize = 5;
+#[cfg(feature = "webrtc")]
+const OFFERS_AT_EASE: usize = 2;
 
 /// What we tell trackers we lack while the metadata is missing: something, so that they name seeds.
 const UNKNOWN_LEFT: u64 = 16 * 1024;
@@ -57,7 +64,16 @@ pub(super) fn announce(
             left: left(&shared),
         }
     };
-    let config = AnnouncerConfig::new(shared.hashes, engine.peer_id, engine.port());
+    #[cfg_attr(
+        not(feature = "webrtc"),
+        expect(unused_mut, reason = "trackers bring connections about with it")
+    )]
+    let mut config = AnnouncerConfig::new(shared.hashes, engine.peer_id, engine.port());
+    #[cfg(feature = "webrtc")]
+    {
+        let swarm = super::rendezvous::Rendezvous { shared: shared.clone(), engine: engine.clone() };
+        config.swarm = Some(Arc::new(swarm));
+    }
     Announcer::spawn(config, engine.trackers.clone(), &tiers, stats, found, &engine.cancel)
 }
 
@@ -145,18 +161,21 @@ impl SwarmTask {
     /// A peer shook hands, whoever began.
     pub(super) fn handle_connected(&mut self, (connection, theirs): (Connection, Handshake)) {
         let addr = connection.addr;
-        if connection.direction == Direction::Outgoing {
-            self.upkeep.connecting -= 1;
-        }
+        self.give_way(&connection, theirs.peer_id);
         let is_full = self.peers.len() >= self.engine.config.max_peers_per_torrent
             || self.engine.connected.load(Ordering::Relaxed) >= self.engine.config.max_peers;
         let is_known = self.peers.values().any(|p| p.about.peer_id == theirs.peer_id);
+        let is_dialled = connection.kind != TransportKind::WebRtc;
         if is_full || is_known || self.candidates.is_banned(addr.ip()) {
             tracing::debug!(%addr, is_full, is_known, "a connection was not kept");
-            self.candidates.handle_closed(addr, self.clock.now());
+            if is_dialled {
+                self.candidates.handle_closed(addr, self.clock.now());
+            }
             return;
         }
-        self.candidates.handle_connected(addr);
+        if is_dialled {
+            self.candidates.handle_connected(addr);
+        }
         let id = SourceId(self.upkeep.next_source);
         self.upkeep.next_source += 1;
         let has_fast = if theirs.reserved.fast() { HasFast::Yes } else { HasFast::No };
@@ -191,8 +210,52 @@ impl SwarmTask {
         let sent = peer.link.send(PeerCommand::Messages(greeting));
         self.engine.connected.fetch_add(1, Ordering::Relaxed);
         self.peers.insert(id, peer);
+        #[cfg(feature = "webrtc")]
+        self.shared.acquaintances.handle_connected(theirs.peer_id);
+        self.tell_room();
         if let Err(reason) = sent {
             self.close_peer(id, &reason);
+        }
+    }
+
+    /// Closes the connection to the same peer that the new one is better than. TCP costs a fraction of what a data
+    /// channel does. Of two data channels, made at once because each side answered the other's offer, both sides keep the
+    /// one that the peer with the greater id offered.
+    fn give_way(&mut self, new: &Connection, peer_id: PeerId) {
+        let old = self.peers.values().find(|peer| peer.about.peer_id == peer_id);
+        let Some(old) = old.filter(|peer| peer.about.kind == TransportKind::WebRtc) else { return };
+        let is_better = if new.kind == TransportKind::WebRtc {
+            let ours = self.engine.peer_id.as_bytes() > peer_id.as_bytes();
+            let kept = if ours { Direction::Outgoing } else { Direction::Incoming };
+            old.about.direction != kept && new.direction == kept
+        } else {
+            true
+        };
+        if is_better {
+            let id = old.id;
+            self.close_peer(id, &CloseReason::Replaced);
+        }
+    }
+
+    /// How many more peers are wanted, for those who bring them.
+    pub(super) fn tell_room(&self) {
+        #[cfg(feature = "webrtc")]
+        {
+            let config = &self.engine.config;
+            let is_complete = self.download.as_ref().is_some_and(|d| d.picker.is_complete());
+            let is_pointless = is_complete && config.upload == UploadPolicy::Off;
+            let everybody = self.engine.connected.load(Ordering::Relaxed);
+            let mut room = config.max_peers_per_torrent.saturating_sub(self.peers.len());
+            room = room.min(config.max_peers.saturating_sub(everybody));
+            if is_pointless || self.channels.cancel.is_cancelled() {
+                room = 0;
+            }
+            let is_needed = match &self.download {
+                Some(download) => !download.demands.is_empty() || (self.upkeep.is_filling && !is_complete),
+                None => true,
+            };
+            let wanted = if is_needed { OFFERS_IN_NEED } else { OFFERS_AT_EASE };
+            self.shared.acquaintances.set_room(wanted.min(room), room);
         }
     }
 
@@ -264,6 +327,11 @@ impl SwarmTask {
         let lost = peer.withdraw_all();
         self.give_back(id, &lost);
         let now = self.clock.now();
+        if peer.about.web_seed.is_none() {
+            #[cfg(feature = "webrtc")]
+            self.shared.acquaintances.handle_closed(peer.about.peer_id);
+            self.tell_room();
+        }
         if let (Some(download), Some(bits)) = (&mut self.download, peer.bits()) {
             download.picker.remove_availability(bits.iter_ones());
         }
@@ -288,6 +356,8 @@ impl SwarmTask {
             // It stays of no use until one of us loses data, as a cache does.
             CloseReason::BothSeeds if !self.may_lose_pieces() => self.candidates.forget(addr),
             reason if reason.is_misbehaviour() => self.ban(addr, reason.to_string()),
+            // Its address is no one that could be connected to.
+            _ if peer.about.kind == TransportKind::WebRtc => {}
             _ => self.candidates.handle_closed(addr, now),
         }
     }

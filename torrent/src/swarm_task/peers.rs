@@ -322,7 +322,7 @@ impl Peer {
 
     /// The address others can reach it at, if known.
     pub(super) fn reachable_at(&self) -> Option<SocketAddr> {
-        if self.about.web_seed.is_some() {
+        if self.about.web_seed.is_some() || self.about.kind == TransportKind::WebRtc {
             return None;
         }
         match (self.about.direction, self.about.listen_port) {

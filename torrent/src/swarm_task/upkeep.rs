@@ -207,6 +207,7 @@ impl SwarmTask {
         self.tend_leaves(now);
         self.hold_choke_round(now);
         self.connect_more();
+        self.tell_room();
         if let Some(download) = &mut self.download {
             download.drop_abandoned(now);
         }
@@ -247,6 +248,12 @@ impl SwarmTask {
 
     /// The content is there: files can be opened, and what peers said of their pieces has a meaning.
     pub(super) fn handle_content(&mut self, content: std::sync::Arc<Content>) {
+        if let Some(own) = &self.engine.config.own_tracker
+            && !content.metainfo.info.is_private
+            && !self.engine.is_offline()
+        {
+            self.announcer.add_trackers(vec![own.url.clone()]);
+        }
         let count = content.geometry().piece_count();
         let mut download = Download::new(content.clone(), self.engine.config.memory_bytes);
         if self.upkeep.is_filling {

@@ -15,13 +15,19 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use wtfs_proto::announce::{Announce, AnnounceOutcome, AnnounceSchedule, TrackerIndex, TrackerState};
+#[cfg(feature = "webrtc")]
+use wtfs_proto::announce::WebSockets;
+use wtfs_proto::announce::{
+    Announce, AnnounceOutcome, AnnounceSchedule, TrackerIndex, TrackerKind, TrackerState,
+};
 use wtfs_proto::id::{InfoHashes, PeerId};
 use wtfs_proto::time::Moment;
 use wtfs_proto::tracker::http::AnnounceResponse;
 use wtfs_proto::tracker::{AnnounceEvent, AnnounceRequest};
 
-use super::{AnnounceError, TrackerClient};
+#[cfg(feature = "webrtc")]
+use super::ws::Swarm;
+use super::{AnnounceError, Caller, TrackerClient};
 
 #[cfg(test)]
 mod tests;
@@ -44,13 +50,25 @@ pub struct AnnouncerConfig {
     pub num_want: u32,
     /// Longest time for all `stopped` announces together. Default 2 s: a shutdown must not hang on a dead tracker.
     pub stop_timeout: Duration,
+    /// Takes the connections that WebSocket trackers bring about. Default none: these are not used then.
+    #[cfg(feature = "webrtc")]
+    pub(crate) swarm: Option<Arc<dyn Swarm>>,
 }
 
 impl AnnouncerConfig {
     /// The defaults for a torrent of the session with `peer_id`, listening at TCP `port`.
     pub fn new(hashes: impl Into<InfoHashes>, peer_id: PeerId, port: u16) -> Self {
         let (hashes, key) = (hashes.into(), fastrand::u32(..));
-        Self { hashes, peer_id, port, key, num_want: 200, stop_timeout: Duration::from_secs(2) }
+        Self {
+            hashes,
+            peer_id,
+            port,
+            key,
+            num_want: 200,
+            stop_timeout: Duration::from_secs(2),
+            #[cfg(feature = "webrtc")]
+            swarm: None,
+        }
     }
 }
 
@@ -78,7 +96,7 @@ pub enum TrackerStateName {
     Working,
     /// The last announce failed, or the URL cannot be used; `message` says why.
     Error,
-    /// A WebSocket tracker, listed and not used.
+    /// A WebSocket tracker, listed and not used: there is no WebRTC in this session.
     #[serde(rename = "needs-webrtc")]
     NeedsWebRtc,
 }
@@ -136,6 +154,15 @@ enum Done {
     Delivered,
 }
 
+/// An announce that is to be made.
+#[derive(Debug)]
+struct ToMake {
+    index: TrackerIndex,
+    url: String,
+    request: AnnounceRequest,
+    caller: Option<Caller>,
+}
+
 /// Holds a torrent's announcer. Its methods never wait, but for [`Self::stop`]. Dropping it ends the task.
 #[derive(Debug)]
 pub struct AnnouncerHandle {
@@ -169,7 +196,11 @@ impl<S: Fn() -> TransferStats + Send + Sync + 'static> Announcer<S> {
         peers: mpsc::Sender<Vec<SocketAddr>>,
         cancel: &CancellationToken,
     ) -> AnnouncerHandle {
-        let schedule = AnnounceSchedule::new(tiers, Duration::ZERO, &mut || fastrand::u64(..));
+        #[cfg(feature = "webrtc")]
+        let web_sockets = if config.swarm.is_some() { client.web_sockets() } else { WebSockets::Unused };
+        #[cfg(not(feature = "webrtc"))]
+        let web_sockets = client.web_sockets();
+        let schedule = AnnounceSchedule::new(tiers, web_sockets, Duration::ZERO, &mut || fastrand::u64(..));
         let shared = Arc::new(Shared {
             schedule: Mutex::new(schedule),
             changed: Notify::new(),
@@ -229,20 +260,35 @@ impl<S: Fn() -> TransferStats + Send + Sync + 'static> Announcer<S> {
                 let due = schedule.poll(now);
                 (due.and_then(|announce| self.request(&schedule, announce)), schedule.next_wake(now))
             };
-            let Some((index, url, request)) = due else { return wake };
-            let (client, hashes) = (self.client.clone(), self.config.hashes);
+            let Some(announce) = due else { return wake };
+            let (client, hashes, index) = (self.client.clone(), self.config.hashes, announce.index);
             let task = self
                 .running
-                .spawn(async move { Done::Announced(announce_all(&client, &url, &hashes, &request).await) });
+                .spawn(async move { Done::Announced(announce_all(&client, &hashes, &announce).await) });
             self.under_way.insert(task.id(), index);
         }
     }
 
-    fn request(
-        &self,
-        schedule: &AnnounceSchedule,
-        announce: Announce,
-    ) -> Option<(TrackerIndex, String, AnnounceRequest)> {
+    /// Who announces to the tracker at `index`, as a WebSocket tracker has to know.
+    #[cfg(feature = "webrtc")]
+    fn caller(&self, index: TrackerIndex) -> Option<Caller> {
+        let (swarm, shared) = (self.config.swarm.clone()?, Arc::downgrade(&self.shared));
+        let lost = move |error: &AnnounceError| {
+            let Some(shared) = shared.upgrade() else { return };
+            let now = shared.now();
+            shared.schedule().handle_lost(index, now, error.to_string(), &mut || fastrand::u64(..));
+            shared.changed.notify_one();
+        };
+        Some(Caller { swarm, lost: Arc::new(lost) })
+    }
+
+    #[cfg(not(feature = "webrtc"))]
+    #[expect(clippy::unused_self, reason = "as in a build with WebRTC")]
+    fn caller(&self, _: TrackerIndex) -> Option<Caller> {
+        None
+    }
+
+    fn request(&self, schedule: &AnnounceSchedule, announce: Announce) -> Option<ToMake> {
         let tracker = schedule.tracker(announce.tracker)?;
         let stats = (self.stats)();
         let num_want = match announce.event {
@@ -262,7 +308,9 @@ impl<S: Fn() -> TransferStats + Send + Sync + 'static> Announcer<S> {
             ip: None,
             tracker_id: tracker.last_outcome().tracker_id.clone(),
         };
-        Some((announce.tracker, tracker.url().to_owned(), request))
+        let (index, url) = (announce.tracker, tracker.url().to_owned());
+        let caller = self.caller(index).filter(|_| tracker.kind() == TrackerKind::WebSocket);
+        Some(ToMake { index, url, request, caller })
     }
 
     fn handle_done(&mut self, done: Result<(Id, Done), JoinError>) {
@@ -344,10 +392,10 @@ impl<S: Fn() -> TransferStats + Send + Sync + 'static> Announcer<S> {
             announces.filter_map(|announce| self.request(&schedule, announce)).collect()
         };
         let mut saying = JoinSet::new();
-        for (_, url, request) in requests {
+        for announce in requests {
             let (client, hashes) = (self.client.clone(), self.config.hashes);
             saying.spawn(async move {
-                if let Err(error) = announce_all(&client, &url, &hashes, &request).await {
+                if let Err(error) = announce_all(&client, &hashes, &announce).await {
                     tracing::debug!(%error, "a tracker could not be told of the stop");
                 }
             });
@@ -362,13 +410,12 @@ impl<S: Fn() -> TransferStats + Send + Sync + 'static> Announcer<S> {
 /// Announces to each swarm of a torrent, side by side. One answer is an answer: a tracker may know one of the swarms only.
 async fn announce_all(
     client: &TrackerClient,
-    url: &str,
     hashes: &InfoHashes,
-    request: &AnnounceRequest,
+    announce: &ToMake,
 ) -> Result<AnnounceResponse, AnnounceError> {
     let announces = hashes.iter().map(|info_hash| {
-        let request = AnnounceRequest { info_hash, ..request.clone() };
-        async move { client.announce(url, &request).await }
+        let request = AnnounceRequest { info_hash, ..announce.request.clone() };
+        async move { client.announce_as(&announce.url, &request, announce.caller.as_ref()).await }
     });
     let answers = futures_util::future::join_all(announces).await;
     answers

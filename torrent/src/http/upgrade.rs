@@ -1,0 +1,101 @@
+//! Requests that turn into web sockets (RFC 6455, section 4): TLS, proxies, time limits and reach are those of any other
+//! request.
+//!
+//! Owns the handshake alone; what is said afterwards is the caller's. Redirects are not followed: browsers do not, and a
+//! tracker that moves says so in its torrents. Without TLS a proxy is asked for a tunnel, since most do not pass an
+//! upgrade on (section 4.1, step 2).
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use reqwest::header::{
+    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
+    UPGRADE,
+};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+
+use super::reach::{NamedHosts, Reach};
+use super::{Family, HttpClient, HttpError, header_text, host_of, retry_after};
+
+/// An open web socket, and who is at its other end (of the connection: a proxy, where there is one).
+pub(crate) struct Opened {
+    pub(crate) socket: WebSocketStream<reqwest::Upgraded>,
+    pub(crate) addr: Option<SocketAddr>,
+}
+
+impl HttpClient {
+    /// Opens the web socket at `url`, which is one of `ws`, `wss`, `http` or `https`, within `total_timeout`.
+    ///
+    /// # Errors
+    /// All but [`HttpError::TooLarge`] and those of redirects: these are a [`HttpError::Status`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection.
+    pub(crate) async fn web_socket(
+        &self,
+        url: &str,
+        config: WebSocketConfig,
+        total_timeout: Duration,
+    ) -> Result<Opened, HttpError> {
+        let url = plain(url)?;
+        let host = host_of(&url);
+        let opening = self.open_web_socket(url, config);
+        tokio::time::timeout(total_timeout, opening).await.unwrap_or(Err(HttpError::Timeout { host }))
+    }
+
+    async fn open_web_socket(&self, url: url::Url, config: WebSocketConfig) -> Result<Opened, HttpError> {
+        let host = host_of(&url);
+        let reach = Reach::of(&url, &NamedHosts::of([url.as_str()]), self.config().private_hosts);
+        if let Some(what) = reach.refuses_host(&url) {
+            return Err(HttpError::OutOfReach { host, what });
+        }
+        let broken = |reason: &str| HttpError::Broken { host: host.clone(), reason: reason.to_owned() };
+        let key = generate_key();
+        let key_value = HeaderValue::from_str(&key).map_err(|error| HttpError::Setup(error.to_string()))?;
+        let headers = HeaderMap::from_iter([
+            (CONNECTION, HeaderValue::from_static("Upgrade")),
+            (UPGRADE, HeaderValue::from_static("websocket")),
+            (SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")),
+            (SEC_WEBSOCKET_KEY, key_value),
+        ]);
+        let request = self.client_of(Family::Any, reach)?.get(url).headers(headers);
+        let response = request.send().await.map_err(|error| self.classify(&host, &error))?;
+        let status = response.status();
+        if status != StatusCode::SWITCHING_PROTOCOLS {
+            if status.is_success() {
+                return Err(broken("it does not speak WebSocket there"));
+            }
+            let retry_after = retry_after(response.headers());
+            return Err(HttpError::Status { host, status: status.to_string(), retry_after });
+        }
+        let is_web_socket =
+            header_text(response.headers(), &UPGRADE).is_some_and(|to| to.eq_ignore_ascii_case("websocket"));
+        let accepted = header_text(response.headers(), &SEC_WEBSOCKET_ACCEPT);
+        if !is_web_socket || accepted.as_deref() != Some(derive_accept_key(key.as_bytes()).as_str()) {
+            return Err(broken("its answer is not that of a web socket"));
+        }
+        let addr = response.remote_addr();
+        let stream = response.upgrade().await.map_err(|error| self.classify(&host, &error))?;
+        let socket = WebSocketStream::from_raw_socket(stream, Role::Client, Some(config)).await;
+        Ok(Opened { socket, addr })
+    }
+}
+
+/// The URL with the scheme of the request that opens it.
+fn plain(url: &str) -> Result<url::Url, HttpError> {
+    let invalid = |reason: &str| HttpError::InvalidUrl(reason.to_owned());
+    let (scheme, rest) = url.split_once("://").ok_or_else(|| invalid("it has no scheme"))?;
+    let scheme = match scheme.to_ascii_lowercase().as_str() {
+        "ws" | "http" => "http",
+        "wss" | "https" => "https",
+        _ => return Err(invalid("its scheme is not ws or wss")),
+    };
+    let mut url =
+        url::Url::parse(&format!("{scheme}://{rest}")).map_err(|error| invalid(&error.to_string()))?;
+    url.set_fragment(None);
+    Ok(url)
+}

@@ -1,0 +1,80 @@
+//! The [`Factory`] behind which the session's WebRTC transport stands.
+//!
+//! Peers found at a tracker in the internet have to know how we look from outside, so STUN servers are asked; those found
+//! at a tracker on this machine or in a private network reach our own addresses, and nobody else is told.
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Answered, Factory, Offered, Place};
+use crate::config::DEFAULT_STUN;
+use crate::transport::Connection;
+use crate::transport::webrtc::{IceServer, PendingAnswer, PendingOffer, RtcError, RtcFactory, RtcPolicy};
+
+/// The session's data channels.
+#[derive(Debug)]
+pub(crate) struct DataChannels {
+    near: RtcFactory,
+    far: RtcFactory,
+}
+
+impl DataChannels {
+    /// `stun` is asked for every peer, if given; else the default servers are for those far away.
+    pub(crate) fn new(stun: Option<&[String]>, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
+        let server =
+            |url: &str| IceServer { url: url.to_owned(), username: String::new(), credential: String::new() };
+        let near = RtcFactory::new(RtcPolicy::default(), tasks, shutdown);
+        match stun {
+            Some(urls) => {
+                let near = near.with_servers(urls.iter().map(|url| server(url)).collect());
+                Self { far: near.clone(), near }
+            }
+            None => Self { far: near.with_servers(DEFAULT_STUN.map(server).to_vec()), near },
+        }
+    }
+
+    fn of(&self, place: Place) -> RtcFactory {
+        match place {
+            Place::Near => self.near.clone(),
+            Place::Far => self.far.clone(),
+        }
+    }
+}
+
+impl Factory for DataChannels {
+    fn offer(&self, place: Place) -> BoxFuture<'static, Result<(String, Box<dyn Offered>), RtcError>> {
+        let factory = self.of(place);
+        async move {
+            let (sdp, pending) = factory.offer().await?;
+            Ok((sdp, Box::new(pending) as Box<dyn Offered>))
+        }
+        .boxed()
+    }
+
+    fn answer(
+        &self,
+        offer: String,
+        place: Place,
+    ) -> BoxFuture<'static, Result<(String, Box<dyn Answered>), RtcError>> {
+        let factory = self.of(place);
+        async move {
+            let (sdp, pending) = factory.answer(&offer).await?;
+            Ok((sdp, Box::new(pending) as Box<dyn Answered>))
+        }
+        .boxed()
+    }
+}
+
+impl Offered for PendingOffer {
+    fn accept(self: Box<Self>, answer: String) -> BoxFuture<'static, Result<Connection, RtcError>> {
+        async move { (*self).accept(&answer).await }.boxed()
+    }
+}
+
+impl Answered for PendingAnswer {
+    fn connected(self: Box<Self>) -> BoxFuture<'static, Result<Connection, RtcError>> {
+        async move { (*self).connected().await }.boxed()
+    }
+}
