@@ -82,6 +82,12 @@ impl Item {
         info.geometry.file(usize::try_from(index).ok()?)
     }
 
+    /// The file of a torrent that is one file and no directory.
+    pub(crate) fn sole_file(&self) -> Option<FileIndex> {
+        let info = &self.metainfo.info;
+        if info.layout == Layout::SingleFile { info.geometry.file(0) } else { None }
+    }
+
     fn paths(&self) -> &HashMap<String, u32> {
         self.paths.get_or_init(|| {
             let files = self.metainfo.info.files.iter().zip(0..);

@@ -1,7 +1,8 @@
 //! Files over HTTP, as web seeds are asked for them and as people are.
 //!
 //! - `/seed/{info hash}/{name}/{path}`: BEP 19. `/seed/{info hash}/` stands in a torrent's `url-list`; what it leads to
-//!   never changes, and when the file does it is gone (404).
+//!   never changes, and when the file does it is gone (404). It is itself the one file of a torrent that is no directory:
+//!   some clients (webtorrent.js) do not append the name.
 //! - `/files/{name}/{path}`: the same by name, for people: what has that name now.
 //! - `/seed?info_hash=..&piece=..&ranges=..`: BEP 17 (in [`by_piece`]).
 //!
@@ -55,6 +56,7 @@ enum Keep {
 pub(crate) fn router(library: Shared) -> Router {
     Router::new()
         .route("/seed", get(by_piece::serve).options(preflight))
+        .route("/seed/{info_hash}/", get(by_hash).options(preflight))
         .route("/seed/{info_hash}/{*path}", get(by_hash).options(preflight))
         .route("/files/{*path}", get(by_name))
         .with_state(library)
@@ -65,7 +67,7 @@ async fn by_hash(State(library): State<Shared>, request: Request) -> Response<Bo
     let found = below(&parts, "/seed/").and_then(|path| {
         let (hash, path) = path.split_once('/')?;
         let item = library.by_hash(hash.parse::<InfoHash>().ok()?)?;
-        let file = item.file_at(path)?;
+        let file = if path.is_empty() { item.sole_file()? } else { item.file_at(path)? };
         Some((item, file))
     });
     serve_found(found, parts, Keep::Forever).await
@@ -78,7 +80,7 @@ async fn preflight() -> Response<Body> {
     let headers = response.headers_mut();
     allow_everybody(headers);
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD"));
-    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("range, if-range"));
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("range, if-range, cache-control, user-agent"));
     headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
     response
 }

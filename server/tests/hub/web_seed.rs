@@ -59,6 +59,9 @@ async fn every_range_is_right_by_hash_and_by_name_from_the_page_cache_and_copied
     let (model, single) = (served.hash_of("model").await, served.hash_of("single.bin").await);
     check_ranges(served.addr, &format!("/seed/{model}/model/weights/a%20b.bin"), &content).await;
     check_ranges(served.addr, &format!("/seed/{single}/single.bin"), &content).await;
+    // As clients ask that do not append the name of a torrent's only file.
+    check_ranges(served.addr, &format!("/seed/{single}/"), &content).await;
+    assert_eq!(served.get(&format!("/seed/{model}/")).await.status, 404);
     check_ranges(served.addr, "/files/model/weights/a%20b.bin", &content).await;
 
     // In somebody else's application, which knows nothing of our connections.
