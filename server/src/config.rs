@@ -9,6 +9,7 @@ use crate::access_log::AccessLog;
 use crate::audience::Audience;
 use crate::browser_page::IceServer;
 use crate::client_addr::TrustedProxies;
+use crate::hf::HfConfig;
 use crate::places::PublicUrl;
 use crate::serving::ServingConfig;
 use crate::tls::TlsFiles;
@@ -46,6 +47,8 @@ pub struct HubConfig {
     pub stats_audience: Audience,
     /// What the page at `/browser` uses to find a way through NAT; nothing is asked of anybody if there are none.
     pub ice_servers: Vec<IceServer>,
+    /// The caching proxy of Hugging Face; `None` serves none.
+    pub hf: Option<HfConfig>,
 }
 
 impl HubConfig {
@@ -66,6 +69,7 @@ impl HubConfig {
             metrics_audience: Audience::own_machine(),
             stats_audience: Audience::Everybody,
             ice_servers: Vec::new(),
+            hf: Some(HfConfig::default()),
         }
     }
 }

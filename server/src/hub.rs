@@ -19,6 +19,7 @@ use crate::browser_page::{self, IceServer};
 use crate::client_addr::TrustedProxies;
 use crate::config::HubConfig;
 use crate::dashboard;
+use crate::hf::{self, HfError, HfProxy};
 use crate::library::Library;
 use crate::metrics::{self, traffic::Traffic};
 use crate::own_peer;
@@ -56,6 +57,9 @@ pub enum OpenError {
     /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The settings of the proxy of Hugging Face cannot work.
+    #[error(transparent)]
+    Hf(#[from] HfError),
 }
 
 /// A running hub. Clones are the same one; it goes on until [`Hub::shutdown`].
@@ -71,6 +75,7 @@ pub struct Hub {
     trusted_proxies: TrustedProxies,
     stats: Stats,
     visibility: Visibility,
+    hf: Option<HfProxy>,
     ice_servers: Arc<[IceServer]>,
     stop: CancellationToken,
 }
@@ -119,6 +124,14 @@ impl Hub {
         let cache_dir = config.session.cache_dir.clone();
         let records_dir = cache_dir.join("hub").join("shared");
         let session = Session::open(config.session).await?;
+        let hf = config.hf.map(|hf| HfProxy::open(hf, &session, &cache_dir, config.public_url.clone()));
+        let hf = match hf.transpose() {
+            Ok(hf) => hf,
+            Err(error) => {
+                session.shutdown().await;
+                return Err(error.into());
+            }
+        };
         let roots = RootsConfig { roots, records_dir, quiet: config.quiet, rescan: config.rescan };
         let roots = match Roots::start(roots, session.clone(), stop.clone()).await {
             Ok(roots) => roots,
@@ -165,6 +178,7 @@ impl Hub {
                 metrics: config.metrics_audience,
                 stats: config.stats_audience,
             },
+            hf,
             ice_servers: config.ice_servers.into(),
             stop,
         })
@@ -188,7 +202,10 @@ impl Hub {
         let root_state = (self.tracker.clone(), self.visibility.stats.clone());
         let traffic = self.stats.sources().traffic.clone();
         let observer = Observer { traffic, log: self.visibility.log };
+        // What no other route takes.
+        let hf = self.hf.clone().map(hf::router).unwrap_or_default();
         Router::new()
+            .merge(hf)
             .merge(routes::router(routes))
             .merge(webseed::router(self.library.clone()))
             .merge(browser_page::router(self.ice_servers.clone()))

@@ -33,10 +33,10 @@ use crate::library::{Item, Library};
 use crate::names;
 use crate::serving::lane::Lane;
 
-mod body;
+pub(crate) mod body;
 mod by_piece;
-mod conditions;
-mod range;
+pub(crate) mod conditions;
+pub(crate) mod range;
 
 pub(crate) use body::Source;
 use conditions::{Validators, Verdict, weigh};

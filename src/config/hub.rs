@@ -7,7 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use wtfs_server::{AccessLog, Audience, HubConfig, PublicUrl, TlsFiles, TrustedProxies, listen};
+use wtfs_server::{
+    AccessLog, Audience, HfConfig, HfMode, HubConfig, PublicUrl, TlsFiles, TrustedProxies, listen,
+};
 use wtfs_torrent::SessionConfig;
 
 use super::{Directories, Environment};
@@ -74,6 +76,24 @@ pub(crate) struct HubLayer {
     pub(crate) passkeys: Option<Vec<String>>,
     /// Web pages that may open web sockets.
     pub(crate) origins: Option<Vec<String>>,
+    /// Whether Hugging Face is served at all.
+    pub(crate) hf: Option<bool>,
+    /// The Hugging Face hub that is asked.
+    pub(crate) hf_upstream: Option<String>,
+    /// Further hosts that it may redirect to.
+    pub(crate) hf_allow_upstream_hosts: Option<Vec<String>>,
+    /// A file with the hub's own token.
+    pub(crate) hf_token_file: Option<PathBuf>,
+    /// Who may read with the hub's own token.
+    pub(crate) hf_token_allow: Option<Vec<String>>,
+    /// Whether only the cache is served.
+    pub(crate) hf_offline: Option<bool>,
+    /// How long a branch is believed to mean the same commit.
+    pub(crate) hf_ref_ttl: Option<TimeSpan>,
+    /// How long a token's right is believed.
+    pub(crate) hf_grant_ttl: Option<TimeSpan>,
+    /// How much longer while upstream is away.
+    pub(crate) hf_stale_grants: Option<TimeSpan>,
 }
 
 impl HubLayer {
@@ -111,6 +131,15 @@ impl HubLayer {
             deny_file: environment.path("WTFS_HUB_DENY_FILE"),
             passkeys: list("WTFS_HUB_PASSKEYS")?,
             origins: list("WTFS_HUB_ORIGINS")?,
+            hf: environment.parse("WTFS_HUB_HF")?,
+            hf_upstream: environment.text("WTFS_HUB_HF_UPSTREAM")?,
+            hf_allow_upstream_hosts: list("WTFS_HUB_HF_ALLOW_UPSTREAM_HOSTS")?,
+            hf_token_file: environment.path("WTFS_HUB_HF_TOKEN_FILE"),
+            hf_token_allow: list("WTFS_HUB_HF_TOKEN_ALLOW")?,
+            hf_offline: environment.parse("WTFS_HUB_HF_OFFLINE")?,
+            hf_ref_ttl: environment.parse("WTFS_HUB_HF_REF_TTL")?,
+            hf_grant_ttl: environment.parse("WTFS_HUB_HF_GRANT_TTL")?,
+            hf_stale_grants: environment.parse("WTFS_HUB_HF_STALE_GRANTS")?,
         })
     }
 
@@ -143,6 +172,15 @@ impl HubLayer {
             deny_file: self.deny_file.or(lower.deny_file),
             passkeys: self.passkeys.or(lower.passkeys),
             origins: self.origins.or(lower.origins),
+            hf: self.hf.or(lower.hf),
+            hf_upstream: self.hf_upstream.or(lower.hf_upstream),
+            hf_allow_upstream_hosts: self.hf_allow_upstream_hosts.or(lower.hf_allow_upstream_hosts),
+            hf_token_file: self.hf_token_file.or(lower.hf_token_file),
+            hf_token_allow: self.hf_token_allow.or(lower.hf_token_allow),
+            hf_offline: self.hf_offline.or(lower.hf_offline),
+            hf_ref_ttl: self.hf_ref_ttl.or(lower.hf_ref_ttl),
+            hf_grant_ttl: self.hf_grant_ttl.or(lower.hf_grant_ttl),
+            hf_stale_grants: self.hf_stale_grants.or(lower.hf_stale_grants),
         }
     }
 
@@ -235,7 +273,32 @@ impl HubLayer {
         tracker.access.deny_file = file(&self.deny_file)?;
         tracker.access.passkeys = self.passkeys.clone().unwrap_or_default();
         tracker.access.origins = self.origins.clone().unwrap_or_default();
+        config.hf = self.hf(directories)?;
         Ok(config)
+    }
+
+    /// What the proxy of Hugging Face is told; `None` where there is to be none.
+    fn hf(&self, directories: &Directories) -> anyhow::Result<Option<HfConfig>> {
+        if self.hf == Some(false) {
+            return Ok(None);
+        }
+        let mut hf = HfConfig::default();
+        if let Some(upstream) = &self.hf_upstream {
+            // Read here too, so that a wrong one is a fault of usage.
+            upstream.parse::<PublicUrl>().or_end(Exit::Usage, || "hf_upstream".into())?;
+            hf.upstream = upstream.clone();
+        }
+        hf.allowed_hosts = self.hf_allow_upstream_hosts.clone().unwrap_or_default();
+        hf.token_file = self.hf_token_file.as_ref().map(|path| directories.expand(path)).transpose()?;
+        if let Some(texts) = &self.hf_token_allow {
+            hf.token_audience = Audience::parse(texts.iter().map(String::as_str))
+                .or_end(Exit::Usage, || "hf_token_allow".into())?;
+        }
+        hf.mode = if self.hf_offline == Some(true) { HfMode::Offline } else { HfMode::Online };
+        hf.ref_ttl = self.hf_ref_ttl.map_or(hf.ref_ttl, |span| span.0);
+        hf.grant_ttl = self.hf_grant_ttl.map_or(hf.grant_ttl, |span| span.0);
+        hf.stale_grants = self.hf_stale_grants.map_or(hf.stale_grants, |span| span.0);
+        Ok(Some(hf))
     }
 }
 
@@ -275,6 +338,15 @@ pub(super) mod tests {
             deny_file: Some("/deny".into()),
             passkeys: Some(vec!["p".into(), "q".into()]),
             origins: Some(vec!["https://a.example".into()]),
+            hf: Some(true),
+            hf_upstream: Some("https://hf.example".into()),
+            hf_allow_upstream_hosts: Some(vec!["cdn.example".into(), "127.0.0.1:9".into()]),
+            hf_token_file: Some("/token".into()),
+            hf_token_allow: Some(vec!["10.1.0.0/16".into()]),
+            hf_offline: Some(true),
+            hf_ref_ttl: time(13),
+            hf_grant_ttl: time(14),
+            hf_stale_grants: time(15),
         }
     }
 
@@ -320,6 +392,15 @@ pub(super) mod tests {
             ("WTFS_HUB_DENY_FILE", "/deny"),
             ("WTFS_HUB_PASSKEYS", "p q"),
             ("WTFS_HUB_ORIGINS", "https://a.example"),
+            ("WTFS_HUB_HF", "true"),
+            ("WTFS_HUB_HF_UPSTREAM", "https://hf.example"),
+            ("WTFS_HUB_HF_ALLOW_UPSTREAM_HOSTS", "cdn.example 127.0.0.1:9"),
+            ("WTFS_HUB_HF_TOKEN_FILE", "/token"),
+            ("WTFS_HUB_HF_TOKEN_ALLOW", "10.1.0.0/16"),
+            ("WTFS_HUB_HF_OFFLINE", "true"),
+            ("WTFS_HUB_HF_REF_TTL", "13s"),
+            ("WTFS_HUB_HF_GRANT_TTL", "14s"),
+            ("WTFS_HUB_HF_STALE_GRANTS", "15s"),
         ]);
         assert_eq!(HubLayer::from_environment(&environment).expect("parsed"), full());
     }
@@ -345,6 +426,8 @@ pub(super) mod tests {
         let elsewhere = ["listen", "udp"];
         let all = toml::Table::try_from(full()).expect("a table");
         for (key, value) in all.clone().into_iter().filter(|(key, _)| !elsewhere.contains(&key.as_str())) {
+            // It is on by default, and off is what makes a difference.
+            let value = if key == "hf" { toml::Value::Boolean(false) } else { value };
             let mut one = toml::Table::from_iter([(key.clone(), value)]);
             // Neither goes without the other.
             for (key, other) in [("tls_cert", "tls_key"), ("tls_key", "tls_cert")] {
@@ -367,6 +450,8 @@ pub(super) mod tests {
             HubLayer { tls_cert: Some("/cert.pem".into()), ..HubLayer::default() },
             HubLayer { metrics_allow: Some(vec!["x".into()]), ..HubLayer::default() },
             HubLayer { stats_allow: Some(vec!["x".into()]), ..HubLayer::default() },
+            HubLayer { hf_upstream: Some("ftp://x".into()), ..HubLayer::default() },
+            HubLayer { hf_token_allow: Some(vec!["x".into()]), ..HubLayer::default() },
         ] {
             let error = layer.config(&directories, SessionConfig::new("/c".into())).expect_err("refused");
             assert_eq!(crate::exit::exit_of(&error), Exit::Usage);

@@ -16,6 +16,8 @@ pub(crate) enum Area {
     Tracker,
     /// Lists, `.torrent` files and magnet links.
     Torrents,
+    /// Repositories of Hugging Face, and their files.
+    HuggingFace,
     /// The dashboard and what it asks for, metrics, health.
     Operations,
     /// What leads nowhere.
@@ -23,8 +25,14 @@ pub(crate) enum Area {
 }
 
 impl Area {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::WebSeed, Self::Tracker, Self::Torrents, Self::Operations, Self::Other];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::WebSeed,
+        Self::Tracker,
+        Self::Torrents,
+        Self::HuggingFace,
+        Self::Operations,
+        Self::Other,
+    ];
 
     /// The part that a path belongs to.
     pub(crate) fn of(path: &str) -> Self {
@@ -35,7 +43,10 @@ impl Area {
             "announce" | "scrape" => Self::Tracker,
             "torrent" | "torrents" | "magnet" => Self::Torrents,
             "" | "assets" | "stats" | "metrics" | "healthz" | "readyz" => Self::Operations,
+            "hf" | "api" => Self::HuggingFace,
             _ if matches!(second, Some("announce" | "scrape")) => Self::Tracker,
+            // At the root: behind an owner and a name, or a name alone, perhaps of a data set.
+            _ if path.split('/').take(5).any(|word| matches!(word, "resolve" | "raw")) => Self::HuggingFace,
             _ => Self::Other,
         }
     }
@@ -45,6 +56,7 @@ impl Area {
             Self::WebSeed => "web_seed",
             Self::Tracker => "tracker",
             Self::Torrents => "torrents",
+            Self::HuggingFace => "hugging_face",
             Self::Operations => "operations",
             Self::Other => "other",
         }

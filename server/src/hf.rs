@@ -1,0 +1,546 @@
+//! The caching proxy of a Hugging Face hub: its reading API and its files, fetched once from upstream and kept.
+//!
+//! [`HfProxy`] joins what is known ([`repos`]) with who may see it ([`rights`]) and asks upstream for what is missing,
+//! once however many want it ([`flights`]). [`routes`] is HTTP over it; bytes are the engine's blobs.
+//!
+//! Nothing is served of a repository before upstream said, to this caller or to everybody, that it may be: also what is
+//! in the cache, and what another repository put there. While upstream cannot be asked, what was public stays so.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use wtfs_proto::hf::{Commit, Repo, RepoInfo, RepoTree, Revision, TreeFile};
+use wtfs_torrent::Session;
+use wtfs_torrent::hf::blobs::{Blob, BlobOrigin, Blobs};
+use wtfs_torrent::hf::{ApiRequest, DEFAULT_ENDPOINT, Token, Upstream, UpstreamConfig, UpstreamSetupError};
+
+mod arrival;
+mod caller;
+mod config;
+mod counters;
+mod flights;
+mod limits;
+mod nobody;
+mod passing;
+mod recent;
+mod refusal;
+mod repos;
+mod rights;
+mod routes;
+mod trouble;
+
+pub(crate) use caller::Caller;
+pub use config::{HfConfig, HfMode};
+pub(crate) use counters::HfCounters;
+pub(crate) use refusal::Refusal;
+pub(crate) use routes::router;
+
+use caller::OwnToken;
+use counters::Counters;
+use flights::Flights;
+use limits::Limits;
+use nobody::Nobody;
+use passing::{ANSWERS_BYTES_MAX, AnswerKey, KeptAnswer};
+use recent::Recent;
+use refusal::Asker;
+use repos::{Age, Found, Openness, Repos};
+use rights::{Denial, Right, Rights, Standing, Terms, Viewer};
+use trouble::Trouble;
+
+use crate::places::PublicUrl;
+
+/// How long an answer of upstream is waited for where something older could be served, and where nothing could: clients
+/// give up after 10 s.
+const WAIT_WITH_STALE: Duration = Duration::from_secs(4);
+const WAIT: Duration = Duration::from_secs(9);
+
+/// The same for a whole tree, of which a large one has many pages.
+const TREE_WAIT: Duration = Duration::from_secs(300);
+
+/// How long upstream is not asked where something older can be served, once it did not answer.
+const OUTAGE: Duration = Duration::from_secs(5);
+
+/// Why the proxy cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HfError {
+    /// Its settings.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamSetupError),
+    /// The file with the hub's own token.
+    #[error("the token in {} cannot be read: {why}", path.display())]
+    Token {
+        /// Which.
+        path: std::path::PathBuf,
+        /// What is wrong with it; never the token.
+        why: String,
+    },
+}
+
+/// The proxy. Clones are the same.
+#[derive(Debug, Clone)]
+pub(crate) struct HfProxy(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: HfConfig,
+    own_token: Option<OwnToken>,
+    public_url: Option<PublicUrl>,
+    upstream: Upstream,
+    blobs: Blobs,
+    repos: Repos,
+    rights: Mutex<Rights>,
+    under_way: UnderWay,
+    answers: Mutex<Recent<AnswerKey, KeptAnswer>>,
+    away_since: Mutex<Option<Instant>>,
+    limits: Limits,
+    counters: Counters,
+}
+
+/// Questions to upstream that others may wait for too.
+#[derive(Debug, Default)]
+struct UnderWay {
+    infos: Flights<(Repo, Revision, Viewer), Result<Arc<RepoInfo>, Trouble>>,
+    trees: Flights<(Repo, Commit, Viewer), Result<Arc<RepoTree>, Trouble>>,
+    checks: Flights<(Repo, Viewer), Result<(), Trouble>>,
+}
+
+/// A revision of a repository that a caller may know of.
+#[derive(Debug, Clone)]
+pub(crate) struct Pinned {
+    /// The repository as upstream has it, whatever it was asked by.
+    pub(crate) repo: Repo,
+    pub(crate) info: Arc<RepoInfo>,
+    /// As whom upstream allows to see it: everybody, or the caller alone.
+    viewer: Viewer,
+    pub(crate) age: Age,
+}
+
+impl Pinned {
+    pub(crate) fn commit(&self) -> Commit {
+        self.info.commit
+    }
+}
+
+/// A revision of a repository with all its names.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot {
+    pub(crate) pinned: Pinned,
+    pub(crate) tree: Arc<RepoTree>,
+    /// Whether everybody may read its content.
+    pub(crate) is_public: bool,
+}
+
+impl HfProxy {
+    /// Sets the proxy up. Asks nothing yet; reads the file with the token, if there is one.
+    ///
+    /// # Errors
+    /// [`HfError`].
+    pub(crate) fn open(
+        config: HfConfig,
+        session: &Session,
+        cache_dir: &std::path::Path,
+        public_url: Option<PublicUrl>,
+    ) -> Result<Self, HfError> {
+        let upstream = UpstreamConfig {
+            allowed_hosts: config.allowed_hosts.clone(),
+            may_be_private: config.upstream.trim_end_matches('/') != DEFAULT_ENDPOINT,
+            ..UpstreamConfig::at(config.upstream.clone())
+        };
+        let upstream = Upstream::new(session.http().clone(), upstream)?;
+        let own_token = match &config.token_file {
+            None => None,
+            Some(path) => {
+                let wrong = |why: String| HfError::Token { path: path.clone(), why };
+                let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+                let token = Token::parse(&text).map_err(|error| wrong(error.to_string()))?;
+                Some(OwnToken { token, audience: config.token_audience.clone() })
+            }
+        };
+        let terms = Terms {
+            public: config.public_ttl,
+            grant: config.grant_ttl,
+            denial: config.denial_ttl,
+            stale: config.stale_grants,
+        };
+        let repos = Repos::new(cache_dir.join("hf").join("repos"), config.ref_ttl, config.denial_ttl);
+        Ok(Self(Arc::new(Inner {
+            own_token,
+            public_url,
+            upstream,
+            blobs: session.blobs().clone(),
+            repos,
+            rights: Mutex::new(Rights::new(terms)),
+            under_way: UnderWay::default(),
+            answers: Mutex::new(Recent::new(ANSWERS_BYTES_MAX)),
+            away_since: Mutex::default(),
+            limits: Limits::new(config.fetches_per_client),
+            counters: Counters::default(),
+            config,
+        })))
+    }
+
+    /// Finds a revision of a repository for a caller, asking upstream for what is not known or not believed any more.
+    ///
+    /// # Errors
+    /// [`Refusal`]: there is none, the caller may not know of it, or upstream cannot be asked.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a question that was sent goes on for others.
+    pub(crate) async fn pin(
+        &self,
+        typed: &Repo,
+        revision: &Revision,
+        caller: &Caller,
+    ) -> Result<Pinned, Refusal> {
+        let inner = &self.0;
+        let now = Instant::now();
+        let found = inner.repos.find(typed, revision, now).await;
+        let repo = match &found {
+            Found::Ref(found) => found.repo.clone(),
+            Found::Missing | Found::Nothing => inner.repos.canonical(typed),
+        };
+        let known = match &found {
+            Found::Ref(found) => {
+                inner.repos.info(&found.repo, found.commit).await.map(|info| (info, found.age))
+            }
+            Found::Missing | Found::Nothing => None,
+        };
+        let standing = inner.rights().standing(&repo, caller.viewer, Right::Listing, now);
+        let viewers = match standing {
+            Standing::Denied(denial) => return Err(Refusal::Denied(denial, caller.asker())),
+            Standing::Allowed(viewer) => match (&found, &known) {
+                (_, Some((info, Age::Fresh))) => {
+                    return Ok(Pinned { repo, info: info.clone(), viewer, age: Age::Fresh });
+                }
+                (Found::Missing, _) => return Err(Refusal::Revision(revision.to_string())),
+                _ if viewer == caller.viewer => vec![viewer],
+                // It may have been closed to the public since.
+                _ => vec![viewer, caller.viewer],
+            },
+            // What everybody may see is asked for as nobody in particular, so that one answer serves all.
+            Standing::Unknown => {
+                let is_closed = inner.rights().is_closed(&repo, Right::Listing, now);
+                let anonymous = (!is_closed).then_some(Viewer::Anonymous);
+                let own = (caller.viewer != Viewer::Anonymous).then_some(caller.viewer);
+                anonymous.into_iter().chain(own).collect()
+            }
+        };
+        let stale = known.and_then(|(info, _)| {
+            let viewer = self.lapsed(&repo, &found, caller, Right::Listing, now)?;
+            Some(Pinned { repo: repo.clone(), info, viewer, age: Age::Stale })
+        });
+        if inner.config.mode == HfMode::Offline {
+            return stale.ok_or(Refusal::Offline);
+        }
+        if let Some(stale) = stale.clone().filter(|_| inner.is_away(now)) {
+            return Ok(stale);
+        }
+        let mut denial = Denial::Hidden;
+        for viewer in viewers {
+            let asked = self.ask_info(typed, &repo, revision, viewer, caller);
+            let wait = if stale.is_some() { WAIT_WITH_STALE } else { WAIT };
+            let answer = tokio::time::timeout(wait, asked).await;
+            match answer.unwrap_or(Err(Trouble::Away(Refusal::Timeout))) {
+                Ok(info) => {
+                    let repo = Repo { kind: typed.kind, id: info.id.clone() };
+                    return Ok(Pinned { repo, info, viewer, age: Age::Fresh });
+                }
+                Err(Trouble::Denied(why)) => denial = why,
+                Err(Trouble::Missing | Trouble::NoEntry) => {
+                    return Err(Refusal::Revision(revision.to_string()));
+                }
+                Err(Trouble::Away(refusal)) => {
+                    inner.note_away(now);
+                    return stale.ok_or(refusal);
+                }
+                Err(Trouble::Failed(refusal)) => return Err(refusal),
+            }
+        }
+        Err(Refusal::Denied(denial, caller.asker()))
+    }
+
+    /// As whom a right may be used although it lapsed. What is known from an earlier run counts as far as it was public.
+    fn lapsed(
+        &self,
+        repo: &Repo,
+        found: &Found,
+        caller: &Caller,
+        right: Right,
+        now: Instant,
+    ) -> Option<Viewer> {
+        let mut rights = self.0.rights();
+        if let Found::Ref(found) = found {
+            match (found.openness, right) {
+                (Openness::Open, _) | (Openness::Gated, Right::Listing) => {
+                    rights.recall_public(repo, right, now);
+                }
+                _ => {}
+            }
+        }
+        rights.lapsed(repo, caller.viewer, right, now)
+    }
+
+    /// Asks upstream for a revision, and notes what it says.
+    async fn ask_info(
+        &self,
+        typed: &Repo,
+        repo: &Repo,
+        revision: &Revision,
+        viewer: Viewer,
+        caller: &Caller,
+    ) -> Result<Arc<RepoInfo>, Trouble> {
+        let key = (typed.clone(), revision.clone(), viewer);
+        let (proxy, typed, repo, revision) = (self.clone(), typed.clone(), repo.clone(), revision.clone());
+        let token = caller.token_as(viewer).cloned();
+        let ask = move || async move {
+            let inner = &proxy.0;
+            let info = inner.upstream.info(&typed, &revision, token.as_ref()).await;
+            let now = Instant::now();
+            match info {
+                Ok(info) => {
+                    inner.clear_away();
+                    let info = Arc::new(info);
+                    let openness = openness(&info, viewer);
+                    inner.note_openness(
+                        &Repo { kind: typed.kind, id: info.id.clone() },
+                        viewer,
+                        openness,
+                        now,
+                    );
+                    inner.repos.note(&typed, &revision, info.clone(), openness, now).await;
+                    Ok(info)
+                }
+                Err(error) => {
+                    let trouble = Trouble::of(&error, viewer.into());
+                    tracing::debug!(%error, %typed, %revision, "upstream tells nothing of a repository");
+                    match &trouble {
+                        Trouble::Denied(denial) => {
+                            let mut rights = inner.rights();
+                            rights.note(&repo, viewer, Right::Listing, Err(*denial), now);
+                            rights.note(&repo, viewer, Right::Content, Err(*denial), now);
+                        }
+                        Trouble::Missing | Trouble::NoEntry => {
+                            inner.rights().note(&repo, viewer, Right::Listing, Ok(()), now);
+                            inner.repos.note_missing(&typed, &revision, now);
+                        }
+                        Trouble::Away(_) | Trouble::Failed(_) => {}
+                    }
+                    Err(trouble)
+                }
+            }
+        };
+        let lost = || Err(Trouble::Failed(Refusal::Internal));
+        self.0.under_way.infos.run(key, ask).await.unwrap_or_else(lost)
+    }
+
+    /// All names of a revision that was found.
+    ///
+    /// # Errors
+    /// [`Refusal`] when upstream must be asked and cannot be, or has none.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a question that was sent goes on for others.
+    pub(crate) async fn snapshot(&self, pinned: Pinned, caller: &Caller) -> Result<Snapshot, Refusal> {
+        let inner = &self.0;
+        let commit = pinned.commit();
+        let tree = match inner.repos.tree(&pinned.repo, commit).await {
+            Some(tree) => tree,
+            None if inner.config.mode == HfMode::Offline => return Err(Refusal::Offline),
+            None => {
+                let key = (pinned.repo.clone(), commit, pinned.viewer);
+                let (proxy, repo) = (self.clone(), pinned.repo.clone());
+                let (viewer, token) = (pinned.viewer, caller.token_as(pinned.viewer).cloned());
+                let ask = move || async move {
+                    let asked = proxy.0.upstream.tree(&repo, commit, token.as_ref());
+                    let tree = match tokio::time::timeout(TREE_WAIT, asked).await {
+                        Ok(Ok(tree)) => Arc::new(tree),
+                        Ok(Err(error)) => {
+                            tracing::debug!(%error, %repo, %commit, "upstream gives no tree");
+                            return Err(Trouble::of(&error, viewer.into()));
+                        }
+                        Err(_elapsed) => return Err(Trouble::Away(Refusal::Timeout)),
+                    };
+                    proxy.0.repos.keep_tree(&repo, tree.clone()).await;
+                    Ok(tree)
+                };
+                let lost = || Err(Trouble::Failed(Refusal::Internal));
+                let asked = inner.under_way.trees.run(key, ask);
+                let tree = match tokio::time::timeout(WAIT, asked).await {
+                    Ok(answer) => answer.unwrap_or_else(lost),
+                    Err(_elapsed) => Err(Trouble::Away(Refusal::Timeout)),
+                };
+                tree.map_err(|trouble| trouble.refusal(caller.asker()))?
+            }
+        };
+        let is_public = pinned.viewer == Viewer::Anonymous
+            && inner.repos.openness(&pinned.repo).is_none_or(|openness| openness == Openness::Open)
+            && pinned.info.is_public();
+        Ok(Snapshot { pinned, tree, is_public })
+    }
+
+    /// A revision with all its names: [`Self::pin`] and [`Self::snapshot`].
+    ///
+    /// # Errors
+    /// As those.
+    ///
+    /// # Cancel safety
+    /// As those.
+    pub(crate) async fn repo_tree(
+        &self,
+        repo: &Repo,
+        revision: &Revision,
+        caller: &Caller,
+    ) -> Result<Arc<Snapshot>, Refusal> {
+        let pinned = self.pin(repo, revision, caller).await?;
+        Ok(Arc::new(self.snapshot(pinned, caller).await?))
+    }
+
+    /// Whether a caller may read the content of a revision, and with which token upstream gives it.
+    ///
+    /// # Errors
+    /// [`Refusal`]: it may not, or that cannot be found out.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a question that was sent goes on for others.
+    pub(crate) async fn may_read(&self, pinned: &Pinned, caller: &Caller) -> Result<Option<Token>, Refusal> {
+        let inner = &self.0;
+        let (repo, now) = (&pinned.repo, Instant::now());
+        let as_viewer = |viewer| Ok(caller.token_as(viewer).cloned());
+        let denied = |denial| Err(Refusal::Denied(denial, caller.asker()));
+        let standing = inner.rights().standing(repo, caller.viewer, Right::Content, now);
+        match standing {
+            Standing::Allowed(viewer) => return as_viewer(viewer),
+            // What nobody may without a token, somebody may with one.
+            Standing::Denied(denial) => return denied(denial),
+            Standing::Unknown => {}
+        }
+        let openness = inner.repos.openness(repo).unwrap_or_else(|| openness(&pinned.info, pinned.viewer));
+        match openness {
+            Openness::Open | Openness::Private { is_gated: false } => return as_viewer(pinned.viewer),
+            Openness::Disabled => return denied(Denial::Disabled),
+            Openness::Gated | Openness::Private { is_gated: true } => {}
+        }
+        if caller.viewer == Viewer::Anonymous {
+            return denied(Denial::Gated);
+        }
+        let lapsed = inner.rights().lapsed(repo, caller.viewer, Right::Content, now);
+        if inner.config.mode == HfMode::Offline {
+            return lapsed.map_or(Err(Refusal::Offline), as_viewer);
+        }
+        if let Some(viewer) = lapsed.filter(|_| inner.is_away(now)) {
+            return as_viewer(viewer);
+        }
+        let checked = tokio::time::timeout(WAIT, self.check(repo, caller)).await;
+        match checked.unwrap_or(Err(Trouble::Away(Refusal::Timeout))) {
+            Ok(()) => as_viewer(caller.viewer),
+            Err(Trouble::Away(refusal)) => {
+                inner.note_away(now);
+                lapsed.map_or(Err(refusal), as_viewer)
+            }
+            Err(trouble) => Err(trouble.refusal(caller.asker())),
+        }
+    }
+
+    /// Asks upstream whether a token may read a repository's content, and notes what it says.
+    async fn check(&self, repo: &Repo, caller: &Caller) -> Result<(), Trouble> {
+        let (proxy, key) = (self.clone(), (repo.clone(), caller.viewer));
+        let (repo, viewer) = key.clone();
+        let token = caller.token_as(viewer).cloned();
+        let ask = move || async move {
+            let request = ApiRequest::get(format!("{}/auth-check", repo.api_path()));
+            let answer = proxy.0.upstream.pass(request, token.as_ref()).await;
+            let outcome = answer.and_then(|answer| answer.successful(token.as_ref()));
+            let outcome = outcome.map(drop).map_err(|error| Trouble::of(&error, Asker::SignedIn));
+            let noted = match &outcome {
+                Ok(()) => Ok(()),
+                Err(Trouble::Denied(denial)) => Err(*denial),
+                Err(_) => return outcome,
+            };
+            proxy.0.rights().note(&repo, viewer, Right::Content, noted, Instant::now());
+            outcome
+        };
+        let lost = || Err(Trouble::Failed(Refusal::Internal));
+        self.0.under_way.checks.run(key, ask).await.unwrap_or_else(lost)
+    }
+
+    /// The blob of a file, for one reader.
+    pub(crate) fn blob_of(&self, file: &TreeFile) -> Blob {
+        self.0.blobs.get(file.id, file.bytes)
+    }
+
+    /// Where the bytes of a file come from, for who may read it ([`Self::may_read`]).
+    pub(crate) fn origin_of(
+        &self,
+        pinned: &Pinned,
+        file: &TreeFile,
+        token: Option<Token>,
+    ) -> Arc<dyn BlobOrigin> {
+        let (repo, path) = (pinned.repo.clone(), file.path.clone());
+        let fetched = self.0.upstream.file(repo, pinned.commit(), path, file.bytes, token);
+        match self.0.config.mode {
+            HfMode::Online => Arc::new(fetched),
+            HfMode::Offline => Arc::new(Nobody),
+        }
+    }
+
+    /// The hub that is asked.
+    pub(crate) fn upstream(&self) -> &Upstream {
+        &self.0.upstream
+    }
+
+    /// What was served and asked for, since the start.
+    pub(crate) fn counters(&self) -> HfCounters {
+        self.0.counters.read(self.0.upstream.counters(), self.0.repos.tree_count())
+    }
+}
+
+impl Inner {
+    fn rights(&self) -> MutexGuard<'_, Rights> {
+        // Whole between any two statements.
+        self.rights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_away(&self, now: Instant) -> bool {
+        let since = *self.away_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.is_some_and(|since| now.saturating_duration_since(since) < OUTAGE)
+    }
+
+    fn note_away(&self, now: Instant) {
+        *self.away_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    fn clear_away(&self) {
+        *self.away_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Notes the rights that follow from how open a repository is, as upstream told `viewer`.
+    fn note_openness(&self, repo: &Repo, viewer: Viewer, openness: Openness, now: Instant) {
+        let mut rights = self.rights();
+        rights.note(repo, viewer, Right::Listing, Ok(()), now);
+        match openness {
+            Openness::Open | Openness::Private { is_gated: false } => {
+                rights.note(repo, viewer, Right::Content, Ok(()), now);
+            }
+            // Others with a token are asked about one by one.
+            Openness::Gated => {
+                rights.note(repo, Viewer::Anonymous, Right::Content, Err(Denial::Gated), now);
+            }
+            Openness::Private { is_gated: true } => {}
+            Openness::Disabled => rights.note(repo, viewer, Right::Content, Err(Denial::Disabled), now),
+        }
+    }
+}
+
+/// How open a repository is, by what upstream told somebody of it.
+fn openness(info: &RepoInfo, viewer: Viewer) -> Openness {
+    match viewer {
+        _ if info.is_disabled => Openness::Disabled,
+        Viewer::Anonymous if info.is_gated => Openness::Gated,
+        Viewer::Anonymous => Openness::Open,
+        // It was refused to others before; or it is asked for as before.
+        Viewer::Token(_) if info.is_private => Openness::Private { is_gated: info.is_gated },
+        Viewer::Token(_) if info.is_gated => Openness::Private { is_gated: true },
+        Viewer::Token(_) => Openness::Private { is_gated: false },
+    }
+}

@@ -1,0 +1,180 @@
+//! The body of a response with bytes of a blob: from its file when it is whole, else as they arrive.
+//!
+//! What arrives was not verified yet, and its sender may lie. So a file that is not long is held back until it is
+//! verified, as long as the client's patience allows; of a longer one that is sent from its beginning to its end, the
+//! last bytes are. What turns out to be wrong thus ends in a status of 5xx or in a response that ends too early, never in
+//! a whole one.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, BodyDataStream};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use wtfs_torrent::hf::blobs::{Blob, BlobError, BlobOrigin};
+
+use super::limits::Place;
+use crate::serving::lane::Lane;
+use crate::webseed::{Source, body};
+
+/// Files of at most so many bytes are verified before any of them is sent, if that does not take too long.
+const HELD_BYTES_MAX: u64 = 32 << 20;
+
+/// The same where a part is asked for: the rest is fetched for the sake of verifying alone.
+const HELD_FOR_PART_BYTES_MAX: u64 = 1 << 20;
+
+/// How long that may take. Clients give up after 10 s without a byte.
+const HELD_MAX: Duration = Duration::from_secs(4);
+
+/// How long the first bytes are waited for before the head of the response is sent: until then, a failure has a status.
+const FIRST_MAX: Duration = Duration::from_secs(7);
+
+/// Most bytes that are passed on at once.
+const STEP_BYTES: u64 = 256 << 10;
+
+/// What is kept back of a whole file until it is verified.
+const TAIL_BYTES: u64 = 1 << 10;
+
+/// How long a file of which all bytes came may take to be verified: its disk may be slow.
+const VERIFY_MAX: Duration = Duration::from_secs(120);
+
+/// What is to be sent, and how.
+#[derive(Debug)]
+pub(crate) struct Wish {
+    pub(crate) blob: Blob,
+    /// Not empty, and inside the blob.
+    pub(crate) range: Range<u64>,
+    pub(crate) origin: Arc<dyn BlobOrigin>,
+    pub(crate) lane: Option<Lane>,
+    /// Held until the body ends.
+    pub(crate) place: Option<Place>,
+}
+
+/// The body, if the blob is whole.
+///
+/// # Cancel safety
+/// Cancel safe.
+pub(crate) async fn whole(blob: &Blob, range: &Range<u64>, lane: Option<&Lane>) -> Option<Body> {
+    if !blob.is_whole() {
+        return None;
+    }
+    let blob = blob.clone();
+    let held = tokio::task::spawn_blocking(move || blob.file()).await.ok()??;
+    Some(body::body(Source::File(Arc::new(held)), range.clone(), lane.cloned()))
+}
+
+/// The body of a blob that is not whole yet. Ends once there is something to send, or it took too long for a client to
+/// wait without a sign of life.
+///
+/// # Errors
+/// Why there is nothing to send.
+///
+/// # Cancel safety
+/// Cancel safe: what is fetched already goes on being fetched only if all of the blob was asked for.
+pub(crate) async fn arriving(wish: Wish) -> Result<Body, BlobError> {
+    let len = wish.blob.len();
+    let is_all = wish.range == (0..len);
+    if is_all {
+        // Goes on when the client goes, and is verified in the end.
+        wish.blob.fetch_all(&wish.origin);
+    }
+    if len <= if is_all { HELD_BYTES_MAX } else { HELD_FOR_PART_BYTES_MAX } {
+        wish.blob.fetch_all(&wish.origin);
+        match tokio::time::timeout(HELD_MAX, wish.blob.whole()).await {
+            Ok(Ok(())) => {
+                if let Some(body) = whole(&wish.blob, &wish.range, wish.lane.as_ref()).await {
+                    return Ok(body);
+                }
+                // Evicted in between.
+            }
+            Ok(Err(error)) => return Err(error),
+            Err(_elapsed) => {}
+        }
+    }
+    wish.blob.expect(wish.range.clone());
+    let generation = wish.blob.generation();
+    let mut cold = Cold { wish, is_all, generation };
+    let first = match tokio::time::timeout(FIRST_MAX, cold.next()).await {
+        Ok(first) => Some(first?),
+        Err(_elapsed) => None,
+    };
+    let rest = stream::try_unfold(State::Cold(cold), State::next);
+    Ok(match first {
+        Some(first) => Body::from_stream(stream::once(async { Ok(first) }).chain(rest)),
+        None => Body::from_stream(rest),
+    })
+}
+
+/// What is left of a response whose bytes arrive.
+struct Cold {
+    wish: Wish,
+    is_all: bool,
+    /// What the blob's was at the beginning: another means that what was sent already was wrong.
+    generation: u32,
+}
+
+enum State {
+    Cold(Cold),
+    /// It became whole: the rest goes as from any file.
+    Whole(BodyDataStream),
+}
+
+impl Cold {
+    /// At least one byte; the range must not be empty.
+    async fn next(&mut self) -> Result<Bytes, BlobError> {
+        let Wish { blob, range, origin, .. } = &mut self.wish;
+        let left = range.end - range.start;
+        let most = if self.is_all && left > TAIL_BYTES {
+            (left - TAIL_BYTES).min(STEP_BYTES)
+        } else {
+            if self.is_all {
+                let verified = tokio::time::timeout(VERIFY_MAX, blob.whole()).await;
+                verified.map_err(|_| BlobError::Timeout { waited: VERIFY_MAX })??;
+            }
+            left.min(STEP_BYTES)
+        };
+        let most = u32::try_from(most).unwrap_or(u32::MAX);
+        let bytes = blob.read_some_at(range.start, most, origin).await?;
+        if blob.generation() != self.generation {
+            return Err(BlobError::Replaced);
+        }
+        if bytes.is_empty() {
+            return Err(BlobError::Closed);
+        }
+        range.start += bytes.len() as u64;
+        Ok(bytes)
+    }
+
+    async fn rest(&self) -> Option<BodyDataStream> {
+        let body = whole(&self.wish.blob, &self.wish.range, self.wish.lane.as_ref()).await?;
+        (self.wish.blob.generation() == self.generation).then(|| body.into_data_stream())
+    }
+}
+
+impl State {
+    async fn next(self) -> io::Result<Option<(Bytes, Self)>> {
+        let mut cold = match self {
+            Self::Whole(mut rest) => {
+                let Some(bytes) = rest.next().await else { return Ok(None) };
+                return Ok(Some((bytes.map_err(io::Error::other)?, Self::Whole(rest))));
+            }
+            Self::Cold(cold) => cold,
+        };
+        if cold.wish.range.is_empty() {
+            return Ok(None);
+        }
+        if let Some(mut rest) = cold.rest().await {
+            let Some(bytes) = rest.next().await else { return Ok(None) };
+            return Ok(Some((bytes.map_err(io::Error::other)?, Self::Whole(rest))));
+        }
+        match cold.next().await {
+            Ok(bytes) => Ok(Some((bytes, Self::Cold(cold)))),
+            Err(error) => {
+                tracing::warn!(%error, blob = ?cold.wish.blob.id(), "a response ends too early");
+                Err(io::Error::other(error))
+            }
+        }
+    }
+}

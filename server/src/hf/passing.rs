@@ -1,0 +1,209 @@
+//! Answers of upstream that are passed on, without being understood: branches and tags, commits, whose token it is.
+//!
+//! Only JSON is, without Xet, and no header but where the next page is, which is made ours. Answers are kept for a short
+//! while, by whom they were given to; of a repository's branches the last one is kept for when upstream is away.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde_json::Value;
+use wtfs_proto::hf::{Repo, strip_xet};
+use wtfs_torrent::hf::ApiRequest;
+
+use super::refusal::Refusal;
+use super::rights::{Denial, Viewer};
+use super::trouble::Trouble;
+use super::{Caller, HfMode, HfProxy, Pinned};
+
+/// Answers kept, in bytes.
+pub(crate) const ANSWERS_BYTES_MAX: usize = 16 << 20;
+
+/// How long it is believed whose a token is: upstream limits that question strictly.
+const WHO_AM_I: Duration = Duration::from_secs(60);
+
+/// By whom, and what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct AnswerKey {
+    viewer: Viewer,
+    path: String,
+    query: Option<String>,
+}
+
+/// An answer, and when it came.
+#[derive(Debug, Clone)]
+pub(crate) struct KeptAnswer {
+    answer: Passed,
+    at: Instant,
+}
+
+/// JSON to be passed on.
+#[derive(Debug, Clone)]
+pub(crate) struct Passed {
+    pub(crate) body: Bytes,
+    /// Path and query, below upstream's address, of the next page.
+    pub(crate) next: Option<String>,
+}
+
+impl HfProxy {
+    /// Asks upstream, as `viewer`, or remembers what it said within `ttl`.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the question.
+    async fn pass(
+        &self,
+        path: &str,
+        query: Option<String>,
+        viewer: Viewer,
+        caller: &Caller,
+        ttl: Duration,
+    ) -> Result<Passed, Trouble> {
+        let key = AnswerKey { viewer, path: path.to_owned(), query };
+        let kept = self.kept(&key);
+        let now = Instant::now();
+        if let Some(kept) = kept.as_ref().filter(|kept| now.saturating_duration_since(kept.at) < ttl) {
+            return Ok(kept.answer.clone());
+        }
+        let inner = &self.0;
+        if inner.config.mode == HfMode::Offline {
+            return kept.map(|kept| kept.answer).ok_or(Trouble::Away(Refusal::Offline));
+        }
+        let token = caller.token_as(viewer);
+        let request = ApiRequest { query: key.query.clone(), ..ApiRequest::get(path) };
+        let asked = tokio::time::timeout(super::WAIT, inner.upstream.pass(request, token)).await;
+        let outcome = match asked {
+            Ok(answer) => answer
+                .and_then(|answer| answer.successful(token))
+                .map_err(|error| Trouble::of(&error, viewer.into())),
+            Err(_elapsed) => Err(Trouble::Away(Refusal::Timeout)),
+        };
+        let answer = match outcome {
+            Ok(answer) => answer,
+            // What is a little old is better than nothing.
+            Err(Trouble::Away(refusal)) => {
+                return kept.map(|kept| kept.answer).ok_or(Trouble::Away(refusal));
+            }
+            Err(trouble) => return Err(trouble),
+        };
+        let mut json: Value = serde_json::from_slice(&answer.body).map_err(|_| {
+            Trouble::Away(Refusal::BadGateway("what upstream answered is no JSON".to_owned()))
+        })?;
+        strip_xet(&mut json);
+        let endpoint = inner.upstream.endpoint();
+        let next = answer.next_page.as_deref().and_then(|next| below(next, endpoint));
+        let answer = Passed { body: Bytes::from(json.to_string()), next };
+        let weight = answer.body.len() + key.path.len() + 200;
+        let mut answers = inner.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.put(key, KeptAnswer { answer: answer.clone(), at: now }, weight);
+        Ok(answer)
+    }
+
+    fn kept(&self, key: &AnswerKey) -> Option<KeptAnswer> {
+        self.0.answers.lock().unwrap_or_else(PoisonError::into_inner).find(key).cloned()
+    }
+
+    /// Whose token the caller has.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the question.
+    pub(super) async fn who_am_i(&self, caller: &Caller) -> Result<Passed, Refusal> {
+        let answer = self.pass("/api/whoami-v2", None, caller.viewer, caller, WHO_AM_I).await;
+        answer.map_err(|trouble| match trouble {
+            Trouble::Denied(_) => Refusal::Denied(Denial::BadToken, caller.asker()),
+            trouble => trouble.refusal(caller.asker()),
+        })
+    }
+
+    /// The branches and tags of a repository of which a revision was found.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the question.
+    pub(super) async fn refs(
+        &self,
+        pinned: &Pinned,
+        query: Option<String>,
+        caller: &Caller,
+    ) -> Result<Passed, Refusal> {
+        let name = if query.is_some() { "refs-all" } else { "refs" };
+        let path = format!("{}/refs", pinned.repo.api_path());
+        match self.pass(&path, query, pinned.viewer, caller, self.0.config.ref_ttl).await {
+            Ok(answer) => {
+                self.0.repos.keep_answer(&pinned.repo, name, answer.body.to_vec()).await;
+                Ok(answer)
+            }
+            Err(Trouble::Away(refusal)) => {
+                let kept = self.0.repos.answer(&pinned.repo, name).await;
+                let kept = kept.filter(|kept| serde_json::from_slice::<Value>(kept).is_ok());
+                kept.map(|body| Passed { body: body.into(), next: None }).ok_or(refusal)
+            }
+            Err(trouble) => Err(trouble.refusal(caller.asker())),
+        }
+    }
+
+    /// Any other question about a repository that was found.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the question.
+    pub(super) async fn pass_of(
+        &self,
+        pinned: &Pinned,
+        path: &str,
+        query: Option<String>,
+        caller: &Caller,
+    ) -> Result<Passed, Refusal> {
+        let answer = self.pass(path, query, pinned.viewer, caller, self.0.config.ref_ttl).await;
+        answer.map_err(|trouble| trouble.refusal(caller.asker()))
+    }
+
+    /// Whether upstream lets the caller write.
+    ///
+    /// # Errors
+    /// [`Refusal`]: it does not.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the question.
+    pub(super) async fn may_write(&self, repo: &Repo, caller: &Caller) -> Result<(), Refusal> {
+        if self.0.config.mode == HfMode::Offline {
+            return Err(Refusal::Offline);
+        }
+        let request = ApiRequest::get(format!("{}/auth-check/write", repo.api_path()));
+        let asked = self.0.upstream.pass(request, caller.token());
+        let answer = tokio::time::timeout(super::WAIT, asked).await.map_err(|_elapsed| Refusal::Timeout)?;
+        let outcome = answer.and_then(|answer| answer.successful(caller.token()));
+        outcome.map(drop).map_err(|error| Trouble::of(&error, caller.asker()).refusal(caller.asker()))
+    }
+}
+
+/// What of an address is below upstream's: path and query.
+fn below(next: &str, endpoint: &str) -> Option<String> {
+    let rest = next.strip_prefix(endpoint).unwrap_or(next);
+    // Anything else leads away from upstream, and nobody is sent there.
+    rest.starts_with('/').then(|| rest.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_page_is_one_of_upstreams_or_none() {
+        let endpoint = "https://hf.example/x";
+        assert_eq!(below("https://hf.example/x/api?p=2", endpoint).as_deref(), Some("/api?p=2"));
+        assert_eq!(below("/api?p=2", endpoint).as_deref(), Some("/api?p=2"));
+        for elsewhere in ["https://evil.example/api", "api?p=2", "", "https://hf.example/xy"] {
+            assert_eq!(below(elsewhere, endpoint), None, "{elsewhere}");
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The API of repositories: JSON made of what is known, or passed on.
+//!
+//! Listings are paged here, whatever upstream's pages were: a cursor is the number of entries before it, in the order of
+//! a tree that never changes.
+
+use axum::body::Body;
+use axum::http::Response;
+use axum::http::header::{CONTENT_TYPE, LINK};
+use http_body_util::{BodyExt as _, Limited};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use wtfs_proto::hf::{
+    Depth, FilePath, Repo, RepoTree, Revision, TreeEntry, encode_segment, entries_to_json, next_link,
+};
+
+use super::super::refusal::{Refusal, X_REPO_COMMIT, insert};
+use super::super::{HfProxy, Snapshot};
+use super::query::{Flag, Query, pairs};
+use super::{Asked, json as json_response, with_age};
+
+/// Entries of one page.
+const PAGE_MAX: usize = 1000;
+
+/// The longest body of a question.
+const QUESTION_BYTES_MAX: usize = 1 << 20;
+
+pub(super) async fn info(
+    proxy: &HfProxy,
+    asked: &Asked,
+    repo: &Repo,
+    revision: &Revision,
+) -> Result<Response<Body>, Refusal> {
+    let query = Query::parse(asked.parts.uri.query());
+    let pinned = asked.pin(proxy, repo, revision).await?;
+    let mut info = pinned.info.json.clone();
+    if !query.fields.is_empty() {
+        // Some fields are told only to who asks for them; what is known already serves while they cannot be had.
+        let fields: Vec<String> =
+            query.fields.iter().map(|field| format!("expand={}", encode_segment(field))).collect();
+        let path = pinned.repo.api_path_at("revision", &pinned.commit().into());
+        let passed = proxy.pass_of(&pinned, &path, Some(fields.join("&")), &asked.caller).await;
+        if let Ok(Ok(expanded)) = passed.map(|passed| serde_json::from_slice(&passed.body)) {
+            return Ok(with_age(json_response(Value::to_string(&expanded)), &pinned));
+        }
+    }
+    let mut pinned = pinned;
+    if query.blobs == Flag::On {
+        let snapshot = proxy.snapshot(pinned, &asked.caller).await?;
+        let siblings = siblings(&snapshot.tree);
+        if let Some(fields) = info.as_object_mut() {
+            fields.insert("siblings".to_owned(), siblings);
+        }
+        pinned = snapshot.pinned;
+    }
+    Ok(with_age(json_response(info.to_string()), &pinned))
+}
+
+/// The files of a tree as an info lists them.
+fn siblings(tree: &RepoTree) -> Value {
+    let hex = |hash: &[u8]| hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let files = tree.files().iter().map(|file| {
+        let mut sibling = json!({
+            "rfilename": file.path.as_str(),
+            "size": file.bytes,
+            "blobId": hex(&file.git_oid),
+        });
+        if let (Some(lfs), Some(fields)) = (file.lfs, sibling.as_object_mut()) {
+            let lfs = json!({
+                "sha256": file.id.to_string(),
+                "size": file.bytes,
+                "pointerSize": lfs.pointer_bytes,
+            });
+            fields.insert("lfs".to_owned(), lfs);
+        }
+        sibling
+    });
+    Value::Array(files.collect())
+}
+
+pub(super) async fn tree(
+    proxy: &HfProxy,
+    asked: &Asked,
+    repo: &Repo,
+    revision: &Revision,
+    directory: Option<&FilePath>,
+) -> Result<Response<Body>, Refusal> {
+    let query = Query::parse(asked.parts.uri.query());
+    let pinned = asked.pin(proxy, repo, revision).await?;
+    let Snapshot { pinned, tree, .. } = proxy.snapshot(pinned, &asked.caller).await?;
+    let depth = if query.recursive == Flag::On { Depth::All } else { Depth::Children };
+    let entries = tree.list(directory, depth).ok_or_else(|| Refusal::Entry {
+        commit: tree.commit,
+        path: directory.map(ToString::to_string).unwrap_or_default(),
+    })?;
+    let limit = query.limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
+    let begin = query.cursor.unwrap_or(0).min(entries.len());
+    let end = begin.saturating_add(limit).min(entries.len());
+    let page = entries.get(begin..end).unwrap_or_default();
+    let mut response = json_response(entries_to_json(page.iter().copied()));
+    insert(response.headers_mut(), X_REPO_COMMIT, &tree.commit.to_string());
+    if end < entries.len()
+        && let Some(endpoint) = asked.endpoint(proxy)
+    {
+        // By the path it was asked by, so that pages are of the same revision as far as the client cares to say.
+        let path = asked.parts.uri.path();
+        let path = path.strip_prefix(asked.prefix).unwrap_or(path);
+        let recursive = if depth == Depth::All { "recursive=true&" } else { "" };
+        let url = format!("{endpoint}{path}?{recursive}limit={limit}&cursor={end}");
+        insert(response.headers_mut(), LINK, &next_link(&url));
+    }
+    Ok(with_age(response, &pinned))
+}
+
+#[derive(Debug, Deserialize)]
+struct Question {
+    #[serde(default)]
+    paths: Paths,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Paths {
+    Many(Vec<String>),
+    One(String),
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self::Many(Vec::new())
+    }
+}
+
+pub(super) async fn paths_info(
+    proxy: &HfProxy,
+    asked: &Asked,
+    repo: &Repo,
+    revision: &Revision,
+    body: Body,
+) -> Result<Response<Body>, Refusal> {
+    let body = Limited::new(body, QUESTION_BYTES_MAX).collect().await.map_err(|_| Refusal::TooLong)?;
+    let body = body.to_bytes();
+    let kind = asked.parts.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let paths = if kind.trim_start().starts_with("application/json") {
+        let question: Question = serde_json::from_slice(&body)
+            .map_err(|_| Refusal::Request("the body is no JSON object with a list of paths"))?;
+        match question.paths {
+            Paths::Many(paths) => paths,
+            Paths::One(path) => vec![path],
+        }
+    } else {
+        let text = std::str::from_utf8(&body).map_err(|_| Refusal::Request("the form is not text"))?;
+        pairs(text).filter(|(key, _)| key == "paths" || key == "paths[]").map(|(_, path)| path).collect()
+    };
+    let pinned = asked.pin(proxy, repo, revision).await?;
+    let Snapshot { pinned, tree, .. } = proxy.snapshot(pinned, &asked.caller).await?;
+    let entries = paths.iter().filter_map(|path| {
+        let path = path.trim_matches('/');
+        let directory = || tree.find_directory(path).map(TreeEntry::Directory);
+        tree.find(path).map(TreeEntry::File).or_else(directory)
+    });
+    Ok(with_age(json_response(entries_to_json(entries)), &pinned))
+}
+
+pub(super) async fn refs(proxy: &HfProxy, asked: &Asked, repo: &Repo) -> Result<Response<Body>, Refusal> {
+    let pinned = asked.pin(proxy, repo, &Revision::main()).await?;
+    let wants_all = pairs(asked.parts.uri.query().unwrap_or_default())
+        .any(|(key, value)| key == "include_prs" && !matches!(value.as_str(), "0" | "false" | "False"));
+    let query = wants_all.then(|| "include_prs=1".to_owned());
+    let answer = proxy.refs(&pinned, query, &asked.caller).await?;
+    Ok(with_age(json_response(answer.body), &pinned))
+}
+
+pub(super) async fn commits(
+    proxy: &HfProxy,
+    asked: &Asked,
+    repo: &Repo,
+    revision: &Revision,
+) -> Result<Response<Body>, Refusal> {
+    let pinned = asked.pin(proxy, repo, revision).await?;
+    let path = pinned.repo.api_path_at("commits", revision);
+    // What pages and details are asked for; nothing else goes upstream.
+    let known = ["p", "limit", "cursor", "expand", "expand[]"];
+    let query: Vec<String> = pairs(asked.parts.uri.query().unwrap_or_default())
+        .filter(|(key, _)| known.contains(&key.as_str()))
+        .map(|(key, value)| format!("{}={}", encode_segment(&key), encode_segment(&value)))
+        .collect();
+    let query = (!query.is_empty()).then(|| query.join("&"));
+    let answer = proxy.pass_of(&pinned, &path, query, &asked.caller).await?;
+    let mut response = json_response(answer.body);
+    if let (Some(next), Some(endpoint)) = (&answer.next, asked.endpoint(proxy)) {
+        insert(response.headers_mut(), LINK, &next_link(&format!("{endpoint}{next}")));
+    }
+    Ok(with_age(response, &pinned))
+}
+
+pub(super) async fn auth_check(
+    proxy: &HfProxy,
+    asked: &Asked,
+    repo: &Repo,
+) -> Result<Response<Body>, Refusal> {
+    let pinned = asked.pin(proxy, repo, &Revision::main()).await?;
+    proxy.may_read(&pinned, &asked.caller).await?;
+    Ok(json_response("{}"))
+}
