@@ -11,6 +11,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
+use wtfs_torrent::tracker::local::OwnTracker;
 use wtfs_torrent::{Session, StartError};
 
 use crate::access_log::{self, AccessLog, Observer};
@@ -19,7 +20,6 @@ use crate::browser_page::{self, IceServer};
 use crate::client_addr::TrustedProxies;
 use crate::config::HubConfig;
 use crate::dashboard;
-use crate::hf::{self, HfError, HfProxy};
 use crate::library::Library;
 use crate::metrics::{self, traffic::Traffic};
 use crate::own_peer;
@@ -57,9 +57,6 @@ pub enum OpenError {
     /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The settings of the proxy of Hugging Face cannot work.
-    #[error(transparent)]
-    Hf(#[from] HfError),
 }
 
 /// A running hub. Clones are the same one; it goes on until [`Hub::shutdown`].
@@ -75,7 +72,6 @@ pub struct Hub {
     trusted_proxies: TrustedProxies,
     stats: Stats,
     visibility: Visibility,
-    hf: Option<HfProxy>,
     ice_servers: Arc<[IceServer]>,
     stop: CancellationToken,
 }
@@ -123,15 +119,11 @@ impl Hub {
         read.unwrap_or(Ok(()))?;
         let cache_dir = config.session.cache_dir.clone();
         let records_dir = cache_dir.join("hub").join("shared");
-        let session = Session::open(config.session).await?;
-        let hf = config.hf.map(|hf| HfProxy::open(hf, &session, &cache_dir, config.public_url.clone()));
-        let hf = match hf.transpose() {
-            Ok(hf) => hf,
-            Err(error) => {
-                session.shutdown().await;
-                return Err(error.into());
-            }
-        };
+        let mut engine = config.session;
+        // To the engine it is a tracker like any other, but reached without going through TLS, a proxy or a passkey.
+        let own = OwnTracker { url: own_url(config.public_url.as_ref()), tracker: Arc::new(tracker.clone()) };
+        engine.own_tracker = Some(own);
+        let session = Session::open(engine).await?;
         let roots = RootsConfig { roots, records_dir, quiet: config.quiet, rescan: config.rescan };
         let roots = match Roots::start(roots, session.clone(), stop.clone()).await {
             Ok(roots) => roots,
@@ -178,7 +170,6 @@ impl Hub {
                 metrics: config.metrics_audience,
                 stats: config.stats_audience,
             },
-            hf,
             ice_servers: config.ice_servers.into(),
             stop,
         })
@@ -202,10 +193,7 @@ impl Hub {
         let root_state = (self.tracker.clone(), self.visibility.stats.clone());
         let traffic = self.stats.sources().traffic.clone();
         let observer = Observer { traffic, log: self.visibility.log };
-        // What no other route takes.
-        let hf = self.hf.clone().map(hf::router).unwrap_or_default();
         Router::new()
-            .merge(hf)
             .merge(routes::router(routes))
             .merge(webseed::router(self.library.clone()))
             .merge(browser_page::router(self.ice_servers.clone()))
@@ -271,6 +259,12 @@ impl Hub {
         self.stop.cancel();
         self.session.shutdown().await;
     }
+}
+
+/// What stands for the tracker in the engine's lists.
+fn own_url(public_url: Option<&PublicUrl>) -> String {
+    let own = public_url.and_then(|url| url.trackers(None).pop());
+    own.unwrap_or_else(|| "ws://localhost/announce".to_owned())
 }
 
 fn is_ready(roots: &Roots) -> IsReady {

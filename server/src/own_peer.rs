@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use wtfs_proto::id::{InfoHash, PeerId};
+use wtfs_proto::id::InfoHash;
 use wtfs_torrent::Session;
 
 use crate::places::PublicUrl;
@@ -33,9 +33,8 @@ pub(crate) async fn announce_task(
     mut changes: watch::Receiver<u64>,
     stop: CancellationToken,
 ) {
-    let mut random = [0; 12];
-    random.iter_mut().for_each(|byte| *byte = fastrand::alphanumeric() as u8);
-    let peer_id = PeerId::generate(random);
+    // As which it speaks over the tracker's own line, and shakes hands.
+    let peer_id = session.peer_id();
     let mut announced: HashMap<(InfoHash, SocketAddr), Presence> = HashMap::new();
     let mut refreshed = Instant::now();
     loop {

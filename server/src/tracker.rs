@@ -72,6 +72,7 @@ struct Shared {
     registry: ws::Registry,
     counters: Counters,
     closing: CancellationToken,
+    own_addr: Mutex<Option<IpAddr>>,
 }
 
 impl fmt::Debug for Tracker {
@@ -113,6 +114,7 @@ impl Tracker {
             registry: ws::Registry::new(&config.sockets),
             counters: Counters::default(),
             closing: CancellationToken::new(),
+            own_addr: Mutex::new(None),
             config,
         };
         Self { shared: Arc::new(shared) }
@@ -265,6 +267,19 @@ impl Tracker {
 impl Shared {
     fn now(&self) -> Moment {
         self.started.elapsed()
+    }
+
+    /// Where the hub's own peer is announced from. IPv4 goes before IPv6, so that it does not alternate.
+    fn set_own_addr(&self, addr: IpAddr) {
+        let mut own = self.own_addr.lock().unwrap_or_else(PoisonError::into_inner);
+        if addr.is_ipv4() || own.is_none_or(|own| own.is_ipv6()) {
+            *own = Some(addr);
+        }
+    }
+
+    fn own_addr(&self) -> IpAddr {
+        let own = *self.own_addr.lock().unwrap_or_else(PoisonError::into_inner);
+        own.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST))
     }
 
     /// Whether a client with this word in its URL may ask at all, and so often.

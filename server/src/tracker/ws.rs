@@ -22,6 +22,7 @@ mod registry;
 mod socket;
 
 pub(super) use registry::Registry;
+pub(super) use socket::serve_own;
 
 /// Bytes that are read from a socket at once. There is such a buffer for each.
 const READ_BUFFER_BYTES: usize = 1024;

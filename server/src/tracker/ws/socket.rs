@@ -5,11 +5,12 @@
 //!
 //! Invariant: when the task ends, its client is out of every swarm whose place it still holds.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
 use futures_util::SinkExt;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use wtfs_proto::id::{InfoHash, PeerId};
 use wtfs_proto::tracker::AnnounceEvent;
@@ -17,12 +18,16 @@ use wtfs_proto::tracker::ws::{self as codec, Offer, Request, Response};
 
 use super::registry::{Seat, Sent};
 use super::silence;
+use crate::tracker::own::OWN_KEY;
 use crate::tracker::rates::Rate;
 use crate::tracker::swarm::{self, Contact, Progress, Refusal, SocketId, Wanted};
 use crate::tracker::{Denied, Shared, Tracker, lock};
 
 /// Messages that mean nothing after which a client is taken for none.
 const MOST_MALFORMED: u32 = 20;
+
+/// When the hub's own engine comes back: well below the shortest memory.
+const OWN_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Why a socket is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +49,17 @@ struct Membership {
     peer_id: PeerId,
 }
 
+/// Whose the client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// A stranger's.
+    Guest,
+    /// The hub's own engine, within the process.
+    Own,
+}
+
 struct Client {
+    standing: Standing,
     tracker: Tracker,
     seat: Seat,
     from: IpAddr,
@@ -63,7 +78,8 @@ pub(super) async fn serve(
     let write_timeout = tracker.shared.config.sockets.write_timeout;
     seat.heard(tracker.shared.now());
     let passkey = passkey.map(String::into_boxed_str);
-    let mut client = Client { tracker, seat, from, passkey, swarms: Vec::new(), malformed: 0 };
+    let standing = Standing::Guest;
+    let mut client = Client { standing, tracker, seat, from, passkey, swarms: Vec::new(), malformed: 0 };
     let end = client.run(&mut socket).await;
     tracing::trace!(%from, ?end, "a web socket ends");
     let frame = match end {
@@ -86,6 +102,44 @@ pub(super) async fn serve(
     };
     // Whether they arrive is of no interest any more.
     let _ = tokio::time::timeout(write_timeout.min(Duration::from_secs(2)), farewell).await;
+}
+
+/// Serves the hub's own engine, until it hangs up or the tracker ends.
+pub(in crate::tracker) async fn serve_own(
+    tracker: Tracker,
+    mut heard: mpsc::Receiver<String>,
+    says: mpsc::Sender<String>,
+) {
+    let from = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let Some(seat) = tracker.shared.registry.seat(from) else {
+        tracing::warn!("there is no place for the hub's own peer among the web sockets");
+        return;
+    };
+    let closing = tracker.shared.closing.clone();
+    let (standing, swarms) = (Standing::Own, Vec::new());
+    let mut client = Client { standing, tracker, seat, from, passkey: None, swarms, malformed: 0 };
+    loop {
+        let answer = tokio::select! {
+            biased;
+            () = closing.cancelled() => return,
+            queued = client.seat.next() => match queued {
+                Some(queued) => Some(queued.text().as_str().to_owned()),
+                None => return,
+            },
+            text = heard.recv() => match text {
+                Some(text) => client.handle(&text),
+                None => return,
+            },
+        };
+        let Some(answer) = answer else { continue };
+        let said = tokio::select! {
+            () = closing.cancelled() => return,
+            said = says.send(answer) => said,
+        };
+        if said.is_err() {
+            return;
+        }
+    }
 }
 
 impl Client {
@@ -231,13 +285,16 @@ impl Client {
         shared: &Shared,
         announce: &codec::Announce<'_>,
     ) -> Result<Response<'static>, String> {
-        shared.admit(self.from, self.passkey.as_deref()).map_err(|denied| denied.to_string())?;
+        let is_own = self.standing == Standing::Own;
+        if !is_own {
+            shared.admit(self.from, self.passkey.as_deref()).map_err(|denied| denied.to_string())?;
+        }
         let config = &shared.config.sockets;
         let own = Membership { info_hash: announce.info_hash, peer_id: announce.peer_id };
         // Programs with several clients of one torrent share a socket among them: each is a peer.
         let place = self.swarms.iter().position(|known| *known == own);
         let is_leaving = announce.event == AnnounceEvent::Stopped;
-        if place.is_none() && !is_leaving && self.swarms.len() >= config.max_swarms {
+        if place.is_none() && !is_leaving && !is_own && self.swarms.len() >= config.max_swarms {
             return Err("too many torrents on one connection".to_owned());
         }
         let want = announce.num_want.map_or(usize::MAX, |count| count as usize);
@@ -245,9 +302,9 @@ impl Client {
         let told = swarm::Announce {
             info_hash: announce.info_hash,
             peer_id: announce.peer_id,
-            from: self.from,
+            from: if is_own { shared.own_addr() } else { self.from },
             contact: Contact::Socket(self.seat.id()),
-            key: 0,
+            key: if is_own { OWN_KEY } else { 0 },
             progress: if announce.left == Some(0) { Progress::Seed } else { Progress::Leecher },
             event: announce.event,
             wanted: Wanted::Sockets,
@@ -271,7 +328,7 @@ impl Client {
         }
         Ok(Response::Announce {
             info_hash: announce.info_hash,
-            interval_s: shared.jittered(shared.config.socket_interval),
+            interval_s: shared.jittered(if is_own { OWN_INTERVAL } else { shared.config.socket_interval }),
             complete: answer.counts.complete,
             incomplete: answer.counts.incomplete,
         })
