@@ -215,8 +215,9 @@ impl Filesystem for Adapter {
         for wish in [
             InitFlags::FUSE_ASYNC_READ,
             InitFlags::FUSE_PARALLEL_DIROPS,
+            // For every part of a listing, not by the kernel's guess (READDIRPLUS_AUTO): `ls -l` reads the whole
+            // listing before it looks at the first entry, and then looked each up by a request of its own.
             InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_MAX_PAGES,
         ] {
