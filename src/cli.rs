@@ -139,6 +139,13 @@ pub(crate) struct Engine {
     /// Serve nothing to others
     #[arg(long)]
     pub(crate) no_upload: bool,
+    /// Have no peers in browsers: WebSocket trackers are left alone
+    #[arg(long)]
+    pub(crate) no_webrtc: bool,
+    /// Ask this server how we look from outside, for peers over WebRTC; may be given more than once, `none` is none
+    /// [default: public ones, for trackers in the internet]
+    #[arg(long, value_name = "stun:HOST[:PORT]", conflicts_with = "no_webrtc")]
+    pub(crate) stun: Vec<String>,
 }
 
 impl Engine {
@@ -156,6 +163,8 @@ impl Engine {
             memory: self.memory,
             read_timeout: self.read_timeout,
             upload: self.no_upload.then_some(false),
+            webrtc: self.no_webrtc.then_some(false),
+            stun: (!self.stun.is_empty()).then(|| self.stun.clone()),
             allow_private_hosts: self.allow_private_hosts.then_some(true),
             trackers: (!self.trackers.is_empty()).then(|| self.trackers.clone()),
             ..Layer::default()
@@ -432,6 +441,12 @@ pub(crate) struct Serve {
     /// Send peers at most this many bytes a second, e.g. 10M; the web seed is not held back
     #[arg(long, value_name = "RATE")]
     pub(crate) upload_limit: Option<ByteSize>,
+    /// Have no peers in browsers
+    #[arg(long)]
+    pub(crate) no_webrtc: bool,
+    /// Ask this server how the hub looks from outside, for peers over WebRTC; may be given more than once, `none` is none
+    #[arg(long, value_name = "stun:HOST[:PORT]", conflicts_with = "no_webrtc")]
+    pub(crate) stun: Vec<String>,
     /// Print every setting with its meaning, as a configuration file, and end
     #[arg(long)]
     pub(crate) print_config: bool,
@@ -445,6 +460,8 @@ impl Serve {
             cache_size: self.cache_size,
             listen: self.peer_listen.clone(),
             upload_limit: self.upload_limit,
+            webrtc: self.no_webrtc.then_some(false),
+            stun: (!self.stun.is_empty()).then(|| self.stun.clone()),
             hub: HubLayer {
                 roots: (!self.roots.is_empty()).then(|| self.roots.clone()),
                 listen: self.listen.clone(),

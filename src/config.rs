@@ -19,7 +19,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use wtfs_proto::announce::TrackerKind;
 use wtfs_torrent::http::PrivateHosts;
-use wtfs_torrent::{ListenConfig, NetworkPolicy, PortPolicy, SessionConfig, UploadPolicy};
+use wtfs_torrent::{
+    ListenConfig, NetworkPolicy, PortPolicy, SessionConfig, UploadPolicy, WebRtcPolicy,
+};
 
 pub(crate) use self::directories::Directories;
 pub(crate) use self::hub::HubLayer;
@@ -220,6 +222,8 @@ impl Loaded {
             } else {
                 PrivateHosts::NamedOnly
             },
+            webrtc: if layer.webrtc.unwrap_or(true) { WebRtcPolicy::On } else { WebRtcPolicy::Off },
+            stun: layer.stun.map(stun_servers).transpose()?,
             ..defaults
         };
         let trackers = layer.trackers.unwrap_or_default();
@@ -233,6 +237,23 @@ impl Loaded {
             directories,
         })
     }
+}
+
+/// The servers of `stun`; the word `none` alone is none.
+fn stun_servers(typed: Vec<String>) -> anyhow::Result<Vec<String>> {
+    if typed.len() == 1 && typed[0] == "none" {
+        return Ok(Vec::new());
+    }
+    for url in &typed {
+        let host = url.strip_prefix("stun:").unwrap_or_default();
+        if host.is_empty() || host.contains(['/', '?', ' ']) {
+            return Err(ended(
+                Exit::Usage,
+                format!("stun: {} is not stun:HOST or stun:HOST:PORT", printable(url)),
+            ));
+        }
+    }
+    Ok(typed)
 }
 
 /// Refuses what no tracker can be at, since a typing error would else be found only when no peer comes.
@@ -346,6 +367,8 @@ mod tests {
             Layer { max_peers: Some(0), ..Layer::default() },
             Layer { read_timeout: Some(TimeSpan(Duration::ZERO)), ..Layer::default() },
             Layer { listen: Some("all".into()), ..Layer::default() },
+            Layer { stun: Some(vec!["stun.example.org".into()]), ..Layer::default() },
+            Layer { stun: Some(vec!["none".into(), "stun:a".into()]), ..Layer::default() },
         ] {
             let error = loaded(Environment::from([HOME])).resolve(layer).expect_err("refused");
             assert_eq!(crate::exit::exit_of(&error), Exit::Usage);

@@ -39,6 +39,10 @@ pub(crate) struct Layer {
     pub(crate) read_timeout: Option<TimeSpan>,
     /// Whether to serve others.
     pub(crate) upload: Option<bool>,
+    /// Whether peers in browsers take part.
+    pub(crate) webrtc: Option<bool>,
+    /// `stun:HOST[:PORT]` each, or `none` alone.
+    pub(crate) stun: Option<Vec<String>>,
     /// Whether hosts that nobody named may be in private networks.
     pub(crate) allow_private_hosts: Option<bool>,
     /// Trackers to announce to beside a torrent's own.
@@ -68,6 +72,10 @@ impl Layer {
             memory: environment.parse("WTFS_MEMORY")?,
             read_timeout: environment.parse("WTFS_READ_TIMEOUT")?,
             upload: environment.parse("WTFS_UPLOAD")?,
+            webrtc: environment.parse("WTFS_WEBRTC")?,
+            stun: environment
+                .text("WTFS_STUN")?
+                .map(|list| list.split_whitespace().map(str::to_owned).collect()),
             allow_private_hosts: environment.parse("WTFS_ALLOW_PRIVATE_HOSTS")?,
             trackers: environment
                 .text("WTFS_TRACKERS")?
@@ -94,6 +102,8 @@ impl Layer {
             memory: self.memory.or(lower.memory),
             read_timeout: self.read_timeout.or(lower.read_timeout),
             upload: self.upload.or(lower.upload),
+            webrtc: self.webrtc.or(lower.webrtc),
+            stun: self.stun.or(lower.stun),
             allow_private_hosts: self.allow_private_hosts.or(lower.allow_private_hosts),
             trackers: self.trackers.or(lower.trackers),
             allow_other: self.allow_other.or(lower.allow_other),
@@ -123,6 +133,8 @@ pub(super) mod tests {
             memory: Some(ByteSize(6 << 30)),
             read_timeout: Some(TimeSpan(std::time::Duration::from_secs(7))),
             upload: Some(false),
+            webrtc: Some(false),
+            stun: Some(vec!["stun:a:1".into(), "stun:b".into()]),
             allow_private_hosts: Some(true),
             trackers: Some(vec!["udp://t:1".into(), "http://u/announce".into()]),
             allow_other: Some(true),
@@ -169,6 +181,8 @@ pub(super) mod tests {
             ("WTFS_MEMORY", "6G"),
             ("WTFS_READ_TIMEOUT", "7s"),
             ("WTFS_UPLOAD", "false"),
+            ("WTFS_WEBRTC", "false"),
+            ("WTFS_STUN", "stun:a:1 stun:b"),
             ("WTFS_ALLOW_PRIVATE_HOSTS", "true"),
             ("WTFS_TRACKERS", "udp://t:1 http://u/announce"),
             ("WTFS_ALLOW_OTHER", "true"),
