@@ -172,19 +172,42 @@ impl Engine {
     }
 }
 
+/// Flags of what reads Hugging Face repositories.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Hugging Face")]
+pub(crate) struct HubFlags {
+    /// Ask this hub first, e.g. `http://hub:8080`, and the origin only where it does not answer
+    #[arg(long, value_name = "URL")]
+    pub(crate) hub: Option<String>,
+    /// Where repositories come from [default: HF_ENDPOINT, or `https://huggingface.co`]
+    #[arg(long, value_name = "URL")]
+    pub(crate) hf_endpoint: Option<String>,
+    /// Let it redirect to this host too, even a private one; may be given more than once
+    #[arg(long = "allow-upstream-host", value_name = "HOST[:PORT]")]
+    pub(crate) allow_upstream_hosts: Vec<String>,
+}
+
+const REPOSITORIES: &str = "\
+hf://OWNER/NAME[@REVISION][/PATH], hf://datasets/... and hf://spaces/... are Hugging Face repositories; HF_TOKEN or the \
+token of `hf auth login` is used.";
+
 #[derive(Args, Debug)]
 #[command(
     allow_missing_positional = true,
     after_help = format!("{SOURCES}\n\
 Each SOURCE is one entry of DIR: a directory, or the file of a single-file torrent. What was added to DIR with `wtfs \
 add` before is there again.\n\
+{REPOSITORIES} One repository is DIR itself; several, hf:// alone, or a hub's http://HOST:PORT/hf show as DIR/OWNER/NAME, \
+each found when it is looked up.\n\
 Ctrl-C (or SIGTERM) unmounts; a second one ends at once.\n\n\
 Examples:\n  \
 wtfs mount model.torrent /mnt/models\n  \
 wtfs mount --daemon a.torrent b.torrent /mnt/models\n  \
 wtfs mount 'magnet:?xt=urn:btih:...&tr=...' /mnt/models\n  \
 wtfs mount --peer 10.0.0.2:6881 model.torrent /mnt/models\n  \
-wtfs mount --cache-size 50G --pin model/config.json --metrics 127.0.0.1:9100 model.torrent /mnt/models")
+wtfs mount --cache-size 50G --pin model/config.json --metrics 127.0.0.1:9100 model.torrent /mnt/models\n  \
+wtfs mount hf://openai-community/gpt2 /mnt/gpt2\n  \
+wtfs mount http://hub:8080/hf /mnt/hf")
 )]
 pub(crate) struct Mount {
     /// .torrent files, URLs, magnet links or info hashes
@@ -220,6 +243,8 @@ pub(crate) struct Mount {
     /// The words behind the program's name, for `--daemon` to start it again with
     #[arg(skip)]
     pub(crate) typed: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) hub: HubFlags,
     #[command(flatten)]
     pub(crate) engine: Engine,
 }

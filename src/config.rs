@@ -6,6 +6,7 @@
 
 mod directories;
 mod hub;
+mod hugging_face;
 mod layer;
 mod printed;
 
@@ -25,6 +26,7 @@ use wtfs_torrent::{
 
 pub(crate) use self::directories::Directories;
 pub(crate) use self::hub::HubLayer;
+pub(crate) use self::hugging_face::HuggingFace;
 pub(crate) use self::layer::Layer;
 pub(crate) use self::printed::printed;
 use crate::exit::{Exit, OrEnd as _, ended};
@@ -85,6 +87,8 @@ pub(crate) struct Settings {
     pub(crate) trackers: Vec<String>,
     pub(crate) allow_other: bool,
     pub(crate) hub: HubLayer,
+    /// How Hugging Face is reached as a client.
+    pub(crate) hugging_face: HuggingFace,
     /// Who is to be told that the work has begun.
     pub(crate) notify: Notify,
 }
@@ -123,6 +127,7 @@ fn listen(typed: &str) -> anyhow::Result<ListenConfig> {
 pub(crate) struct Loaded {
     directories: Directories,
     layer: Layer,
+    hugging_face: HuggingFace,
     notify: Notify,
     /// Log filter of `RUST_LOG` or the configuration.
     pub(crate) log: Option<String>,
@@ -154,7 +159,8 @@ impl Loaded {
         }
         let log = environment.text("RUST_LOG")?.or_else(|| layer.log.clone());
         let notify = Notify::new(environment.path("NOTIFY_SOCKET"));
-        Ok(Self { directories, layer, notify, log })
+        let hugging_face = HuggingFace::from_environment(environment)?;
+        Ok(Self { directories, layer, hugging_face, notify, log })
     }
 
     /// Everything that was set somewhere, with what was typed on top; neither filled in nor checked.
@@ -233,6 +239,7 @@ impl Loaded {
             trackers,
             allow_other: layer.allow_other.unwrap_or(false),
             hub: layer.hub,
+            hugging_face: self.hugging_face,
             notify: self.notify,
             directories,
         })

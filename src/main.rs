@@ -18,6 +18,7 @@ mod notify;
 mod place;
 mod progress;
 mod reporter;
+mod repositories;
 mod roster;
 mod signals;
 mod table;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value, to_value};
+use wtfs_mount::HfTree;
+use wtfs_torrent::hf::blobs::BlobsStatus;
 use wtfs_torrent::{Session, SessionStatus};
 
 use crate::config::Settings;
@@ -23,6 +25,26 @@ pub(crate) struct ProcessStatus {
     path: Option<PathBuf>,
     #[serde(flatten)]
     session: SessionStatus,
+    /// Of a mount of repositories only.
+    #[serde(flatten)]
+    repositories: Option<RepositoriesStatus>,
+}
+
+/// What a mount of repositories shows, and how their files fare.
+#[derive(Debug, Serialize)]
+struct RepositoriesStatus {
+    repositories: Vec<RepositoryStatus>,
+    blobs: BlobsStatus,
+}
+
+#[derive(Debug, Serialize)]
+struct RepositoryStatus {
+    repo: String,
+    revision: String,
+    commit: String,
+    files: usize,
+    total_bytes: u64,
+    local_bytes: u64,
 }
 
 /// What this process tells about itself, asked for again each time.
@@ -31,18 +53,38 @@ pub(crate) struct Reporter {
     session: Session,
     role: Role,
     path: Option<PathBuf>,
-    /// Of a mount only.
+    /// Of a mount of torrents only.
     roster: Option<Arc<Roster>>,
+    /// Of a mount of repositories only.
+    repositories: Option<HfTree>,
 }
 
 impl Reporter {
     pub(crate) fn new(session: &Session, role: Role, path: Option<PathBuf>) -> Self {
-        Self { session: session.clone(), role, path, roster: None }
+        Self { session: session.clone(), role, path, roster: None, repositories: None }
     }
 
     /// With this a mount takes orders.
     pub(crate) fn with_roster(self, roster: Arc<Roster>) -> Self {
         Self { roster: Some(roster), ..self }
+    }
+
+    /// With this it tells of them too.
+    pub(crate) fn with_repositories(self, repositories: HfTree) -> Self {
+        Self { repositories: Some(repositories), ..self }
+    }
+
+    fn repositories(&self) -> Option<RepositoriesStatus> {
+        let describe = |pinned: wtfs_mount::Pinned| RepositoryStatus {
+            repo: pinned.repo.to_string(),
+            revision: pinned.revision.to_string(),
+            commit: pinned.commit.to_string(),
+            files: pinned.files,
+            total_bytes: pinned.total_bytes,
+            local_bytes: pinned.local_bytes,
+        };
+        let repositories = self.repositories.as_ref()?.pinned().into_iter().map(describe).collect();
+        Some(RepositoriesStatus { repositories, blobs: self.session.blobs().status() })
     }
 
     /// Never waits.
@@ -53,6 +95,7 @@ impl Reporter {
             role: self.role,
             path: self.path.clone(),
             session: self.session.status(),
+            repositories: self.repositories(),
         }
     }
 
@@ -78,7 +121,7 @@ impl Answers for Reporter {
     fn carry_out(&self, order: Request, tell: Tell) -> Carried {
         let roster = self.roster.clone();
         Box::pin(async move {
-            let roster = roster.ok_or_else(|| ended(Exit::Usage, "only a mount can do that"))?;
+            let roster = roster.ok_or_else(|| ended(Exit::Usage, "only a mount of torrents can do that"))?;
             let done = match order {
                 Request::Add { source, web_seeds } => {
                     let source = engine::with_web_seeds(engine::source(&source).await?, &web_seeds)?;

@@ -1,11 +1,12 @@
-//! `wtfs mount`: torrents as a directory, until a signal or until somebody unmounts it.
+//! `wtfs mount`: torrents or repositories as a directory, until a signal or until somebody unmounts it.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::runtime::Handle;
 use wtfs_mount::{
-    Audience, Control, ControlFile, Mount as Mounted, MountConfig, Passthrough, TorrentTree, unmount_path,
+    Audience, Control, ControlFile, HfTree, HfTreeConfig, Mount as Mounted, MountConfig, Passthrough,
+    TorrentTree, Tree, unmount_path,
 };
 use wtfs_torrent::Session;
 
@@ -19,6 +20,7 @@ use crate::exit::{Exit, OrEnd as _, ended};
 use crate::logging;
 use crate::place;
 use crate::reporter::Reporter;
+use crate::repositories::{self, Typed};
 use crate::roster::{Errands, Memory, Origin, Roster};
 use crate::signals::Stop;
 use crate::units::count;
@@ -64,7 +66,7 @@ async fn serve(args: &Mount, settings: &Settings, place: Place) -> anyhow::Resul
     let _metrics = engine::metrics(args.metrics.as_ref(), &session).await?;
     let outcome = tokio::select! {
         mounted = mount(args, settings, &session) => match mounted {
-            Ok((mounted, roster)) => stay(args, settings, &session, mounted, roster, &stop, place).await,
+            Ok((mounted, shown)) => stay(args, settings, &session, mounted, shown, &stop, place).await,
             Err(error) => Err(error),
         },
         () = stop.wait() => Err(ended(Exit::Incomplete, "stopped before the mount was made")),
@@ -73,13 +75,96 @@ async fn serve(args: &Mount, settings: &Settings, place: Place) -> anyhow::Resul
     outcome
 }
 
-async fn mount(
+/// What a mount shows.
+enum Shown {
+    Torrents(Arc<Roster>),
+    Repositories(HfTree),
+}
+
+impl Shown {
+    /// For the line that says that the mount can be used.
+    fn describe(&self, session: &Session) -> String {
+        match self {
+            Self::Torrents(_) => count(session.torrents().len(), "torrent"),
+            Self::Repositories(tree) => match tree.pinned().as_slice() {
+                [] => "repositories".to_owned(),
+                [pinned] => format!("{}@{} ({})", pinned.repo, pinned.revision, pinned.commit),
+                pinned => format!("{} repositories", pinned.len()),
+            },
+        }
+    }
+}
+
+async fn mount(args: &Mount, settings: &Settings, session: &Session) -> anyhow::Result<(Mounted, Shown)> {
+    match Typed::of(&args.sources)? {
+        Some(typed) => mount_repositories(args, &typed, settings, session).await,
+        None => mount_torrents(args, settings, session).await,
+    }
+}
+
+/// Each that was named is found out before there is a mount, so that what is wrong with it is said at once.
+async fn mount_repositories(
+    args: &Mount,
+    typed: &Typed,
+    settings: &Settings,
+    session: &Session,
+) -> anyhow::Result<(Mounted, Shown)> {
+    if !args.pins.is_empty() {
+        return Err(ended(
+            Exit::Usage,
+            "--pin is for torrents; `wtfs get hf://...` fetches all of a repository",
+        ));
+    }
+    let place = place::mount_point(&args.dir)?;
+    let source = repositories::open(&args.hub, typed.namespace_of.as_deref(), settings, session).await?;
+    let reporter = Reporter::new(session, Role::Mount, Some(place));
+    let shown: Arc<OnceLock<HfTree>> = Arc::default();
+    let status = {
+        let shown = Arc::clone(&shown);
+        move || {
+            let reporter = reporter.clone();
+            let reporter = match shown.get() {
+                Some(tree) => reporter.with_repositories(tree.clone()),
+                None => reporter,
+            };
+            serde_json::to_vec_pretty(&reporter.status()).unwrap_or_default()
+        }
+    };
+    let files =
+        vec![ControlFile::new("status.json", status), ControlFile::new("log", logging::recent_warnings)];
+    let tree = HfTree::new(Arc::new(source), Handle::current(), files, HfTreeConfig::default());
+    let _only_once = shown.set(tree.clone());
+    for named in &typed.named {
+        let revision = repositories::pin(&tree, named).await?;
+        if !typed.is_namespace {
+            let root = tree.set_root(&named.repo, &revision, named.path.as_ref());
+            root.map_err(|error| ended(Exit::Source, format!("{named}: {error}")))?;
+        }
+    }
+    let mounted = start(args, settings, Arc::new(tree.clone()), None).await?;
+    Ok((mounted, Shown::Repositories(tree)))
+}
+
+async fn start(
+    args: &Mount,
+    settings: &Settings,
+    tree: Arc<dyn Tree>,
+    control: Option<Arc<dyn Control>>,
+) -> anyhow::Result<Mounted> {
+    let audience = if settings.allow_other { Audience::Everybody } else { Audience::Owner };
+    let passthrough = if args.no_passthrough { Passthrough::Never } else { Passthrough::WherePossible };
+    let config = MountConfig { audience, control, passthrough, ..MountConfig::new(&args.dir) };
+    let runtime = Handle::current();
+    let mounted = tokio::task::spawn_blocking(move || Mounted::start(config, tree, runtime)).await?;
+    mounted.map_err(|error| ended(Exit::Mount, error.to_string()))
+}
+
+async fn mount_torrents(
     args: &Mount,
     settings: &Settings,
     session: &Session,
-) -> anyhow::Result<(Mounted, Arc<Roster>)> {
+) -> anyhow::Result<(Mounted, Shown)> {
     let peers = engine::peers(&args.engine.peers).await?;
-    let runtime = Handle::current();
     let place = place::mount_point(&args.dir)?;
     let reporter = Reporter::new(session, Role::Mount, Some(place.clone()));
     let status = move || serde_json::to_vec_pretty(&reporter.status()).unwrap_or_default();
@@ -88,7 +173,7 @@ async fn mount(
         ControlFile::for_sources("add", ADD_HELP),
         ControlFile::new("log", logging::recent_warnings),
     ];
-    let tree = TorrentTree::new(runtime.clone(), files);
+    let tree = TorrentTree::new(Handle::current(), files);
     let roster = Arc::new(Roster::new(session, &tree, settings, peers, memory(args, settings, &place)?));
     for typed in &args.sources {
         let source = engine::with_web_seeds(engine::source(typed).await?, &args.engine.web_seeds)?;
@@ -103,14 +188,10 @@ async fn mount(
             }
         });
     }
-    let audience = if settings.allow_other { Audience::Everybody } else { Audience::Owner };
     let removed = if args.rm_drops_data { Fate::Drop } else { Fate::Keep };
     let control: Option<Arc<dyn Control>> = Some(Arc::new(Errands::new(&roster, removed)));
-    let passthrough = if args.no_passthrough { Passthrough::Never } else { Passthrough::WherePossible };
-    let config = MountConfig { audience, control, passthrough, ..MountConfig::new(&args.dir) };
-    let mounted =
-        tokio::task::spawn_blocking(move || Mounted::start(config, Arc::new(tree), runtime)).await?;
-    Ok((mounted.map_err(|error| ended(Exit::Mount, error.to_string()))?, roster))
+    let mounted = start(args, settings, Arc::new(tree), control).await?;
+    Ok((mounted, Shown::Torrents(roster)))
 }
 
 /// What was added to this mount point before. A mount works without.
@@ -129,12 +210,18 @@ async fn stay(
     settings: &Settings,
     session: &Session,
     mounted: Mounted,
-    roster: Arc<Roster>,
+    shown: Shown,
     stop: &Stop,
     place: Place,
 ) -> anyhow::Result<Exit> {
     let path = mounted.mount_point().to_owned();
-    let _control = Reporter::new(session, Role::Mount, Some(path)).with_roster(roster).show(settings);
+    let described = shown.describe(session);
+    let reporter = Reporter::new(session, Role::Mount, Some(path));
+    let reporter = match shown {
+        Shown::Torrents(roster) => reporter.with_roster(roster),
+        Shown::Repositories(tree) => reporter.with_repositories(tree),
+    };
+    let _control = reporter.show(settings);
     let pid_file = args.pid_file.as_deref().map(PidFile::write).transpose();
     let _pid_file = match pid_file {
         Ok(pid_file) => pid_file,
@@ -147,9 +234,8 @@ async fn stay(
         Place::Background => daemon::report_ready(),
         Place::Foreground => {
             let listening: Vec<String> = session.listening().iter().map(ToString::to_string).collect();
-            let torrents = count(session.torrents().len(), "torrent");
             let dir = mounted.mount_point().display();
-            let line = format!("mounted {torrents} on {dir}, listening on {}\n", listening.join(" "));
+            let line = format!("mounted {described} on {dir}, listening on {}\n", listening.join(" "));
             print_text(&line).map_err(std::io::Error::other)
         }
     };

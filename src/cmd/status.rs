@@ -80,6 +80,27 @@ struct Process {
     #[serde(default)]
     reads: Option<Reads>,
     torrents: Vec<Torrent>,
+    #[serde(default)]
+    repositories: Vec<Repository>,
+    #[serde(default)]
+    blobs: Option<Blobs>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Repository {
+    repo: String,
+    revision: String,
+    commit: String,
+    files: usize,
+    total_bytes: u64,
+    local_bytes: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Blobs {
+    origin_bytes: u64,
+    read_bytes: u64,
+    fills: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -234,10 +255,35 @@ impl Process {
         if let Some(reads) = &self.reads {
             text += &reads.text();
         }
+        if let Some(blobs) = self.blobs.as_ref().filter(|_| self.role == "mount") {
+            text += &blobs.text();
+        }
+        for repository in &self.repositories {
+            text += &repository.text();
+        }
         for torrent in &self.torrents {
             text += &torrent.text();
         }
         text
+    }
+}
+
+impl Repository {
+    fn text(&self) -> String {
+        let commit: String = self.commit.chars().take(12).collect();
+        let (repo, revision) = (printable(&self.repo), printable(&self.revision));
+        let files = count(self.files, "file");
+        let share = share(self.local_bytes, self.total_bytes);
+        format!("  {repo}@{revision} ({}): {files}, {share}\n", printable(&commit))
+    }
+}
+
+impl Blobs {
+    fn text(&self) -> String {
+        let (read, fetched) = (ByteSize(self.read_bytes), ByteSize(self.origin_bytes));
+        let fills = u32::try_from(self.fills).unwrap_or(u32::MAX);
+        let now = count(fills as usize, "file");
+        format!("  files: {read} read, {fetched} fetched from hubs, {now} being fetched\n")
     }
 }
 
