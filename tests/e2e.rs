@@ -23,6 +23,16 @@ mod dashboard;
 mod disk_full;
 #[path = "e2e/fidelity.rs"]
 mod fidelity;
+#[path = "e2e/hf_clients.rs"]
+mod hf_clients;
+#[path = "e2e/hf_errors.rs"]
+mod hf_errors;
+#[path = "e2e/hf_faults.rs"]
+mod hf_faults;
+#[path = "e2e/hf_http.rs"]
+mod hf_http;
+#[path = "e2e/hf_load.rs"]
+mod hf_load;
 #[path = "e2e/hostile_names.rs"]
 mod hostile_names;
 #[path = "e2e/hostile_peers.rs"]

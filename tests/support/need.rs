@@ -17,6 +17,8 @@ pub(crate) enum Need {
     Libtorrent,
     /// A Python that can import safetensors and numpy.
     Safetensors,
+    /// A Python of its own with this version of huggingface_hub.
+    HfClient(&'static str),
     /// The npm package `bittorrent-tracker`.
     NpmTracker,
     /// The npm package `playwright-core`.
@@ -31,6 +33,7 @@ impl Need {
             Self::Fuse => Path::new("/dev/fuse").exists(),
             Self::Libtorrent => has_libtorrent(),
             Self::Safetensors => can_import("safetensors, numpy"),
+            Self::HfClient(version) => hf_python(version).exists(),
             Self::NpmTracker => node_modules().join("bittorrent-tracker/client.js").exists(),
             Self::Playwright => node_modules().join("playwright-core/index.mjs").exists(),
             Self::Program(name) => find_program(name).is_some(),
@@ -40,9 +43,12 @@ impl Need {
     fn is_required(self) -> bool {
         let variable = match self {
             Self::Fuse => "WTFS_REQUIRE_FUSE",
-            Self::Libtorrent | Self::Safetensors | Self::NpmTracker | Self::Playwright | Self::Program(_) => {
-                "WTFS_REQUIRE_INTEROP"
-            }
+            Self::Libtorrent
+            | Self::Safetensors
+            | Self::HfClient(_)
+            | Self::NpmTracker
+            | Self::Playwright
+            | Self::Program(_) => "WTFS_REQUIRE_INTEROP",
         };
         env::var_os(variable).is_some_and(|value| value == "1")
     }
@@ -67,6 +73,11 @@ pub(crate) fn python() -> PathBuf {
     }
     let made = kept("python/bin/python3");
     made.filter(|python| python.exists()).unwrap_or_else(|| "python3".into())
+}
+
+/// The Python that has this version of huggingface_hub.
+pub(crate) fn hf_python(version: &str) -> PathBuf {
+    kept(&format!("hf-{version}/bin/python3")).unwrap_or_default()
 }
 
 /// Where the packages from npm are that `scripts/setup test` fetches.

@@ -3,6 +3,7 @@
 
 pub(crate) mod clients;
 pub(crate) mod content;
+pub(crate) mod hf;
 pub(crate) mod hub;
 pub(crate) mod libtorrent;
 pub(crate) mod mount;

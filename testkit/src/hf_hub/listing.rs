@@ -41,7 +41,10 @@ pub(super) fn file(state: &State, commit: &Commit, path: &str, entry: &Entry, de
     }
     expand(&mut value, commit, detail);
     if detail == Detail::Expanded {
-        value["securityFileStatus"] = json!({ "status": "safe" });
+        value["securityFileStatus"] = json!({
+            "status": "safe", "jFrogScan": null, "protectAiScan": null, "virusTotalScan": null,
+            "avScan": { "status": "safe" }, "pickleImportScan": null,
+        });
     }
     value
 }
