@@ -1,5 +1,7 @@
 //! The hub as others use it: through its public interface and real sockets.
 
+#[path = "hub/hf.rs"]
+mod hf;
 #[path = "hub/links.rs"]
 mod links;
 #[path = "hub/roots.rs"]

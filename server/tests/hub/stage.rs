@@ -99,6 +99,16 @@ impl Served {
         ask(self.addr, method, path, headers).await
     }
 
+    pub(crate) async fn ask_with_body(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[&str],
+        body: &[u8],
+    ) -> Answer {
+        ask_with_body(self.addr, method, path, headers, body).await
+    }
+
     /// Waits until a path is answered with this status.
     pub(crate) async fn wait_for(&self, path: &str, status: u16) -> Answer {
         let start = Instant::now();
@@ -154,11 +164,22 @@ impl Answer {
 
 /// Asks on a connection of its own and reads to its end.
 pub(crate) async fn ask(addr: SocketAddr, method: &str, path: &str, headers: &[&str]) -> Answer {
+    ask_with_body(addr, method, path, headers, &[]).await
+}
+
+/// The same with a body, whose length stands among the headers.
+pub(crate) async fn ask_with_body(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[&str],
+    body: &[u8],
+) -> Answer {
     let mut stream = TcpStream::connect(addr).await.expect("connects");
     let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
     let host = if headers.to_ascii_lowercase().contains("host:") { "" } else { "Host: hub.test:99\r\n" };
     let request = format!("{method} {path} HTTP/1.1\r\n{host}Connection: close\r\n{headers}\r\n");
-    stream.write_all(request.as_bytes()).await.expect("sent");
+    stream.write_all(&[request.as_bytes(), body].concat()).await.expect("sent");
     let mut received = Vec::new();
     tokio::time::timeout(PATIENCE, stream.read_to_end(&mut received))
         .await
