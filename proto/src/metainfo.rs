@@ -14,6 +14,7 @@
 mod builder;
 mod error;
 mod files;
+mod hybrid;
 mod outer;
 mod v1;
 mod v2;
@@ -23,6 +24,7 @@ use bytes::Bytes;
 pub use builder::{InfoBuilder, MetainfoBuilder, Privacy, choose_piece_bytes};
 pub use error::MetainfoError;
 pub use files::FileEntry;
+pub use hybrid::{FileHashes, HybridBuilder};
 
 use crate::bencode::{self, Dict, Limits};
 use crate::geometry::{Alignment, BLOCK_BYTES, FileLayout, Geometry, PieceIndex};

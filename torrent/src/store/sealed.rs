@@ -1,11 +1,11 @@
-//! Files that lie ready in a directory of the user's and are only read: each is given out only while it is the file
-//! that was hashed.
+//! Files that lie ready, in a directory of the user's or each at its place, and are only read: each is given out only
+//! while it is the file that was hashed.
 //!
 //! Owns the comparison with the [`Stamp`] of the hashing: when a file is opened, and again after each read, so that
 //! bytes that were written meanwhile are not passed on as verified. Writes nothing: no record, no lock, no file. What a
 //! program changes and then sets the time back of is not noticed here.
 //!
-//! Who uses them: the hub's roots, over HTTP and, as [`SealedStore`], towards peers.
+//! Who uses them: the hub's roots, over HTTP and, as [`SealedStore`], towards peers; so are whole blobs.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -72,10 +72,19 @@ impl SealedFile {
     }
 }
 
+/// Where the files of one torrent are.
+#[derive(Debug)]
+enum Places {
+    /// In a directory, in the torrent's layout.
+    Below(DataRoot),
+    /// Each at a path of its own, by index.
+    Apart(Box<[Option<PathBuf>]>),
+}
+
 /// The files of one torrent.
 #[derive(Debug)]
 pub struct SealedFiles {
-    root: DataRoot,
+    places: Places,
     metainfo: Arc<Metainfo>,
     /// By index; `None` where the torrent has padding or a link.
     stamps: Box<[Option<Stamp>]>,
@@ -100,15 +109,37 @@ impl SealedFiles {
                 all.push(None);
                 continue;
             }
-            let found = stamps.next();
-            if found.map(|stamp| stamp.bytes) != Some(entry.bytes) {
-                let path = data_dir.join(layout::path_of_entry(&metainfo.info, entry));
-                let found = found.map_or(0, |stamp| stamp.bytes);
-                return Err(StoreError::FileLength { path, expected: entry.bytes, found });
-            }
-            all.push(found);
+            let path = || data_dir.join(layout::path_of_entry(&metainfo.info, entry));
+            all.push(Some(fitting(stamps.next(), entry.bytes, path)?));
         }
-        Ok(Self { root: DataRoot::new(data_dir), metainfo, stamps: all.into(), open: Mutex::default() })
+        let places = Places::Below(DataRoot::new(data_dir));
+        Ok(Self { places, metainfo, stamps: all.into(), open: Mutex::default() })
+    }
+
+    /// The files of `metainfo` wherever they are, each with its stamp, in the order of the torrent's files, padding and
+    /// links left out. Two may be one file. A file of no bytes need not be anywhere: its path is not looked at.
+    ///
+    /// # Errors
+    /// [`StoreError::FileLength`] when one is missing or of another length than in the torrent.
+    pub fn at(
+        metainfo: Arc<Metainfo>,
+        files: impl IntoIterator<Item = (PathBuf, Stamp)>,
+    ) -> Result<Self, StoreError> {
+        let mut files = files.into_iter();
+        let (mut paths, mut stamps) = (Vec::new(), Vec::new());
+        for entry in &metainfo.info.files {
+            if entry.is_pad || entry.symlink.is_some() {
+                paths.push(None);
+                stamps.push(None);
+                continue;
+            }
+            let (path, stamp) = files.next().unzip();
+            let shown = || path.clone().unwrap_or_else(|| entry.path.to_relative_path());
+            stamps.push(Some(fitting(stamp, entry.bytes, shown)?));
+            paths.push(path);
+        }
+        let places = Places::Apart(paths.into());
+        Ok(Self { places, metainfo, stamps: stamps.into(), open: Mutex::default() })
     }
 
     /// The torrent.
@@ -141,11 +172,19 @@ impl SealedFiles {
         if let Ok(Some(found)) = self.opened(file) {
             return Ok(found);
         }
-        let relative = layout::path_of(&self.metainfo.info, file);
-        let path = self.root.display_path(&relative);
-        let stamp = usize::try_from(file.get()).ok().and_then(|at| self.stamps.get(at).copied().flatten());
+        let at = usize::try_from(file.get()).unwrap_or(usize::MAX);
+        let (root, relative) = match &self.places {
+            Places::Below(root) => (root.clone(), layout::path_of(&self.metainfo.info, file)),
+            Places::Apart(paths) => {
+                let path = paths.get(at).cloned().flatten().unwrap_or_default();
+                let name = path.file_name().map(PathBuf::from).unwrap_or_default();
+                (DataRoot::new(path.parent().map(Path::to_owned).unwrap_or_default()), name)
+            }
+        };
+        let path = root.display_path(&relative);
+        let stamp = self.stamps.get(at).copied().flatten();
         let stamp = stamp.ok_or_else(|| StoreError::Vanished { path: path.clone() })?;
-        let found = self.root.open(&relative, Access::Read)?;
+        let found = root.open(&relative, Access::Read)?;
         let found = found.ok_or_else(|| StoreError::Vanished { path: path.clone() })?;
         let opened = Arc::new(SealedFile::new(File::from(found.fd), stamp, path));
         opened.check()?;
@@ -156,9 +195,14 @@ impl SealedFiles {
     /// Whether every file is there and as it was. Blocks on the disk: one `stat` a file.
     pub fn are_unchanged(&self) -> bool {
         let info = &self.metainfo.info;
-        info.files.iter().zip(&self.stamps).all(|(entry, stamp)| {
+        info.files.iter().zip(&self.stamps).enumerate().all(|(at, (entry, stamp))| {
             let Some(stamp) = stamp else { return true };
-            let path = self.root.display_path(&layout::path_of_entry(info, entry));
+            let path = match &self.places {
+                Places::Below(root) => root.display_path(&layout::path_of_entry(info, entry)),
+                // Nothing of it is ever read.
+                Places::Apart(_) if entry.bytes == 0 => return true,
+                Places::Apart(paths) => paths.get(at).cloned().flatten().unwrap_or_default(),
+            };
             path.symlink_metadata().is_ok_and(|found| found.is_file() && Stamp::of(&found) == *stamp)
         })
     }
@@ -211,6 +255,17 @@ impl SealedFiles {
     }
 }
 
+/// The stamp, if it is that of a file of so many bytes.
+fn fitting(stamp: Option<Stamp>, bytes: u64, path: impl FnOnce() -> PathBuf) -> Result<Stamp, StoreError> {
+    match stamp {
+        Some(stamp) if stamp.bytes == bytes => Ok(stamp),
+        stamp => {
+            let found = stamp.map_or(0, |stamp| stamp.bytes);
+            Err(StoreError::FileLength { path: path(), expected: bytes, found })
+        }
+    }
+}
+
 /// Keeps the count of open files over all torrents.
 fn count(before: usize, now: usize) {
     use std::sync::atomic::Ordering::Relaxed;
@@ -248,7 +303,7 @@ impl SealedStore {
     }
 
     fn refuse(&self) -> StoreError {
-        let path = self.0.root.display_path(Path::new(&self.0.metainfo.info.name));
+        let path = PathBuf::from(&self.0.metainfo.info.name);
         let source = io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "what is shared is never written");
         StoreError::Io { op: "write", path, source }
     }
@@ -387,6 +442,35 @@ mod tests {
         let error = files.open(sample.metainfo.info.geometry.file(0).unwrap()).unwrap_err();
         assert!(matches!(error, StoreError::WrongType { .. }), "{error}");
         assert!(!files.are_unchanged());
+    }
+
+    #[test]
+    fn files_may_be_anywhere_under_any_name_and_one_may_stand_for_two() {
+        let (dir, sample, _files) = laid_out();
+        let info = &sample.metainfo.info;
+        let place = |name: &str| dir.path().join(name);
+        for (entry, name) in info.files.iter().zip(["x", "y", "z"]) {
+            std::fs::rename(dir.path().join(layout::path_of_entry(info, entry)), place(name)).unwrap();
+        }
+        let files = |names: &[&str]| {
+            let stamped = |name: &&str| (place(name), Stamp::of(&place(name).symlink_metadata().unwrap()));
+            SealedFiles::at(sample.metainfo.clone(), names.iter().map(stamped))
+        };
+        let apart = Arc::new(files(&["x", "y", "z"]).unwrap());
+        assert!(apart.are_unchanged());
+        let store = SealedStore::new(apart.clone());
+        for piece in sample.pieces() {
+            let len = info.geometry.piece_len(piece);
+            let mut buf = vec![0; len as usize];
+            store.read_piece(piece, 0..len, &mut buf).unwrap();
+            assert_eq!(buf, sample.blocks(piece).concat(), "{piece}");
+        }
+        assert!(matches!(files(&["x", "y"]), Err(StoreError::FileLength { .. })));
+        assert!(matches!(files(&["z", "y", "x"]), Err(StoreError::FileLength { .. })));
+        std::fs::remove_file(place("y")).unwrap();
+        assert!(apart.are_unchanged(), "it has no bytes");
+        std::fs::remove_file(place("z")).unwrap();
+        assert!(!apart.are_unchanged());
     }
 
     #[test]
