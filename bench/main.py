@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 
-from parts import cold, growth, machine, paths, report, results, tools, trackers, webseed
+from parts import cold, growth, hugging_face, machine, paths, report, results, tools, trackers, webseed
 from parts.clients import Place
 from parts.processes import run
 from parts.worlds import own_network, remove_stale, scratch
@@ -25,6 +25,7 @@ GROUPS = {
     "readers": growth.readers,
     "webseed": webseed.ranged_gets,
     "trackers": trackers.trackers,
+    "huggingface": hugging_face.proxy,
 }
 
 
@@ -67,6 +68,7 @@ def parse(argv):
     parser.add_argument("--turns", type=int, help="runs of each throughput row [default: 3; 1 with --quick]")
     parser.add_argument("--write", metavar="FILE", help="where the document goes [default: docs/performance.md for a "
                         "whole run, target/bench/performance.md otherwise]")
+    parser.add_argument("--add", metavar="FILE", help="the document goes behind what this file has already")
     asked = parser.parse_args(argv)
     asked.groups = asked.only.split(",") if asked.only else list(GROUPS)
     unknown = [name for name in asked.groups if name not in GROUPS]
@@ -96,6 +98,10 @@ def main(argv):
             found.notes.append("rqbit was not measured: `bench/run --rqbit` builds it")
         bench = cold.Bench(things, place, found, options)
         command = " ".join(["bench/run", *argv])
+        before = None
+        if asked.add:
+            with open(asked.add, encoding="utf-8") as file:
+                before = file.read()
         default = os.path.join(ROOT, "docs" if is_whole else os.path.join("target", "bench"), "performance.md")
         for number, name in enumerate(asked.groups, 1):
             began = time.monotonic()
@@ -107,7 +113,7 @@ def main(argv):
             cut = [f"the run ended before these groups: {', '.join(missing)}"] if missing else []
             found.notes.extend(cut)
             versions = things.versions()
-            report.write(found, facts, versions, command, ROOT, asked.write or default)
+            report.write(found, facts, versions, command, ROOT, asked.add or asked.write or default, before)
             del found.notes[len(found.notes) - len(cut):]
     for name, value in {**facts, **versions}.items():
         print(f"{name}: {value}")

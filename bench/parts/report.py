@@ -5,6 +5,8 @@ import os
 import time
 
 SUBJECTS = ["wtfs", "libtorrent", "btfs", "rqbit", "native"]
+# Rivals of a few rows share a column.
+OTHERS = "others"
 
 
 def number(value):
@@ -23,13 +25,19 @@ def cell(row, subject):
     return text if len(found) == 1 else f"{text} ({number(min(found))}-{number(max(found))})"
 
 
+def others(row):
+    subjects = {**row.samples, **row.failures}
+    return ", ".join(f"{subject} {cell(row, subject)}" for subject in subjects if subject not in SUBJECTS)
+
+
 def lines(results):
     used = [s for s in SUBJECTS if any(s in row.samples or s in row.failures for row in results.rows.values())]
-    yield ["what", "unit", *used, "ratio", "target", "met"]
+    with_others = [OTHERS] if any(others(row) for row in results.rows.values()) else []
+    yield ["what", "unit", *used, *with_others, "ratio", "target", "met"]
     for row in results.rows.values():
         ratio, met = row.ratio(), row.is_met()
         yield [
-            row.title, row.unit, *(cell(row, subject) for subject in used),
+            row.title, row.unit, *(cell(row, subject) for subject in used), *([others(row)] if with_others else []),
             "" if ratio is None else f"{ratio:.2f}", row.target_text(),
             "" if met is None else "yes" if met else "NO",
         ]
@@ -54,15 +62,20 @@ def failures(results):
     ]
 
 
-def document(results, machine, versions, command):
+def document(results, machine, versions, command, is_further):
     made = time.strftime("%Y-%m-%d", time.gmtime())
-    parts = [
+    opening = [
         "# Performance",
         "",
         f"Made by `{command}` on {made}; run that to make it anew. Everything ran in one run on one machine, wtfs and the",
         "others in turn, so the ratios say more than the numbers. A cell is the median of the runs and, in brackets, the",
         "least and the most. What each row does is told in [bench/README.md](../bench/README.md).",
         "",
+    ]
+    if is_further:
+        opening = ["", "# A further run", "", f"Made by `{command}` on {made}, in one run of its own.", ""]
+    parts = [
+        *opening,
         "## The machine",
         "",
         *(f"- {name}: {value}" for name, value in machine.items()),
@@ -79,7 +92,8 @@ def document(results, machine, versions, command):
     return "\n".join(parts)
 
 
-def write(results, machine, versions, command, root, document_path):
+def write(results, machine, versions, command, root, document_path, before=None):
+    """Writes the document, behind what is in it already if `before` is that."""
     folder = os.path.join(root, "target", "bench")
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, "performance.json"), "w", encoding="utf-8") as file:
@@ -90,4 +104,4 @@ def write(results, machine, versions, command, root, document_path):
         json.dump(said, file, indent=1)
         file.write("\n")
     with open(document_path, "w", encoding="utf-8") as file:
-        file.write(document(results, machine, versions, command))
+        file.write((before or "") + document(results, machine, versions, command, before is not None))

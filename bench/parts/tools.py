@@ -1,4 +1,4 @@
-"""What the bench runs: wtfs and the path emulator, built in release; and the rivals, installed where they are missing."""
+"""What the bench runs: wtfs and the emulators, built in release; and the rivals, installed where they are missing."""
 
 import os
 import shutil
@@ -11,6 +11,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 LIBTORRENT = "2.1.1"
 RQBIT = "9.0.1"
 NPM_TRACKER = "11.2.3"
+OLAH = "0.5.4"
+HUGGINGFACE_HUB = "2.4.0"
 
 
 def target_dir():
@@ -51,6 +53,37 @@ def path_emulator():
 def tracker_load():
     given = os.environ.get("WTFS_TRACKER_LOAD")
     return given if given else build("wtfs-testkit", "tracker-load")
+
+
+def hf_emulator():
+    given = os.environ.get("WTFS_HF_EMULATOR")
+    return given if given else build("wtfs-testkit", "hf-emulator")
+
+
+def olah():
+    """A Python with olah, a mirror of Hugging Face, and with Hugging Face's own client; `None` where PyPI has none."""
+    home = os.path.join(tools_dir(), "olah")
+    python = os.path.join(home, "bin", "python3")
+    versions = f"('{OLAH}', '{HUGGINGFACE_HUB}')"
+    check = (
+        "import sys; from importlib.metadata import version as v; "
+        f"sys.exit((v('olah'), v('huggingface_hub')) != {versions})")
+    try:
+        run([python, "-c", check], 60)
+        return python
+    except BenchError:
+        pass
+    shutil.rmtree(home, ignore_errors=True)
+    os.makedirs(tools_dir(), exist_ok=True)
+    say(f"fetching olah {OLAH} from PyPI")
+    try:
+        run([sys.executable, "-m", "venv", home], 300)
+        wanted = [f"olah=={OLAH}", f"huggingface_hub=={HUGGINGFACE_HUB}"]
+        run([python, "-m", "pip", "install", "-q", "--no-input", *wanted], 600)
+    except BenchError as error:
+        say(f"without olah: {error}")
+        return None
+    return python
 
 
 def npm_tracker():
@@ -154,13 +187,26 @@ class Tools:
         self.btfs = apt("btfs", "btfs")
         self.rqbit = rqbit(may_build_rqbit)
         self._emulator = self._tracker_load = None
-        self._npm_tracker = ()
+        self._hf_emulator = None
+        self._npm_tracker = self._olah = ()
 
     @property
     def tracker_load(self):
         if self._tracker_load is None:
             self._tracker_load = tracker_load()
         return self._tracker_load
+
+    @property
+    def hf_emulator(self):
+        if self._hf_emulator is None:
+            self._hf_emulator = hf_emulator()
+        return self._hf_emulator
+
+    @property
+    def olah(self):
+        if self._olah == ():
+            self._olah = olah()
+        return self._olah
 
     @property
     def npm_tracker(self):
@@ -182,4 +228,6 @@ class Tools:
             found["rqbit"] = run([self.rqbit, "--version"], 20).decode().strip()
         if self._npm_tracker:
             found["bittorrent-tracker"] = NPM_TRACKER
+        if self._olah:
+            found["olah"], found["huggingface_hub"] = OLAH, HUGGINGFACE_HUB
         return found
