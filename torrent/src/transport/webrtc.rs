@@ -31,7 +31,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Connection;
 use link::Role;
-pub(crate) use policy::{AddressFilter, FlushRule, IceServer, IceTimes, InFlightLimits, Loopback, RtcPolicy};
+pub(crate) use policy::{AddressFilter, IceServer, Loopback, RtcPolicy};
 use sdp::RemoteSdp;
 use servers::Servers;
 

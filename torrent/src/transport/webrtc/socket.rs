@@ -271,7 +271,7 @@ mod tests {
         if batching.max_gso_segments() < 4 {
             return;
         }
-        batching.send(UdpSockRef::from(&sender), &transmit).unwrap();
+        batching.try_send(UdpSockRef::from(&sender), &transmit).unwrap();
         let (lens, _) = receive(&socket, 4).await;
         assert_eq!(lens, [1200, 1200, 1200, 700]);
     }
