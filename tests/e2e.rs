@@ -33,6 +33,8 @@ mod hf_faults;
 mod hf_http;
 #[path = "e2e/hf_load.rs"]
 mod hf_load;
+#[path = "e2e/hf_mount.rs"]
+mod hf_mount;
 #[path = "e2e/hostile_names.rs"]
 mod hostile_names;
 #[path = "e2e/hostile_peers.rs"]

@@ -1,0 +1,305 @@
+//! Hugging Face repositories as directories: what is in them, what is asked for it and what is not, straight from the
+//! origin and through a hub, and that programs which know only the clients' cache read from a mount of it.
+
+use std::fs;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use wtfs_testkit::hf_hub::{Content, HfHub, RepoKind, Side};
+use wtfs_testkit::wait;
+
+use crate::support::{
+    hf::{ALICE, BOB, NEWEST, Way, World, expected_files, model_files, ok, standard},
+    mount::Mount,
+    need::{Need, missing},
+    stage::{PATIENCE, text},
+};
+
+/// What a loader looks for that no repository here has.
+const PROBES: [&str; 10] = [
+    "adapter_config.json",
+    "additional_chat_templates",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "model.safetensors.index.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "video_preprocessor_config.json",
+];
+
+/// The flags for asking the emulator itself.
+fn straight(world: &World) -> Vec<String> {
+    let upstream = &world.upstream;
+    let (hub, cdn) = (upstream.hub_addr().to_string(), upstream.cdn_addr().to_string());
+    let flags =
+        ["--hf-endpoint", &upstream.endpoint(), "--allow-upstream-host", &hub, "--allow-upstream-host", &cdn];
+    flags.iter().map(|flag| (*flag).to_owned()).collect()
+}
+
+#[track_caller]
+fn mount<'a>(world: &'a World, source: &str, flags: &[String]) -> Mount<'a> {
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    world.stage.mount(&[source], &flags)
+}
+
+/// Each file with its length and bytes, and nothing else.
+#[track_caller]
+fn assert_holds(dir: &Path, files: &[(&str, Content)]) {
+    let mut found: Vec<String> = crate::support::stage::walk(dir)
+        .into_iter()
+        .filter(|path| dir.join(path).is_file())
+        .map(|path| text(&path))
+        .collect();
+    found.sort();
+    let mut expected: Vec<String> = files.iter().map(|(path, _)| (*path).to_owned()).collect();
+    expected.sort();
+    assert_eq!(found, expected);
+    for (path, content) in files {
+        let there = dir.join(path);
+        assert_eq!(fs::metadata(&there).expect(path).len(), content.len(), "{path}");
+        let bytes = fs::read(&there).expect(path);
+        let length = usize::try_from(content.len()).expect("small");
+        assert!(bytes == content.read(0, length), "{path} differs");
+    }
+}
+
+fn attribute(path: &Path, name: &str) -> String {
+    let mut value = vec![0; 4096];
+    let length = rustix::fs::getxattr(path, name, &mut value[..]).expect("an attribute");
+    String::from_utf8(value[..length].to_vec()).expect("text")
+}
+
+#[test]
+fn a_repository_straight_from_its_origin_is_a_directory() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    let world = World::new("hf-mount-straight", standard().page_size(7));
+    let mount = mount(&world, "hf://org/model", &straight(&world));
+    let commit = world.upstream.commit_of(RepoKind::Model, "org/model", "main");
+    assert_holds(mount.dir(), &model_files());
+    let (weights, config) = (mount.join("large.bin"), mount.join("config.json"));
+    assert_eq!(attribute(&weights, "user.wtfs.commit"), commit);
+    assert_eq!(attribute(&weights, "user.wtfs.sha256"), Content::ramp(2, 12_000_000).sha256());
+    assert_eq!(attribute(&config, "user.wtfs.git_sha1").len(), 40);
+    wait::eventually("it is verified", PATIENCE, || {
+        (attribute(&weights, "user.wtfs.verified_bytes") == "12000000").then_some(())
+    });
+    assert_eq!(attribute(&weights, "user.wtfs.progress"), "100.00");
+    // Nothing can be changed, and all files have one time that is not today's.
+    assert_eq!(
+        fs::write(mount.join("new"), "x").expect_err("refused").kind(),
+        std::io::ErrorKind::ReadOnlyFilesystem
+    );
+    let (one, other) = (fs::metadata(&weights).expect("there"), fs::metadata(&config).expect("there"));
+    assert_eq!(one.mtime(), other.mtime());
+    let status = world.stage.run(&["status"]).expect_success("wtfs status");
+    assert!(status.contains("org/model@main") && status.contains("10 files"), "{status}");
+    let own: Value =
+        serde_json::from_slice(&fs::read(mount.join(".wtfs/status.json")).expect("read")).expect("JSON");
+    assert_eq!(own["repositories"][0]["commit"], *commit);
+    world.upstream.log().assert_no_token_at_cdn();
+    world.upstream.log().assert_identity();
+    mount.unmount();
+}
+
+#[test]
+fn names_sizes_and_what_is_not_there_are_asked_for_once() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    let world = World::new("hf-mount-names", standard());
+    let mount = mount(&world, "hf://", &straight(&world));
+    let repo = mount.join("org/model");
+    assert!(repo.is_dir());
+    world.upstream.clear_log();
+    for probe in PROBES {
+        assert!(!repo.join(probe).exists(), "{probe}");
+        assert!(!repo.join("nested").join(probe).exists(), "{probe}");
+    }
+    for (path, content) in model_files() {
+        assert_eq!(fs::metadata(repo.join(path)).expect(path).len(), content.len());
+    }
+    for impossible in [".git", ".Trash-0", "autorun.inf", "org/.hidden", "org/x.git", "org/a--b"] {
+        assert!(!mount.join(impossible).exists(), "{impossible}");
+    }
+    world.upstream.log().assert_silent("while names are looked at");
+    // What is not there is asked about once, however often it is looked for.
+    for _ in 0..5 {
+        assert!(!mount.join("org/nothing").exists());
+    }
+    assert_eq!(world.upstream.log().of("*org/nothing*").count(), 1);
+}
+
+#[test]
+fn a_read_in_a_cold_file_fetches_what_is_near_it() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    const LENGTH: u64 = 200 << 20;
+    let builder = HfHub::builder().model("org/big").ramp("model.safetensors", 9, LENGTH);
+    let world = World::new("hf-mount-cold", builder);
+    let mount = mount(&world, "hf://org/big", &straight(&world));
+    let path = mount.join("model.safetensors");
+    let mut file = fs::File::open(&path).expect("opened");
+    let mut bytes = vec![0; 4096];
+    file.seek(SeekFrom::Start(LENGTH / 2)).expect("sought");
+    file.read_exact(&mut bytes).expect("read");
+    assert_eq!(bytes, Content::ramp(9, LENGTH).read(LENGTH / 2, 4096));
+    let sent = world.upstream.log().at(Side::Cdn).sent_bytes();
+    assert!(sent < 32 << 20, "{sent} bytes for one page");
+    assert_eq!(attribute(&path, "user.wtfs.verified_bytes"), "0");
+    assert!(fs::metadata(&path).expect("there").blocks() * 512 < LENGTH / 2);
+}
+
+#[test]
+fn a_namespace_has_models_datasets_spaces_revisions_and_former_names() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    let world = World::new("hf-mount-namespace", standard());
+    let mount = mount(&world, "hf://", &straight(&world));
+    let read =
+        |path: &str| fs::read_to_string(mount.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    assert_eq!(read("org/model/config.json"), "{\"model_type\": \"bert\"}");
+    assert_eq!(read("org/model@v1/config.json"), "{\"model_type\": \"old\"}");
+    assert_eq!(read("org/model@feature%2Fx/config.json"), "{\"model_type\": \"old\"}");
+    assert_eq!(read("org/model@refs%2Fpr%2F1/config.json"), "{\"model_type\": \"bert\"}");
+    assert_eq!(read("datasets/org/data/data/train.csv"), "a,b\n1,2\n");
+    assert_eq!(read("spaces/org/space/app.py"), "print('hello')\n");
+    for (former, target) in [("canonical", "org/model"), ("old-org/old-name", "../org/model")] {
+        assert_eq!(fs::read_link(mount.join(former)).expect("a link"), Path::new(target));
+        assert_eq!(read(&format!("{former}/config.json")), "{\"model_type\": \"bert\"}");
+    }
+    let mut names = crate::support::reading::names(mount.dir());
+    names.retain(|name| !text(name).starts_with('.'));
+    for expected in ["canonical", "datasets", "old-org", "org", "spaces"] {
+        assert!(names.iter().any(|name| name.ends_with(expected)), "{expected} is not among {names:?}");
+    }
+    // One file, wherever it stands.
+    let ino = |path: &str| fs::metadata(mount.join(path)).expect(path).ino();
+    assert_eq!(ino("org/model/config.json"), ino("org/model@refs%2Fpr%2F1/config.json"));
+}
+
+#[test]
+fn what_was_seen_and_read_is_there_again_without_a_network() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    let mut world = World::new("hf-mount-offline", standard());
+    let flags = straight(&world);
+    let numbers = |mount: &Mount<'_>| -> Vec<(u64, i64)> {
+        let files = model_files();
+        let metadata =
+            files.iter().map(|(path, _)| fs::metadata(mount.join("org/model").join(path)).expect(path));
+        metadata.map(|metadata| (metadata.ino(), metadata.mtime())).collect()
+    };
+    let first = mount(&world, "hf://", &flags);
+    assert_holds(&first.join("org/model"), &model_files());
+    let before = numbers(&first);
+    first.unmount();
+    world.upstream.stop();
+    // Upstream is down, and then nobody is to be asked at all.
+    for extra in [None, Some("--offline")] {
+        let flags: Vec<String> = flags.iter().cloned().chain(extra.map(str::to_owned)).collect();
+        let again = mount(&world, "hf://", &flags);
+        assert!(crate::support::reading::names(again.dir()).iter().any(|name| name.ends_with("org")));
+        assert_holds(&again.join("org/model"), &model_files());
+        assert_eq!(numbers(&again), before);
+        assert!(!again.join("org/model/adapter_config.json").exists());
+        again.unmount();
+    }
+}
+
+#[test]
+fn the_clients_read_through_the_view_of_their_cache_online_and_offline() {
+    if missing(&[Need::Fuse, Need::HfClient(NEWEST)]) {
+        return;
+    }
+    let world = World::new("hf-mount-cache-view", standard());
+    let mount = mount(&world, "hf://", &straight(&world));
+    let commit = world.upstream.commit_of(RepoKind::Model, "org/model", "main");
+    let cache = text(&mount.join(".cache-view"));
+    let client = world.client(NEWEST, Way::Upstream);
+    let download =
+        |file: &str| json!({ "do": "download", "id": "org/model", "file": file, "cache_dir": cache });
+    let snapshot = json!({ "do": "snapshot", "id": "org/model", "cache_dir": cache });
+    let data = json!({ "do": "snapshot", "id": "org/data", "repo_type": "dataset", "cache_dir": cache });
+    let steps = [download("config.json"), download("large.bin"), snapshot, data];
+    for variables in [&[][..], &[("HF_HUB_OFFLINE", "1")]] {
+        let done = client.steps_with(variables, &steps);
+        assert_eq!(ok(&done[0])["sha256"], Content::from("{\"model_type\": \"bert\"}").sha256());
+        assert_eq!(ok(&done[1])["sha256"], Content::ramp(2, 12_000_000).sha256());
+        assert_eq!(
+            (&ok(&done[2])["commit"], &ok(&done[2])["files"]),
+            (&json!(commit), &expected_files(&model_files()))
+        );
+        assert_eq!(ok(&done[3])["files"]["data/train.csv"][0], 8);
+        for result in &done {
+            assert!(ok(result)["path"].as_str().is_some_and(|path| path.starts_with(&cache)), "{result}");
+        }
+    }
+    let absent =
+        json!({ "do": "download", "id": "org/model", "file": "adapter_config.json", "cache_dir": cache });
+    let done = client.steps_with(&[("HF_HUB_OFFLINE", "1")], &[absent]);
+    assert!(crate::support::hf::failed_as(&done[0], "EntryNotFoundError"), "{done:?}");
+}
+
+#[test]
+fn a_token_opens_what_is_gated_and_is_shown_nowhere() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    let mut world = World::new("hf-mount-token", standard());
+    let flags = straight(&world);
+    // Without one: what there is shows, what is in it does not.
+    {
+        let mount = mount(&world, "hf://", &flags);
+        assert_eq!(fs::metadata(mount.join("org/gated/weights.bin")).expect("there").len(), 300_000);
+        let refused = fs::read(mount.join("org/gated/weights.bin")).expect_err("refused");
+        assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
+        let log = fs::read_to_string(mount.join(".wtfs/log")).expect("read");
+        assert!(log.contains("accept its licence at") && log.contains("HF_TOKEN"), "{log}");
+        assert!(!mount.join("org/secret").exists());
+    }
+    let named = |world: &World, source: &str| {
+        let dir = text(&world.stage.subdir("nowhere"));
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let ended = world.stage.run(&[&["mount"][..], &flags, &[source, &dir]].concat());
+        assert_eq!(ended.code(), Some(3), "{source}: {}", ended.stderr);
+        ended.stderr
+    };
+    let said = named(&world, "hf://org/secret");
+    assert!(said.contains("HF_TOKEN"), "{said}");
+    let said = named(&world, "hf://org/model@nothing");
+    assert!(said.contains("branch, a tag"), "{said}");
+    world.stage.set_variable("HF_TOKEN", ALICE);
+    let mut mount = mount(&world, "hf://", &flags);
+    for (repo, seed) in [("org/gated", 5), ("org/secret", 6)] {
+        let bytes = fs::read(mount.join(repo).join("weights.bin")).expect("read");
+        assert_eq!(bytes, Content::ramp(seed, 300_000).read(0, 300_000), "{repo}");
+    }
+    world.upstream.log().assert_no_token_at_cdn();
+    let status = world.stage.run(&["status", "--json"]).expect_success("wtfs status");
+    let own = fs::read_to_string(mount.join(".wtfs/status.json")).expect("read");
+    let said = mount.process().lines().join("\n");
+    for (place, text) in [("the status", &status), ("status.json", &own), ("the log", &said)] {
+        assert!(!text.contains(ALICE), "the token is in {place}");
+    }
+    drop(mount);
+    for path in crate::support::stage::walk(&world.stage.join("cache")) {
+        let path = world.stage.join("cache").join(path);
+        let bytes = if path.is_file() { fs::read(&path).expect("read") } else { continue };
+        assert!(
+            !bytes.windows(ALICE.len()).any(|bytes| bytes == ALICE.as_bytes()),
+            "the token is in {path:?}"
+        );
+    }
+    world.stage.set_variable("HF_TOKEN", BOB);
+    let said = named(&world, "hf://org/secret");
+    assert!(said.contains("token") && !said.contains(BOB), "{said}");
+}
