@@ -2,7 +2,7 @@
 //!
 //! [`Budget`] is what all torrents share: how many bytes the cache may hold, how many it holds, and the clock by which
 //! pieces age. [`ledger`] is a torrent's part: who uses which piece now and when each was used last. [`victims`] chooses
-//! what was used longest ago over all torrents, [`evictor`] is the task that does so when the budget runs out, and the
+//! what was used longest ago over all torrents and blobs (`hf/blobs`), [`evictor`] is the task that does so when the budget runs out, and the
 //! torrents' tasks give the pieces up (`swarm_task/eviction`). [`recency`] keeps the ages over
 //! restarts. [`dormant`] is what torrents left that
 //! the session does not have, which goes first. [`pins`] are the files that always stay. Torrents in a
@@ -20,20 +20,21 @@
 //! checked or read again afterwards, and what is being read or waited for is never evicted.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::dormant::Dormant;
 use crate::config::SessionConfig;
+use crate::hf::blobs::shared::Shared as SharedBlobs;
 use crate::status::{CacheStatus, Counter};
 
 pub(crate) mod dormant;
 pub(crate) mod evictor;
 pub(crate) mod ledger;
 pub(crate) mod pins;
-mod recency;
+pub(crate) mod recency;
 mod victims;
 
 /// The marks lie this fraction of the budget apart.
@@ -82,6 +83,8 @@ pub(crate) struct Budget {
     started_at: u32,
     wake: Notify,
     relief: mpsc::Sender<Relief>,
+    /// The other ones who keep something in the cache; they have the session, which has this.
+    blobs: OnceLock<Weak<SharedBlobs>>,
 }
 
 /// What may be fetched now.
@@ -118,8 +121,19 @@ impl Budget {
             started_at: recency::seconds_now(),
             wake: Notify::new(),
             relief,
+            blobs: OnceLock::new(),
         };
         (Arc::new(budget), requests)
+    }
+
+    /// The session's blobs, which count and are given up as pieces are.
+    pub(crate) fn set_blobs(&self, blobs: &Arc<SharedBlobs>) {
+        // Once a session.
+        let _again = self.blobs.set(Arc::downgrade(blobs));
+    }
+
+    fn blobs(&self) -> Option<Arc<SharedBlobs>> {
+        self.blobs.get().and_then(Weak::upgrade)
     }
 
     /// Looks how much the disk has free. Blocks on it.
@@ -148,6 +162,11 @@ impl Budget {
         self.most.load(Ordering::Relaxed)
     }
 
+    /// What the cache may hold in all, as of the last look at the disk.
+    pub(crate) fn limit(&self) -> u64 {
+        self.most()
+    }
+
     fn gap(&self) -> u64 {
         (self.most() / GAP_FRACTION).min(LONGEST_GAP)
     }
@@ -160,7 +179,8 @@ impl Budget {
         self.most() - self.gap()
     }
 
-    /// Bytes of present pieces of the cache's torrents, and what torrents left there that the session does not have.
+    /// Bytes of present pieces of the cache's torrents and of blobs, and what torrents left there that the session does
+    /// not have.
     pub(crate) fn stored(&self) -> u64 {
         self.stored.load(Ordering::Relaxed).saturating_add(self.dormant.bytes())
     }
@@ -211,20 +231,29 @@ impl Budget {
     }
 
     /// The age of what is used now.
-    fn now(&self) -> u32 {
+    pub(crate) fn now(&self) -> u32 {
         self.tick.load(Ordering::Relaxed)
     }
 
     /// The seconds that a tick of this run is taken for: its ticks are spread evenly over its time, which keeps their
     /// order as far as seconds can.
-    fn seconds_of(&self, tick: u32, now: u32) -> u32 {
+    pub(crate) fn seconds_of(&self, tick: u32, now: u32) -> u32 {
         let elapsed = u64::from(now.saturating_sub(self.started_at));
         let ticks = u64::from((self.now() - FIRST_TICK).max(1));
         let share = elapsed * u64::from(tick.saturating_sub(FIRST_TICK)) / ticks;
         self.started_at.saturating_add(u32::try_from(share).unwrap_or(u32::MAX)).min(FIRST_TICK - 1)
     }
 
-    fn add_stored(&self, bytes: u64) {
+    /// Something that is no piece takes up more or less than before.
+    pub(crate) fn change_stored(&self, old: u64, new: u64) {
+        if new > old {
+            self.add_stored(new - old);
+        } else {
+            self.remove_stored(old - new);
+        }
+    }
+
+    pub(crate) fn add_stored(&self, bytes: u64) {
         let stored = self.stored.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.peak.fetch_max(stored, Ordering::Relaxed);
         self.tick.fetch_add(1, Ordering::Relaxed);

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wtfs_proto::geometry::FileIndex;
 
+use crate::hf::blobs::state::Hold as BlobHold;
+
 /// The holds of one torrent's files.
 #[derive(Debug, Default)]
 pub(crate) struct Holds {
@@ -22,7 +24,7 @@ impl Holds {
     /// Keeps `file` from being evicted until the result is dropped.
     pub(crate) fn hold(self: &Arc<Self>, file: FileIndex) -> FileHold {
         *self.lock().entry(file).or_insert(0) += 1;
-        FileHold { holds: Arc::clone(self), file }
+        FileHold { _kept: Kept::Torrents { _hold: TorrentHold { holds: Arc::clone(self), file } } }
     }
 
     /// Whether anybody holds `file` now.
@@ -54,11 +56,30 @@ impl Holds {
 /// Keeps one file's data on disk as it is; dropping it lets go. Several may hold the same file.
 #[derive(Debug)]
 pub struct FileHold {
+    _kept: Kept,
+}
+
+/// Whose file it is.
+#[derive(Debug)]
+enum Kept {
+    Torrents { _hold: TorrentHold },
+    Blobs { _hold: BlobHold },
+}
+
+impl FileHold {
+    /// Of the file of a whole blob.
+    pub(crate) fn of_blob(hold: BlobHold) -> Self {
+        Self { _kept: Kept::Blobs { _hold: hold } }
+    }
+}
+
+#[derive(Debug)]
+struct TorrentHold {
     holds: Arc<Holds>,
     file: FileIndex,
 }
 
-impl Drop for FileHold {
+impl Drop for TorrentHold {
     fn drop(&mut self) {
         self.holds.release(self.file);
     }

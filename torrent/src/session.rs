@@ -253,7 +253,7 @@ impl Session {
         for listener in listeners {
             engine.tasks.spawn(accept_task(engine.clone(), listener, pending.clone()));
         }
-        let blobs = Blobs::new(engine.config.cache_dir.join("hf").join("blobs"));
+        let blobs = Blobs::open(engine.clone(), engine.config.cache_dir.join("hf").join("blobs")).await;
         Ok(Self { engine, blobs })
     }
 

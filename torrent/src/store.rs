@@ -41,7 +41,7 @@ mod record;
 mod recovery;
 mod root;
 mod sealed;
-mod spans;
+pub(crate) mod spans;
 mod state;
 
 pub use check::{CheckReport, check_data};

@@ -4,6 +4,7 @@
 //! at that moment. One round at a time: what it frees is counted before the next begins. Never holds anything back
 //! itself; that the torrents fetch less while the cache is full is theirs to see to.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use wtfs_proto::geometry::PieceIndex;
 
 use super::Relief;
 use super::victims::{Candidate, Victims};
+use crate::hf::blobs::shared::Spare;
 use crate::session::Engine;
 use crate::torrent::{Command, Shared, Torrent};
 
@@ -105,8 +107,19 @@ async fn evict(engine: &Arc<Engine>, need: u64) -> u64 {
 
 async fn evict_pieces(engine: &Arc<Engine>, need: u64) -> u64 {
     let torrents = engine.torrents();
-    let offered = torrents.clone();
-    let Ok(batches) = engine.disk.run(move || choose(&offered, need)).await else { return 0 };
+    let (offered, blobs) = (torrents.clone(), engine.budget.blobs());
+    let choose = move || {
+        let spare = blobs.as_ref().map_or_else(Vec::new, |blobs| blobs.spare());
+        let mut batches = choose(&offered, &spare, need);
+        // Blobs have no task of their own.
+        let chosen = batches.remove(&offered.len()).unwrap_or_default();
+        let chosen: Vec<Spare> =
+            chosen.into_iter().filter_map(|at| spare.get(usize::try_from(at).ok()?).copied()).collect();
+        let freed = blobs.map_or(0, |blobs| blobs.evict(&chosen));
+        (pieces_of(&offered, batches), freed)
+    };
+    let Ok((batches, freed_of_blobs)) = engine.disk.run(choose).await else { return 0 };
+    engine.budget.evicted.add(freed_of_blobs);
     let mut answers = Vec::new();
     for (number, pieces) in batches {
         let Some(torrent) = torrents.get(number) else { continue };
@@ -116,11 +129,12 @@ async fn evict_pieces(engine: &Arc<Engine>, need: u64) -> u64 {
         }
     }
     // A torrent that stops meanwhile frees nothing.
-    futures_util::future::join_all(answers).await.into_iter().map(|freed| freed.unwrap_or(0)).sum()
+    let freed = futures_util::future::join_all(answers).await;
+    freed_of_blobs + freed.into_iter().map(|freed| freed.unwrap_or(0)).sum::<u64>()
 }
 
-/// What has been used longest ago, torrent by torrent. Looks at every piece of the cache.
-fn choose(torrents: &[Torrent], need: u64) -> Vec<(usize, Vec<PieceIndex>)> {
+/// What has been used longest ago, torrent by torrent and the blobs behind them. Looks at every piece of the cache.
+fn choose(torrents: &[Torrent], blobs: &[Spare], need: u64) -> BTreeMap<usize, Vec<u32>> {
     let mut victims = Victims::new(need);
     for (number, torrent) in torrents.iter().enumerate() {
         let Some(content) = torrent.shared.content().filter(|content| content.ledger.is_budgeted()) else {
@@ -138,15 +152,24 @@ fn choose(torrents: &[Torrent], need: u64) -> Vec<(usize, Vec<PieceIndex>)> {
                 touched,
                 torrent: number,
                 piece: at,
-                bytes: geometry.piece_len(piece),
+                bytes: u64::from(geometry.piece_len(piece)),
             });
         }
     }
+    for (number, spare) in blobs.iter().enumerate() {
+        let Ok(piece) = u32::try_from(number) else { break };
+        let (touched, bytes) = (spare.touched, spare.bytes);
+        victims.offer(Candidate { touched, torrent: torrents.len(), piece, bytes });
+    }
+    victims.into_batches()
+}
+
+fn pieces_of(torrents: &[Torrent], batches: BTreeMap<usize, Vec<u32>>) -> Vec<(usize, Vec<PieceIndex>)> {
     let index = |number: usize, pieces: Vec<u32>| {
         let geometry = torrents.get(number)?.shared.content()?.geometry();
         Some((number, pieces.into_iter().filter_map(|piece| geometry.piece(piece)).collect()))
     };
-    victims.into_batches().into_iter().filter_map(|(number, pieces)| index(number, pieces)).collect()
+    batches.into_iter().filter_map(|(number, pieces)| index(number, pieces)).collect()
 }
 
 /// The pieces of files that are pinned or held; `None` when there are no such files.

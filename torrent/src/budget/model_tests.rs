@@ -167,7 +167,12 @@ fn run(seed: u64) {
                     if !is_pinned(&content, *piece) {
                         let (touched, bytes) =
                             (content.ledger.touched(piece.get()), content.geometry().piece_len(*piece));
-                        victims.offer(Candidate { touched, torrent: 0, piece: piece.get(), bytes });
+                        victims.offer(Candidate {
+                            touched,
+                            torrent: 0,
+                            piece: piece.get(),
+                            bytes: bytes.into(),
+                        });
                     }
                 }
                 let chosen = victims.into_batches().remove(&0).unwrap_or_default();

@@ -6,17 +6,29 @@
 //! Layout, little endian: magic with the format's version (8), runs of a number of pieces (4) and their stamp (4),
 //! CRC-32 of all that (4). The runs cover all pieces; absent ones are stamped 0.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::torrent::Content;
 
 const MAGIC: [u8; 8] = *b"wtfsuse\x01";
 
+/// The beginning of 2025.
+const START: u64 = 1_735_689_600;
+
 /// Seconds since 2025, which fit below the ticks of a run until 2093.
-pub(super) fn seconds_now() -> u32 {
-    const START: u64 = 1_735_689_600;
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+pub(crate) fn seconds_now() -> u32 {
+    seconds_at(SystemTime::now())
+}
+
+/// As [`seconds_now`], at another time.
+pub(crate) fn seconds_at(time: SystemTime) -> u32 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     u32::try_from(since.saturating_sub(START)).unwrap_or(u32::MAX).min(super::FIRST_TICK - 1)
+}
+
+/// The time of [`seconds_at`].
+pub(crate) fn time_at(seconds: u32) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(START + u64::from(seconds))
 }
 
 fn encode(stamps: impl Iterator<Item = u32>) -> Vec<u8> {

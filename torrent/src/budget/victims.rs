@@ -1,4 +1,4 @@
-//! Which pieces go: those that were used longest ago, over all torrents, and no more than need be.
+//! Which pieces and blobs go: those that were used longest ago, over all torrents, and no more than need be.
 //!
 //! Pure. Keeps only as many candidates as are needed, so that choosing some out of millions costs little memory.
 //!
@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, BinaryHeap};
 pub(super) struct Candidate {
     /// When it was used last.
     pub(super) touched: u32,
-    /// Which torrent it is of, as the caller numbers them.
+    /// Which torrent it is of, as the caller numbers them; blobs come behind all torrents.
     pub(super) torrent: usize,
     pub(super) piece: u32,
-    pub(super) bytes: u32,
+    pub(super) bytes: u64,
 }
 
 /// See the module's documentation.
@@ -36,12 +36,12 @@ impl Victims {
         if self.bytes >= self.need && self.chosen.peek().is_none_or(|newest| candidate >= *newest) {
             return;
         }
-        self.bytes += u64::from(candidate.bytes);
+        self.bytes += candidate.bytes;
         self.chosen.push(candidate);
         while let Some(newest) = self.chosen.peek()
-            && self.bytes - u64::from(newest.bytes) >= self.need
+            && self.bytes - newest.bytes >= self.need
         {
-            self.bytes -= u64::from(newest.bytes);
+            self.bytes -= newest.bytes;
             self.chosen.pop();
         }
     }
@@ -92,7 +92,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_chosen_is_what_sorting_everything_would_choose(
-            touched in prop::collection::vec((0..20_u32, 0..3_usize, 1..50_u32), 0..60),
+            touched in prop::collection::vec((0..20_u32, 0..3_usize, 1..50_u64), 0..60),
             need in 0..800_u64,
         ) {
             let all: Vec<Candidate> = touched
@@ -112,7 +112,7 @@ mod tests {
                 .into_iter()
                 .take_while(|candidate| {
                     let is_needed = sum < need;
-                    sum += u64::from(candidate.bytes);
+                    sum += candidate.bytes;
                     is_needed
                 })
                 .collect();

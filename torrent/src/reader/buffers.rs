@@ -26,7 +26,7 @@ pub(crate) struct Buffers {
 
 impl Buffers {
     /// A buffer of `len` bytes. What is in it is of no meaning.
-    pub(super) fn take(self: &Arc<Self>, len: usize) -> Buffer {
+    pub(crate) fn take(self: &Arc<Self>, len: usize) -> Buffer {
         let is_kept = (MIN_KEPT_BYTES..=MAX_KEPT_BYTES).contains(&len);
         let kept = if is_kept { self.kept().pop() } else { None };
         let bytes = match kept {
@@ -49,7 +49,7 @@ impl Buffers {
 
 /// A buffer that goes back to where it came from when dropped.
 #[derive(Debug)]
-pub(super) struct Buffer {
+pub(crate) struct Buffer {
     /// At least `len` bytes.
     bytes: Vec<u8>,
     len: usize,
@@ -58,7 +58,7 @@ pub(super) struct Buffer {
 
 impl Buffer {
     /// What was filled in, shared from now on; the buffer goes back once the last share is dropped.
-    pub(super) fn freeze(self) -> Bytes {
+    pub(crate) fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
     }
 }

@@ -16,7 +16,7 @@ const SLICES_AT_ONCE: usize = 256;
 
 /// Why bytes did not get through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TransferError {
+pub(crate) enum TransferError {
     /// The system refused.
     Errno(Errno),
     /// The file ends, or takes no more, before the transfer does.
@@ -44,7 +44,7 @@ pub(super) fn slices_of(blocks: &[Bytes], range: Range<u64>) -> impl Iterator<It
 }
 
 /// Writes all slices, one behind the other, from `offset` on.
-pub(super) fn write_all<'a>(
+pub(crate) fn write_all<'a>(
     fd: impl AsFd,
     slices: impl Iterator<Item = &'a [u8]>,
     mut offset: u64,
@@ -67,7 +67,7 @@ pub(super) fn write_all<'a>(
 }
 
 /// Fills the buffer from `offset` on.
-pub(super) fn read_exact(fd: impl AsFd, mut buf: &mut [u8], mut offset: u64) -> Result<(), TransferError> {
+pub(crate) fn read_exact(fd: impl AsFd, mut buf: &mut [u8], mut offset: u64) -> Result<(), TransferError> {
     while !buf.is_empty() {
         match rustix::io::pread(&fd, &mut *buf, offset) {
             Ok(0) => return Err(TransferError::Short),
@@ -83,7 +83,7 @@ pub(super) fn read_exact(fd: impl AsFd, mut buf: &mut [u8], mut offset: u64) -> 
 }
 
 /// Fills the buffer if the page cache has it all.
-pub(super) fn try_read_exact(
+pub(crate) fn try_read_exact(
     fd: impl AsFd,
     mut buf: &mut [u8],
     mut offset: u64,

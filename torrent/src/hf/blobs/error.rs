@@ -40,6 +40,12 @@ pub enum BlobError {
     /// The disk does not work.
     #[error("{0}")]
     Store(Arc<StoreError>),
+    /// Pieces of a torrent cannot have this length.
+    #[error("pieces of {piece_bytes} bytes: a power of two of at least 16 KiB is needed")]
+    PieceLength {
+        /// What was asked for.
+        piece_bytes: u32,
+    },
     /// The session is closed.
     #[error("the session is closed")]
     Closed,
@@ -52,7 +58,7 @@ impl BlobError {
             Self::Origin { error, .. } => error.fault == OriginFault::Transient,
             Self::Timeout { .. } | Self::NoSpace | Self::Corrupt => true,
             Self::Store(error) => error.is_retryable(),
-            Self::Offline | Self::Replaced | Self::Closed => false,
+            Self::Offline | Self::Replaced | Self::PieceLength { .. } | Self::Closed => false,
         }
     }
 
@@ -97,6 +103,11 @@ mod tests {
             ),
             (BlobError::NoSpace, "no space left on the cache's disk", true),
             (StoreError::Cancelled.into(), "cancelled", true),
+            (
+                BlobError::PieceLength { piece_bytes: 3 },
+                "pieces of 3 bytes: a power of two of at least 16 KiB is needed",
+                false,
+            ),
             (BlobError::Closed, "the session is closed", false),
         ];
         for (error, text, is_retryable) in texts {

@@ -1,0 +1,494 @@
+//! Who wants what of one blob, and which parts of it are being fetched: what is fetched next, from where to where.
+//!
+//! Pure: told of everything, and asks nobody. A *claim* is a range that one flight fetches from its start on, so that no
+//! byte is fetched twice. Wanted are, in this order: what reads wait for, what readers will read next, and, when somebody
+//! asked for that, everything. A read whose bytes lie far ahead in a claim cuts it there and gets a claim of its own, so
+//! that it is answered at once; one whose bytes are about to come waits for them.
+//!
+//! Invariants: claims are not empty, lie inside the blob, and overlap neither each other nor what is present. As long as
+//! there is a place for a claim, the first missing byte of every read is in one, and near its start.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+use super::BLOCK_BYTES;
+use super::ranges::RangeSet;
+
+/// What one claim asks for at most: what an origin is promised (`BlobOrigin::open`).
+const MAX_CLAIM_BYTES: u64 = 1 << 30;
+
+/// Claims at once of one blob. Those for read-ahead and fills leave places for reads.
+const MAX_CLAIMS: usize = 16;
+const MAX_AHEAD_CLAIMS: usize = 6;
+const MAX_FILL_CLAIMS: usize = 2;
+
+/// What a fill asks for in one request: few requests, and the second one is not so far ahead of what is hashed.
+const FILL_BYTES: u64 = 256 << 20;
+
+/// A claim begins at a multiple of this where it can: the neighbours of what is read are mostly read too.
+const ALIGN: u64 = 16 * 1024;
+
+/// Bytes that are about to come, until it is known how fast they do.
+const NEAR_BYTES: u64 = BLOCK_BYTES;
+
+/// Read-ahead begins another request when so much is missing of its window, or half of it.
+const AHEAD_STEP_BYTES: u64 = 4 << 20;
+
+/// A blob of so few bytes is fetched to the end of what was asked for, also when nobody waits any more.
+const SMALL_BYTES: u64 = 8 << 20;
+
+/// How urgent a claim is, the most urgent first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Class {
+    Demand,
+    Ahead,
+    Fill,
+}
+
+/// A range that a read waits for.
+#[derive(Debug, Clone)]
+pub(super) struct Demand<O> {
+    pub(super) range: Range<u64>,
+    pub(super) reader: u64,
+    pub(super) origin: O,
+}
+
+/// What a reader will read.
+#[derive(Debug, Clone)]
+pub(super) struct Ahead<O> {
+    /// What is worth fetching now, the most urgent first.
+    pub(super) window: Vec<Range<u64>>,
+    /// How far a request for the first of them may go: what is behind the window is fetched as the window moves on.
+    pub(super) reach: u64,
+    pub(super) origin: O,
+}
+
+/// A range that a flight fetches.
+#[derive(Debug, Clone)]
+pub(super) struct Claim<O> {
+    /// What comes next.
+    pub(super) at: u64,
+    pub(super) end: u64,
+    pub(super) class: Class,
+    pub(super) origin: O,
+    /// What comes within a moment.
+    pub(super) near: u64,
+}
+
+/// How far a flight may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leave {
+    Until(u64),
+    /// A reader will want more, once it has read what is there.
+    Pause,
+    /// Nobody wants more.
+    End,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Board<O> {
+    bytes: u64,
+    pub(super) present: RangeSet,
+    pub(super) claims: BTreeMap<u64, Claim<O>>,
+    pub(super) demands: BTreeMap<u64, Demand<O>>,
+    pub(super) aheads: HashMap<u64, Ahead<O>>,
+    pub(super) fill: Option<O>,
+    next: u64,
+}
+
+impl<O: Clone> Board<O> {
+    pub(super) fn new(bytes: u64) -> Self {
+        Self {
+            bytes,
+            present: RangeSet::default(),
+            claims: BTreeMap::new(),
+            demands: BTreeMap::new(),
+            aheads: HashMap::new(),
+            fill: None,
+            next: 0,
+        }
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.present.bytes() == self.bytes
+    }
+
+    /// Whether anybody wants or fetches anything.
+    pub(super) fn is_busy(&self) -> bool {
+        !(self.claims.is_empty() && self.demands.is_empty() && self.fill.is_none())
+    }
+
+    /// A read waits for a range. Returns its number.
+    pub(super) fn add_demand(&mut self, demand: Demand<O>) -> u64 {
+        let id = self.take_number();
+        self.demands.insert(id, demand);
+        id
+    }
+
+    /// Makes claims for what is wanted and not claimed; returns the new ones.
+    pub(super) fn plan(&mut self) -> Vec<u64> {
+        let mut made = Vec::new();
+        let wanted: Vec<(Range<u64>, u64, O)> =
+            self.demands.values().map(|d| (d.range.clone(), d.reader, d.origin.clone())).collect();
+        for (range, reader, origin) in wanted {
+            self.plan_demand(range, reader, &origin, &mut made);
+        }
+        let mut aheads: Vec<(u64, Ahead<O>)> =
+            self.aheads.iter().map(|(reader, ahead)| (*reader, ahead.clone())).collect();
+        aheads.sort_unstable_by_key(|(reader, _)| *reader);
+        for (_, ahead) in aheads {
+            self.plan_ahead(&ahead, &mut made);
+        }
+        if let Some(origin) = self.fill.clone() {
+            while self.count(Class::Fill) < MAX_FILL_CLAIMS && self.claims.len() < MAX_CLAIMS {
+                let Some(at) = self.first_unclaimed(0..self.bytes) else { break };
+                made.push(self.claim(at, at.saturating_add(FILL_BYTES), Class::Fill, &origin));
+            }
+        }
+        made
+    }
+
+    fn plan_demand(&mut self, range: Range<u64>, reader: u64, origin: &O, made: &mut Vec<u64>) {
+        let mut cursor = range.start;
+        while let Some(gap) = self.present.first_gap(&(cursor..range.end)) {
+            let mut at = gap.start;
+            while at < gap.end {
+                let has_place = self.claims.len() < MAX_CLAIMS;
+                if let Some(claim) = self.claims.values_mut().find(|claim| claim.at <= at && at < claim.end) {
+                    if at - claim.at <= claim.near || !has_place {
+                        claim.class = Class::Demand;
+                        at = claim.end;
+                        continue;
+                    }
+                    let aligned = at / ALIGN * ALIGN;
+                    claim.end = if aligned > claim.at { aligned } else { at };
+                }
+                if !has_place {
+                    return;
+                }
+                let mut end = range.end.max(at.saturating_add(BLOCK_BYTES));
+                if let Some(ahead) = self.aheads.get(&reader)
+                    && ahead.window.first().is_some_and(|window| window.start <= end && at < window.end)
+                {
+                    end = end.max(ahead.reach);
+                }
+                let id = self.claim(at, end, Class::Demand, origin);
+                made.push(id);
+                at = self.claims.get(&id).map_or(gap.end, |claim| claim.end);
+            }
+            cursor = gap.end;
+        }
+    }
+
+    fn plan_ahead(&mut self, ahead: &Ahead<O>, made: &mut Vec<u64>) {
+        for (number, window) in ahead.window.iter().enumerate() {
+            let is_full = self.claims.len() >= MAX_CLAIMS
+                || self.count(Class::Ahead) >= MAX_AHEAD_CLAIMS
+                || self.claims.len() + 1 >= MAX_CLAIMS;
+            if is_full {
+                return;
+            }
+            let Some(at) = self.first_unclaimed(window.clone()) else { continue };
+            let step = ((window.end - window.start) / 2).min(AHEAD_STEP_BYTES);
+            let reach = if number == 0 { ahead.reach.max(window.end) } else { window.end };
+            if window.end - at < step && window.end < reach.min(self.bytes) {
+                continue;
+            }
+            made.push(self.claim(at, reach, Class::Ahead, &ahead.origin));
+        }
+    }
+
+    /// Claims from `at`, which nobody has, as far as nobody has it and at most to `end`.
+    fn claim(&mut self, at: u64, end: u64, class: Class, origin: &O) -> u64 {
+        let aligned = at / ALIGN * ALIGN;
+        let is_free = self.present.next_from(aligned).is_none_or(|next| next > at)
+            && !self.claims.values().any(|claim| claim.at <= at && aligned < claim.end);
+        let start = if is_free { aligned } else { at };
+        let next_claim = self.claims.values().map(|claim| claim.at).filter(|other| *other > at).min();
+        let end = end
+            .min(self.bytes)
+            .min(start.saturating_add(MAX_CLAIM_BYTES))
+            .min(self.present.next_from(at).unwrap_or(u64::MAX))
+            .min(next_claim.unwrap_or(u64::MAX));
+        let id = self.take_number();
+        self.claims.insert(id, Claim { at: start, end, class, origin: origin.clone(), near: NEAR_BYTES });
+        id
+    }
+
+    /// The first byte of a range that is neither present nor claimed.
+    fn first_unclaimed(&self, range: Range<u64>) -> Option<u64> {
+        let mut at = range.start;
+        loop {
+            at = self.present.end_of_run(at);
+            if at >= range.end {
+                return None;
+            }
+            match self.claims.values().find(|claim| claim.at <= at && at < claim.end) {
+                Some(claim) => at = claim.end,
+                None => return Some(at),
+            }
+        }
+    }
+
+    fn count(&self, class: Class) -> usize {
+        self.claims.values().filter(|claim| claim.class == class).count()
+    }
+
+    /// How far the flight of a claim may go now.
+    pub(super) fn leave(&self, claim: u64) -> Leave {
+        let Some(claim) = self.claims.get(&claim) else { return Leave::End };
+        if self.fill.is_some() || self.bytes <= SMALL_BYTES {
+            return Leave::Until(claim.end);
+        }
+        let mut until = claim.at;
+        let demands = self.demands.values().map(|demand| &demand.range);
+        let windows = self.aheads.values().flat_map(|ahead| &ahead.window);
+        let wanted: Vec<&Range<u64>> = demands.chain(windows).filter(|range| range.end > claim.at).collect();
+        while let Some(end) = wanted
+            .iter()
+            .filter(|range| range.start <= until.saturating_add(claim.near) && range.end > until)
+            .map(|range| range.end)
+            .max()
+        {
+            until = end;
+        }
+        if until > claim.at {
+            return Leave::Until(until.min(claim.end));
+        }
+        let will_go_on = |ahead: &Ahead<O>| {
+            ahead.reach > claim.at
+                && ahead.window.iter().any(|window| window.start <= claim.at && claim.at <= window.end)
+        };
+        if self.aheads.values().any(will_go_on) {
+            return Leave::Pause;
+        }
+        match claim.at.next_multiple_of(BLOCK_BYTES) {
+            block if block > claim.at => Leave::Until(block.min(claim.end)),
+            _ => Leave::End,
+        }
+    }
+
+    /// Bytes of a claim arrived and are stored; returns how many are new. The claim is gone when it has them all.
+    pub(super) fn settle(&mut self, claim: u64, range: Range<u64>) -> u64 {
+        if let Some(found) = self.claims.get_mut(&claim) {
+            found.at = found.at.max(range.end);
+            if found.at >= found.end {
+                self.claims.remove(&claim);
+            }
+        }
+        self.present.insert(range)
+    }
+
+    /// Forgets all that is here and on its way.
+    pub(super) fn clear(&mut self) {
+        self.present = RangeSet::default();
+        self.claims.clear();
+    }
+
+    /// The reads that wait for what a claim was to fetch.
+    pub(super) fn waiting_for(&self, claim: &Claim<O>) -> Vec<u64> {
+        let waits = |demand: &Demand<O>| {
+            let gap = self.present.first_gap(&demand.range);
+            gap.is_some_and(|gap| claim.at < gap.end && gap.start < claim.end)
+        };
+        self.demands.iter().filter(|(_, demand)| waits(demand)).map(|(id, _)| *id).collect()
+    }
+
+    /// Forgets what readers would read next of a claim's range: it cannot be had now.
+    pub(super) fn forget_aheads(&mut self, claim: &Claim<O>) {
+        self.aheads.retain(|_, ahead| {
+            !ahead.window.iter().any(|window| window.start < claim.end && claim.at < window.end)
+        });
+    }
+
+    fn take_number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn demand(range: Range<u64>) -> Demand<u8> {
+        Demand { range, reader: 0, origin: 0 }
+    }
+
+    fn claims(board: &Board<u8>) -> Vec<Range<u64>> {
+        let mut all: Vec<_> = board.claims.values().map(|claim| claim.at..claim.end).collect();
+        all.sort_unstable_by_key(|range| range.start);
+        all
+    }
+
+    #[test]
+    fn a_random_read_asks_for_a_block_from_where_it_reads_and_a_second_one_nearby_waits_for_it() {
+        let mut board = Board::new(100 << 30);
+        board.add_demand(demand(50_000_000_000..50_000_004_096));
+        assert_eq!(board.plan().len(), 1);
+        let [claim] = claims(&board)[..].to_vec().try_into().expect("one");
+        let claim: Range<u64> = claim;
+        assert!(claim.start <= 50_000_000_000 && 50_000_000_000 - claim.start < ALIGN);
+        assert!(claim.end - claim.start <= MIB + ALIGN);
+        board.add_demand(demand(50_000_500_000..50_000_501_000));
+        assert!(board.plan().is_empty());
+    }
+
+    #[test]
+    fn a_read_far_ahead_in_a_claim_cuts_it_and_the_flight_stops_there() {
+        let mut board = Board::new(1 << 30);
+        board.fill = Some(0);
+        let fills = board.plan();
+        assert_eq!(claims(&board), [0..256 * MIB, 256 * MIB..512 * MIB]);
+        board.add_demand(demand(100 * MIB..100 * MIB + 10));
+        assert_eq!(board.plan().len(), 1);
+        assert_eq!(claims(&board)[..2], [0..100 * MIB, 100 * MIB..101 * MIB]);
+        assert_eq!(board.leave(fills[0]), Leave::Until(100 * MIB));
+    }
+
+    #[test]
+    fn a_flight_goes_as_far_as_windows_and_reads_pauses_at_their_end_and_ends_at_its_block_without_them() {
+        let mut board = Board::new(1 << 30);
+        let ahead = |window: Range<u64>| Ahead { window: vec![window], reach: 200 * MIB, origin: 0 };
+        board.aheads.insert(1, ahead(0..4 * MIB));
+        board.add_demand(Demand { reader: 1, ..demand(0..10) });
+        let claim = board.plan()[0];
+        assert_eq!(claims(&board), [0..200 * MIB], "one large request");
+        assert_eq!(board.leave(claim), Leave::Until(4 * MIB));
+        board.demands.clear();
+        board.settle(claim, 0..4 * MIB);
+        assert_eq!(board.leave(claim), Leave::Pause);
+        board.aheads.insert(1, ahead(2 * MIB..6 * MIB));
+        assert_eq!(board.leave(claim), Leave::Until(6 * MIB));
+        board.settle(claim, 4 * MIB..5 * MIB + 1);
+        board.aheads.clear();
+        assert_eq!(board.leave(claim), Leave::Until(6 * MIB));
+        board.settle(claim, 5 * MIB + 1..6 * MIB);
+        assert_eq!(board.leave(claim), Leave::End);
+    }
+
+    #[test]
+    fn many_reads_at_once_leave_no_more_claims_than_there_are_places() {
+        let mut board = Board::new(1 << 40);
+        board.fill = Some(0);
+        for at in 0..100 {
+            board.aheads.insert(at, Ahead { window: vec![at << 30..(at << 30) + MIB], reach: 0, origin: 0 });
+            board.add_demand(demand(at << 31..(at << 31) + 1));
+        }
+        board.plan();
+        assert_eq!(board.claims.len(), MAX_CLAIMS);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Op {
+        Read(u64, u64),
+        Withdraw(usize),
+        Window(u64, u64, u64),
+        Fill,
+        Arrive(usize, u64),
+        Lose(usize),
+        Near(usize, u64),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let at = 0..40 * MIB;
+        prop_oneof![
+            4 => (at.clone(), 1..2 * MIB).prop_map(|(at, len)| Op::Read(at, len)),
+            1 => any::<usize>().prop_map(Op::Withdraw),
+            2 => (0..3_u64, at, 0..8 * MIB).prop_map(|(reader, at, len)| Op::Window(reader, at, len)),
+            1 => Just(Op::Fill),
+            6 => (any::<usize>(), 1..3 * MIB).prop_map(|(which, len)| Op::Arrive(which, len)),
+            1 => any::<usize>().prop_map(Op::Lose),
+            1 => (any::<usize>(), 0..4 * MIB).prop_map(|(which, near)| Op::Near(which, near)),
+        ]
+    }
+
+    fn nth(board: &Board<u8>, which: usize) -> Option<u64> {
+        let ids: Vec<u64> = board.claims.keys().copied().collect();
+        (!ids.is_empty()).then(|| ids[which % ids.len()])
+    }
+
+    fn check(board: &Board<u8>) {
+        let all = claims(board);
+        assert!(all.iter().all(|claim| claim.start < claim.end && claim.end <= board.bytes));
+        assert!(all.windows(2).all(|pair| pair[0].end <= pair[1].start), "{all:?}");
+        for claim in &all {
+            assert_eq!(board.present.first_gap(claim), Some(claim.clone()));
+        }
+        for demand in board.demands.values() {
+            let Some(gap) = board.present.first_gap(&demand.range) else { continue };
+            let serving = board.claims.values().find(|claim| claim.at <= gap.start && gap.start < claim.end);
+            let is_near = serving.is_some_and(|claim| gap.start - claim.at <= claim.near.max(ALIGN));
+            assert!(is_near || board.claims.len() >= MAX_CLAIMS, "{gap:?} {all:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_byte_is_fetched_twice_every_read_is_served_and_flights_end(
+            bytes in 30 * MIB..40 * MIB,
+            ops in prop::collection::vec(op(), 1..60),
+        ) {
+            let mut board: Board<u8> = Board::new(bytes);
+            let mut arrived = 0;
+            for op in ops {
+                match op {
+                    Op::Read(at, len) => {
+                        let at = at.min(bytes - 1);
+                        board.add_demand(demand(at..(at + len).min(bytes)));
+                    }
+                    Op::Withdraw(which) => {
+                        let ids: Vec<u64> = board.demands.keys().copied().collect();
+                        if !ids.is_empty() {
+                            board.demands.remove(&ids[which % ids.len()]);
+                        }
+                    }
+                    Op::Window(reader, at, len) => {
+                        let at = at.min(bytes);
+                        let window = vec![at..(at + len).min(bytes)];
+                        board.aheads.insert(reader, Ahead { window, reach: at + 2 * len, origin: 0 });
+                    }
+                    Op::Fill => board.fill = Some(0),
+                    Op::Arrive(which, len) => if let Some(id) = nth(&board, which) {
+                        let claim = &board.claims[&id];
+                        let range = claim.at..(claim.at + len).min(claim.end);
+                        arrived += range.end - range.start;
+                        let len = range.end - range.start;
+                        prop_assert_eq!(board.settle(id, range), len);
+                    }
+                    Op::Lose(which) => if let Some(id) = nth(&board, which) {
+                        board.claims.remove(&id);
+                    }
+                    Op::Near(which, near) => if let Some(id) = nth(&board, which) {
+                        board.claims.get_mut(&id).expect("there").near = near;
+                    }
+                }
+                board.plan();
+                check(&board);
+                prop_assert_eq!(board.present.bytes(), arrived);
+            }
+            // Let every flight go as far as it may: in the end everybody has what they wait for.
+            for _ in 0..10_000 {
+                board.demands.retain(|_, demand| !board.present.covers(&demand.range));
+                let Some((id, until)) = board.claims.keys().find_map(|id| match board.leave(*id) {
+                    Leave::Until(until) => Some((*id, until)),
+                    Leave::Pause | Leave::End => None,
+                }) else { break };
+                let at = board.claims[&id].at;
+                prop_assert!(until > at && until <= board.claims[&id].end);
+                board.settle(id, at..until);
+                board.plan();
+                check(&board);
+            }
+            prop_assert!(board.demands.is_empty(), "{:?}", board.demands);
+            if board.fill.is_some() {
+                prop_assert!(board.is_complete());
+            }
+        }
+    }
+}
