@@ -73,6 +73,12 @@ impl World {
         self.hub = Some(Hub::start(&self.stage, &root, &[&ours[..], flags].concat()));
     }
 
+    /// The hub.
+    #[track_caller]
+    pub(crate) fn hub(&self) -> &Hub {
+        self.hub.as_ref().expect("it was started")
+    }
+
     /// The hub's process is killed, as by a fault of the machine.
     #[track_caller]
     pub(crate) fn kill_hub(&mut self) {
@@ -89,7 +95,7 @@ impl World {
     pub(crate) fn addr(&self, way: Way) -> SocketAddr {
         match way {
             Way::Upstream => self.upstream.hub_addr(),
-            Way::Hub | Way::HubBelow => self.hub.as_ref().expect("it was started").addr,
+            Way::Hub | Way::HubBelow => self.hub().addr,
         }
     }
 
