@@ -19,8 +19,11 @@ fn main() -> io::Result<()> {
         files.sort();
     }
     let mut table = String::from("&[\n");
-    for (name, path) in files {
-        writeln!(table, "    ({name:?}, include_bytes!({path:?})),").map_err(io::Error::other)?;
+    for (at, (name, path)) in files.into_iter().enumerate() {
+        // A copy: a page that is built again meanwhile has other names, and this table must not lead to nothing.
+        let copy = out_dir.join(format!("page-{at}"));
+        fs::copy(path, &copy)?;
+        writeln!(table, "    ({name:?}, include_bytes!({copy:?})),").map_err(io::Error::other)?;
     }
     table.push_str("]\n");
     fs::write(out_dir.join("browser_page.rs"), table)
@@ -33,7 +36,7 @@ fn list(dir: &Path, root: &Path, into: &mut Vec<(String, PathBuf)>) -> io::Resul
         if path.is_dir() {
             list(&path, root, into)?;
         } else if let Ok(name) = path.strip_prefix(root) {
-            into.push((name.to_string_lossy().replace('\\', "/"), path.canonicalize()?));
+            into.push((name.to_string_lossy().replace('\\', "/"), path));
         }
     }
     Ok(())

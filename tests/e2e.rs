@@ -11,6 +11,8 @@ mod support;
 
 #[path = "e2e/blocks.rs"]
 mod blocks;
+#[path = "e2e/browser_swarm.rs"]
+mod browser_swarm;
 #[path = "e2e/cli.rs"]
 mod cli;
 #[path = "e2e/control.rs"]

@@ -419,7 +419,8 @@
     const copy = make("button", { type: "button", class: "copy", "aria-label": `Copy the magnet link of ${entry.name}` }, "Copy magnet");
     copy.addEventListener("click", () => copyMagnet(hash));
     const torrent = make("a", { class: "torrent", href: file, download: "", "aria-label": `Download the .torrent file of ${entry.name}` }, ".torrent");
-    actions.replaceChildren(magnet, copy, torrent);
+    const open = make("a", { class: "open", href: at(`browser/#${hash}`), "aria-label": `Open ${entry.name} in this browser` }, "Open");
+    actions.replaceChildren(open, magnet, copy, torrent);
   }
   /** A magnet link that leads to the .torrent, which has all the rest. */
   function brief(hash, name, file) {

@@ -23,6 +23,8 @@ pub(crate) enum Need {
     NpmTracker,
     /// The npm package `playwright-core`.
     Playwright,
+    /// The npm package `webtorrent`, which the page of the hub is built with.
+    WebTorrent,
     /// This program on the PATH.
     Program(&'static str),
 }
@@ -36,6 +38,7 @@ impl Need {
             Self::HfClient(version) => hf_python(version).exists(),
             Self::NpmTracker => node_modules().join("bittorrent-tracker/client.js").exists(),
             Self::Playwright => node_modules().join("playwright-core/index.mjs").exists(),
+            Self::WebTorrent => super::browser::webtorrent().exists(),
             Self::Program(name) => find_program(name).is_some(),
         }
     }
@@ -48,6 +51,7 @@ impl Need {
             | Self::HfClient(_)
             | Self::NpmTracker
             | Self::Playwright
+            | Self::WebTorrent
             | Self::Program(_) => "WTFS_REQUIRE_INTEROP",
         };
         env::var_os(variable).is_some_and(|value| value == "1")

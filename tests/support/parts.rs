@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: a world for each test, drivers of the binary under test and of other people's
 //! clients, and ways of reading. Nothing here judges the product; that is for the tests.
 
+pub(crate) mod browser;
 pub(crate) mod clients;
 pub(crate) mod content;
 pub(crate) mod hf;
