@@ -6,11 +6,12 @@
 //! Invariant: nothing a torrent holds is served from here, so nothing of it can run as part of this site.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
     LOCATION, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
@@ -18,6 +19,9 @@ use axum::http::header::{
 use axum::http::{HeaderMap, Response, StatusCode};
 use axum::routing::get;
 use serde::Serialize;
+use wtfs_torrent::DEFAULT_STUN;
+
+use crate::places::PublicUrl;
 
 /// The files of the built page by name; empty where it was not built.
 const FILES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/browser_page.rs"));
@@ -37,27 +41,54 @@ To have it, build the page and then the program again:
     cargo build --release
 ";
 
-/// A server that helps browsers to find a way to each other through NAT, as pages are told of it (`RTCIceServer`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct IceServer {
-    /// `stun:HOST[:PORT]`, `turn:..` or `turns:..`.
-    pub urls: Vec<String>,
-    /// For TURN.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub username: Option<String>,
-    /// For TURN. Every visitor of the page gets to know it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub credential: Option<String>,
+/// A server that tells browsers how they look from outside, as they want it described (`RTCIceServer`).
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct IceServer<'a> {
+    /// `stun:HOST[:PORT]`.
+    urls: &'a str,
 }
 
 /// `GET /browser/config.json`.
 #[derive(Debug, Serialize)]
 struct PageConfig<'a> {
-    ice_servers: &'a [IceServer],
+    ice_servers: Vec<IceServer<'a>>,
+}
+
+/// Which servers pages are told to ask how they look from outside.
+#[derive(Debug, Clone)]
+pub(crate) struct StunServers {
+    /// As configured for the engine: `None` is the usual ones, for pages that reach the hub over the internet.
+    pub(crate) configured: Option<Arc<[String]>>,
+    /// Where the hub is to be found, if that is configured.
+    pub(crate) public_url: Option<PublicUrl>,
+}
+
+impl StunServers {
+    /// For a page that calls the hub `host`. On one machine or in one private network no server is needed, and none is
+    /// told who is here.
+    fn for_host(&self, host: Option<&str>) -> Vec<IceServer<'_>> {
+        match &self.configured {
+            Some(servers) => servers.iter().map(|urls| IceServer { urls }).collect(),
+            None if host.is_some_and(is_far) => DEFAULT_STUN.map(|urls| IceServer { urls }).into(),
+            None => Vec::new(),
+        }
+    }
+}
+
+/// Whether a host is to be found in the internet.
+fn is_far(host: &str) -> bool {
+    match host.parse::<IpAddr>().map(|addr| addr.to_canonical()) {
+        Ok(IpAddr::V4(v4)) => !(v4.is_loopback() || v4.is_private() || v4.is_link_local()),
+        Ok(IpAddr::V6(v6)) => !(v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local()),
+        Err(_) => {
+            let last = host.trim_end_matches('.').rsplit_once('.').map_or("", |(_, last)| last);
+            !["", "arpa", "home", "internal", "lan", "local", "localhost"].contains(&last)
+        }
+    }
 }
 
 /// The page and its parts.
-pub(crate) fn router(ice_servers: Arc<[IceServer]>) -> Router {
+pub(crate) fn router(servers: StunServers) -> Router {
     Router::new()
         // Its parts are asked for relative to it: the slash matters.
         .route("/browser", get(async || redirect("browser/")))
@@ -67,7 +98,7 @@ pub(crate) fn router(ice_servers: Arc<[IceServer]>) -> Router {
             "/browser/{*name}",
             get(async |Path(name): Path<String>, headers: HeaderMap| serve(FILES, &name, &headers)),
         )
-        .with_state(ice_servers)
+        .with_state(servers)
 }
 
 fn redirect(place: &'static str) -> Response<Body> {
@@ -77,9 +108,12 @@ fn redirect(place: &'static str) -> Response<Body> {
     response
 }
 
-async fn config(State(ice_servers): State<Arc<[IceServer]>>, headers: HeaderMap) -> Response<Body> {
-    match serde_json::to_vec(&PageConfig { ice_servers: &ice_servers }) {
-        Ok(json) => respond(&headers, "application/json", "no-cache", json.into()),
+async fn config(State(servers): State<StunServers>, request: Request) -> Response<Body> {
+    let (parts, _) = request.into_parts();
+    let place = servers.public_url.clone().or_else(|| PublicUrl::of_request(&parts));
+    let ice_servers = servers.for_host(place.as_ref().map(PublicUrl::host));
+    match serde_json::to_vec(&PageConfig { ice_servers }) {
+        Ok(json) => respond(&parts.headers, "application/json", "no-cache", json.into()),
         Err(error) => {
             tracing::error!(%error, "the page's configuration cannot be written");
             let mut response = Response::new(Body::empty());
@@ -193,6 +227,24 @@ mod tests {
         assert_eq!(header(&response, CONTENT_TYPE), "text/plain; charset=utf-8");
         assert_eq!(header(&response, CACHE_CONTROL), "no-store");
         assert!(NOT_BUILT.contains("scripts/web"));
+    }
+
+    #[test]
+    fn pages_ask_no_server_unless_the_hub_is_far_or_one_is_configured() {
+        let usual = StunServers { configured: None, public_url: None };
+        for near in
+            ["127.0.0.1", "10.1.2.3", "::1", "fd00::1", "::ffff:192.168.0.1", "hub", "hub.lan", "hub.local."]
+        {
+            assert_eq!(usual.for_host(Some(near)), [], "{near}");
+        }
+        assert!(usual.for_host(None).is_empty());
+        for far in ["203.0.113.9", "2001:db8::1", "hub.example.org"] {
+            assert_eq!(usual.for_host(Some(far)).len(), DEFAULT_STUN.len(), "{far}");
+        }
+        let own = StunServers { configured: Some(["stun:a.example".to_owned()].into()), public_url: None };
+        assert_eq!(own.for_host(Some("127.0.0.1")), [IceServer { urls: "stun:a.example" }]);
+        let none = StunServers { configured: Some([].into()), public_url: None };
+        assert!(none.for_host(Some("hub.example.org")).is_empty());
     }
 
     #[test]

@@ -7,7 +7,6 @@ use wtfs_torrent::SessionConfig;
 
 use crate::access_log::AccessLog;
 use crate::audience::Audience;
-use crate::browser_page::IceServer;
 use crate::client_addr::TrustedProxies;
 use crate::hf::HfConfig;
 use crate::places::PublicUrl;
@@ -45,8 +44,6 @@ pub struct HubConfig {
     pub metrics_audience: Audience,
     /// Who may see the dashboard and `/stats`.
     pub stats_audience: Audience,
-    /// What the page at `/browser` uses to find a way through NAT; nothing is asked of anybody if there are none.
-    pub ice_servers: Vec<IceServer>,
     /// The caching proxy of Hugging Face; `None` serves none.
     pub hf: Option<HfConfig>,
 }
@@ -68,7 +65,6 @@ impl HubConfig {
             access_log: AccessLog::Off,
             metrics_audience: Audience::own_machine(),
             stats_audience: Audience::Everybody,
-            ice_servers: Vec::new(),
             hf: Some(HfConfig::default()),
         }
     }

@@ -16,7 +16,7 @@ use wtfs_torrent::{Session, StartError};
 
 use crate::access_log::{self, AccessLog, Observer};
 use crate::audience::{self, Audience};
-use crate::browser_page::{self, IceServer};
+use crate::browser_page::{self, StunServers};
 use crate::client_addr::TrustedProxies;
 use crate::config::HubConfig;
 use crate::dashboard;
@@ -72,7 +72,7 @@ pub struct Hub {
     trusted_proxies: TrustedProxies,
     stats: Stats,
     visibility: Visibility,
-    ice_servers: Arc<[IceServer]>,
+    stun: StunServers,
     stop: CancellationToken,
 }
 
@@ -119,6 +119,10 @@ impl Hub {
         read.unwrap_or(Ok(()))?;
         let cache_dir = config.session.cache_dir.clone();
         let records_dir = cache_dir.join("hub").join("shared");
+        let stun = StunServers {
+            configured: config.session.stun.as_deref().map(Arc::from),
+            public_url: config.public_url.clone(),
+        };
         let mut engine = config.session;
         // To the engine it is a tracker like any other, but reached without going through TLS, a proxy or a passkey.
         let own = OwnTracker { url: own_url(config.public_url.as_ref()), tracker: Arc::new(tracker.clone()) };
@@ -170,7 +174,7 @@ impl Hub {
                 metrics: config.metrics_audience,
                 stats: config.stats_audience,
             },
-            ice_servers: config.ice_servers.into(),
+            stun,
             stop,
         })
     }
@@ -196,7 +200,7 @@ impl Hub {
         Router::new()
             .merge(routes::router(routes))
             .merge(webseed::router(self.library.clone()))
-            .merge(browser_page::router(self.ice_servers.clone()))
+            .merge(browser_page::router(self.stun.clone()))
             .merge(self.tracker.router())
             .merge(Router::new().route("/", get(root)).with_state(root_state))
             .merge(shown)

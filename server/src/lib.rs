@@ -42,7 +42,6 @@ mod webseed;
 
 pub use access_log::{ACCESS_TARGET, AccessLog};
 pub use audience::Audience;
-pub use browser_page::IceServer;
 pub use client_addr::{ClientAddr, Network, ParseNetworkError, TrustedProxies};
 pub use config::HubConfig;
 pub use hf::{HfConfig, HfError, HfMode};
