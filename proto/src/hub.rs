@@ -76,6 +76,105 @@ pub struct MagnetAnswer {
     pub torrent: String,
 }
 
+/// `GET /model/{repository[@revision][/file]}`, and what `/torrent/…` and `/magnet/…` of it answer while it is being
+/// prepared (202).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelStatus {
+    /// The repository as in URLs: `org/name`, `datasets/org/name`.
+    pub repo: String,
+    /// The commit, in hexadecimal.
+    pub commit: String,
+    /// The one file that is meant; none for the whole revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Where its torrent stands.
+    pub state: ModelState,
+    /// Files in all.
+    pub files: u64,
+    /// Files that are here and verified.
+    pub files_present: u64,
+    /// Bytes of all files.
+    pub total_bytes: u64,
+    /// Bytes of them that are here.
+    pub present_bytes: u64,
+    /// The info hashes in hexadecimal, once there is a torrent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub info_hash: Option<String>,
+    /// Whether the hub gives it to peers now.
+    #[serde(default)]
+    pub is_seeded: bool,
+    /// Bytes that peers were given by this hub since it started.
+    #[serde(default)]
+    pub uploaded_bytes: u64,
+    /// The magnet link, once there is a torrent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub magnet: Option<String>,
+    /// URL of the `.torrent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub torrent: Option<String>,
+    /// Why there is none, for [`ModelState::Failed`] and [`ModelState::Restricted`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Where the torrent of a revision or a file stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelState {
+    /// There is none, and nobody asked for it.
+    Absent,
+    /// Its files are fetched and hashed.
+    Preparing,
+    /// There is one.
+    Ready,
+    /// There is none because not everybody may read the repository.
+    Restricted,
+    /// It could not be made; it is tried again when asked for later.
+    Failed,
+}
+
+/// `GET /hf-stats`. Sums since the hub started, unless said otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HfStats {
+    /// The hub that is asked.
+    pub upstream: String,
+    /// Bytes of files that came from there.
+    pub upstream_bytes: u64,
+    /// Requests to it.
+    pub upstream_requests: u64,
+    /// Of those, answered that we ask too often.
+    pub upstream_rate_limited: u64,
+    /// Of those, without an answer or with a status of 5xx.
+    pub upstream_failed: u64,
+    /// Bytes of files that clients were given over HTTP: what was here, and what came while they waited.
+    pub served_bytes: u64,
+    /// Of those, bytes that were here.
+    pub cached_bytes: u64,
+    /// Bytes that peers were given of torrents of repositories.
+    pub peer_bytes: u64,
+    /// Files that are here and verified, and their bytes, now.
+    pub blobs: u64,
+    /// See [`Self::blobs`].
+    pub blobs_bytes: u64,
+    /// Files that are being fetched.
+    pub fills: Vec<HfFill>,
+    /// Torrents of revisions and files, those used last first.
+    pub models: Vec<ModelStatus>,
+}
+
+/// A file that is being fetched from upstream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HfFill {
+    /// The hash that it is known by.
+    pub id: String,
+    /// Its length.
+    pub bytes: u64,
+    /// How much of it is here.
+    pub present_bytes: u64,
+    /// Reads that wait for it.
+    pub waiting: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -27,6 +27,7 @@ mod refusal;
 mod repos;
 mod rights;
 mod routes;
+mod swarm;
 mod trouble;
 
 pub(crate) use caller::Caller;
@@ -34,6 +35,7 @@ pub use config::{HfConfig, HfMode};
 pub(crate) use counters::HfCounters;
 pub(crate) use refusal::Refusal;
 pub(crate) use routes::router;
+pub(crate) use swarm::{Swarms, router as swarm_router, stats_router};
 
 use caller::OwnToken;
 use counters::Counters;
@@ -95,6 +97,7 @@ struct Inner {
     away_since: Mutex<Option<Instant>>,
     limits: Limits,
     counters: Counters,
+    sightings: swarm::Sightings,
 }
 
 /// Questions to upstream that others may wait for too.
@@ -176,6 +179,7 @@ impl HfProxy {
             away_since: Mutex::default(),
             limits: Limits::new(config.fetches_per_client),
             counters: Counters::default(),
+            sightings: swarm::Sightings::default(),
             config,
         })))
     }

@@ -10,6 +10,7 @@ use axum::http::Response;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wtfs_torrent::tracker::local::OwnTracker;
 use wtfs_torrent::{Session, StartError};
@@ -20,6 +21,7 @@ use crate::browser_page::{self, StunServers};
 use crate::client_addr::TrustedProxies;
 use crate::config::HubConfig;
 use crate::dashboard;
+use crate::hf::{self, HfError, HfProxy, Swarms};
 use crate::library::Library;
 use crate::metrics::{self, traffic::Traffic};
 use crate::own_peer;
@@ -57,6 +59,9 @@ pub enum OpenError {
     /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The settings of the proxy of Hugging Face cannot work.
+    #[error(transparent)]
+    Hf(#[from] HfError),
 }
 
 /// A running hub. Clones are the same one; it goes on until [`Hub::shutdown`].
@@ -72,6 +77,8 @@ pub struct Hub {
     trusted_proxies: TrustedProxies,
     stats: Stats,
     visibility: Visibility,
+    hf: Option<HfProxy>,
+    swarms: Option<Swarms>,
     stun: StunServers,
     stop: CancellationToken,
 }
@@ -128,6 +135,16 @@ impl Hub {
         let own = OwnTracker { url: own_url(config.public_url.as_ref()), tracker: Arc::new(tracker.clone()) };
         engine.own_tracker = Some(own);
         let session = Session::open(engine).await?;
+        let hf = config.hf.map(|hf| HfProxy::open(hf, &session, &cache_dir, config.public_url.clone()));
+        let hf = match hf.transpose() {
+            Ok(hf) => hf,
+            Err(error) => {
+                session.shutdown().await;
+                return Err(error.into());
+            }
+        };
+        let swarms = hf.clone().map(|hf| Swarms::start(hf, session.clone(), &cache_dir, stop.clone()));
+        let others = swarms.as_ref().map_or_else(|| watch::channel(0).1, Swarms::changes);
         let roots = RootsConfig { roots, records_dir, quiet: config.quiet, rescan: config.rescan };
         let roots = match Roots::start(roots, session.clone(), stop.clone()).await {
             Ok(roots) => roots,
@@ -144,7 +161,7 @@ impl Hub {
             tracker.clone(),
             session.clone(),
             config.public_url.clone(),
-            roots.changes(),
+            [roots.changes(), others],
             stop.clone(),
         ));
         let library: Arc<dyn Library> = Arc::new(Shelves::new(roots.clone(), session.clone()));
@@ -174,6 +191,8 @@ impl Hub {
                 metrics: config.metrics_audience,
                 stats: config.stats_audience,
             },
+            hf,
+            swarms,
             stun,
             stop,
         })
@@ -193,11 +212,18 @@ impl Hub {
             .layer(from_fn_with_state(self.visibility.metrics.clone(), audience::admit));
         let shown = stats::router(self.stats.clone())
             .merge(dashboard::router())
+            .merge(self.swarms.clone().map(hf::stats_router).unwrap_or_default())
             .layer(from_fn_with_state(self.visibility.stats.clone(), audience::admit));
         let root_state = (self.tracker.clone(), self.visibility.stats.clone());
         let traffic = self.stats.sources().traffic.clone();
         let observer = Observer { traffic, log: self.visibility.log };
+        // What no other route takes.
+        let hf = self.hf.clone().map(hf::router).unwrap_or_default();
+        let swarms = self.swarms.clone();
+        let swarms = swarms.map(|swarms| hf::swarm_router(swarms, self.public_url.clone(), self.udp_port));
         Router::new()
+            .merge(hf)
+            .merge(swarms.unwrap_or_default())
             .merge(routes::router(routes))
             .merge(webseed::router(self.library.clone()))
             .merge(browser_page::router(self.stun.clone()))

@@ -25,17 +25,19 @@ const SETTLE: Duration = Duration::from_millis(300);
 /// How often everything is announced again, so that the tracker does not forget: well below its shortest memory.
 const REFRESH: Duration = Duration::from_secs(300);
 
-/// Announces until `stop`, at each change and before the tracker would forget.
+/// Announces until `stop`, at each change (of the roots, and of what else comes and goes) and before the tracker would
+/// forget.
 pub(crate) async fn announce_task(
     tracker: Tracker,
     session: Session,
     public_url: Option<PublicUrl>,
-    mut changes: watch::Receiver<u64>,
+    changes: [watch::Receiver<u64>; 2],
     stop: CancellationToken,
 ) {
     // As which it speaks over the tracker's own line, and shakes hands.
     let peer_id = session.peer_id();
     let mut announced: HashMap<(InfoHash, SocketAddr), Presence> = HashMap::new();
+    let [mut of_roots, mut of_others] = changes;
     let mut refreshed = Instant::now();
     loop {
         let addrs = own_addrs(session.listening(), public_url.as_ref());
@@ -65,12 +67,13 @@ pub(crate) async fn announce_task(
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            changed = changes.changed() => {
+            changed = of_roots.changed() => {
                 if changed.is_err() {
                     break;
                 }
                 tokio::time::sleep(SETTLE).await;
             }
+            Ok(()) = of_others.changed() => tokio::time::sleep(SETTLE).await,
             () = tokio::time::sleep(LOOK) => {}
         }
     }

@@ -159,7 +159,8 @@ async fn magnet(State(routes): State<Routes>, request: Request) -> Response<Body
     response
 }
 
-fn wants_json(parts: &Parts) -> bool {
+/// Whether the answer is to be JSON where it may be text too.
+pub(crate) fn wants_json(parts: &Parts) -> bool {
     let is_asked = parts.uri.query().is_some_and(|query| query.split('&').any(|pair| pair == "format=json"));
     let accepted = parts.headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     is_asked

@@ -29,7 +29,7 @@ mod resolve;
 const X_HF_WARNING: HeaderName = HeaderName::from_static("x-hf-warning");
 
 /// Where the API is besides the root.
-const PREFIX: &str = "/hf";
+pub(super) const PREFIX: &str = "/hf";
 
 /// The routes of the proxy, as what is asked when no other route is meant.
 pub(crate) fn router(proxy: HfProxy) -> Router {

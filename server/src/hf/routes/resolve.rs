@@ -15,6 +15,7 @@ use wtfs_proto::hf::{ContentId, FilePath, Repo, Revision, TreeFile};
 use super::super::arrival::{self, Wish};
 use super::super::counters::add;
 use super::super::refusal::{Refusal, X_REPO_COMMIT, insert};
+use super::super::swarm::piece_bytes;
 use super::super::trouble::of_blob;
 use super::super::{HfProxy, Pinned, Snapshot};
 use super::{Asked, with_age};
@@ -45,6 +46,7 @@ async fn find(
     let snapshot = proxy.snapshot(pinned, &asked.caller).await?;
     let missing = || Refusal::Entry { commit: snapshot.tree.commit, path: path.to_string() };
     let file = snapshot.tree.find(path.as_str()).ok_or_else(missing)?.clone();
+    proxy.0.sightings.note(&snapshot);
     Ok(Found { snapshot, file, token })
 }
 
@@ -100,7 +102,7 @@ pub(super) async fn resolve(
     headers.insert(CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
     insert(headers, CONTENT_DISPOSITION, &names::attachment(path.file_name()));
     if asked.parts.method != Method::HEAD && !range.is_empty() {
-        *response.body_mut() = bytes(proxy, asked, pinned, &file, range, token).await?;
+        *response.body_mut() = bytes(proxy, asked, &snapshot, &file, range, token).await?;
     }
     Ok(with_age(response, pinned))
 }
@@ -158,7 +160,7 @@ fn wanted(headers: &HeaderMap, method: &Method, file: &TreeFile) -> Portion {
 async fn bytes(
     proxy: &HfProxy,
     asked: &Asked,
-    pinned: &Pinned,
+    snapshot: &Snapshot,
     file: &TreeFile,
     range: std::ops::Range<u64>,
     token: Option<wtfs_torrent::hf::Token>,
@@ -172,6 +174,11 @@ async fn bytes(
         add(&counters.warm_bytes, len);
         return Ok(body);
     }
+    if snapshot.is_public {
+        // For its torrent, in the pass that verifies it.
+        blob.want_hashes(piece_bytes(file.bytes));
+    }
+    let pinned = &snapshot.pinned;
     let place = proxy.0.limits.take(asked.caller.client).ok_or(Refusal::Busy)?;
     let origin = proxy.origin_of(pinned, file, token);
     let wish = Wish { blob, range, origin, lane, place: Some(place) };
@@ -208,7 +215,7 @@ pub(super) async fn raw(
     } else {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(file.bytes));
         if asked.parts.method != Method::HEAD && file.bytes > 0 {
-            *response.body_mut() = bytes(proxy, asked, pinned, &file, 0..file.bytes, token).await?;
+            *response.body_mut() = bytes(proxy, asked, &snapshot, &file, 0..file.bytes, token).await?;
         }
     }
     Ok(with_age(response, pinned))
