@@ -344,17 +344,20 @@ pub(crate) struct Status {
 #[derive(Args, Debug)]
 #[command(
     after_help = format!("{SOURCES}\n\
+{REPOSITORIES}\n\
 Stopped in the middle, it goes on where it was when it is run again.\n\n\
 Examples:\n  \
 wtfs get model.torrent\n  \
 wtfs get -o /data 'magnet:?xt=urn:btih:...'\n  \
-wtfs get --peer 10.0.0.2:6881 model.torrent")
+wtfs get --peer 10.0.0.2:6881 model.torrent\n  \
+wtfs get -o /data hf://openai-community/gpt2\n  \
+wtfs get hf://openai-community/gpt2/model.safetensors")
 )]
 pub(crate) struct Get {
-    /// A .torrent file, URL, magnet link or info hash
+    /// A .torrent file, URL, magnet link, info hash or hf:// repository
     #[arg(value_name = "SOURCE")]
     pub(crate) source: String,
-    /// Put the torrent's file or directory into this directory
+    /// Put the torrent's or repository's file or directory into this directory
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub(crate) output: PathBuf,
     /// Hash what is there first, and fetch only what is missing or wrong; for data that no earlier run has fetched
@@ -366,6 +369,8 @@ pub(crate) struct Get {
     /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) hub: HubFlags,
     #[command(flatten)]
     pub(crate) engine: Engine,
 }

@@ -37,6 +37,7 @@ mod source;
 mod space;
 mod view;
 
+pub use bytes::{RepoFile, Unread};
 pub use repositories::{Reach, Repositories, RepositoriesConfig};
 pub use source::{Local, RepoError, RepoRevision, RepoSource};
 

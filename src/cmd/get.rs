@@ -1,9 +1,11 @@
-//! `wtfs get`: downloads a torrent, verifying every piece before it counts. Goes on where it was when run again.
+//! `wtfs get`: downloads a torrent, verifying every piece before it counts, or a repository. Goes on where it was when run
+//! again.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use wtfs_proto::hf::HfSource;
 use wtfs_torrent::{ExistingData, Fill, Phase, Session, StorageKind, Torrent, TorrentStatus, WebSeedStatus};
 
 use super::{print_json, print_text};
@@ -18,11 +20,16 @@ use crate::signals::Stop;
 use crate::table::printable;
 use crate::units::{ByteSize, TimeSpan, count, rate};
 
+mod repository;
+
 /// How often progress is looked at.
 const TICK: Duration = Duration::from_millis(200);
 
 pub(super) fn run(args: &Get, loaded: Loaded, show: Show) -> anyhow::Result<Exit> {
     let settings = loaded.resolve(args.engine.layer())?;
+    if HfSource::is_meant_by(&args.source) {
+        return repository::run(args, &settings, show);
+    }
     engine::block_on(async {
         let stop = Stop::install(|| {})?;
         let session = engine::open(&settings).await?;

@@ -303,3 +303,77 @@ fn a_token_opens_what_is_gated_and_is_shown_nowhere() {
     let said = named(&world, "hf://org/secret");
     assert!(said.contains("token") && !said.contains(BOB), "{said}");
 }
+
+/// A cache of its own, as another machine has.
+fn apart(world: &World, name: &str) -> Vec<String> {
+    vec!["--cache-dir".to_owned(), text(&world.stage.subdir(format!("cache-{name}")))]
+}
+
+#[test]
+fn a_hubs_whole_namespace_can_be_mounted_and_its_upstream_may_go() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    let mut world = World::with_hub("hf-mount-hub", standard().page_size(7), &[]);
+    let hub = world.endpoint(Way::HubBelow);
+    {
+        let mount = mount(&world, &hub, &apart(&world, "one"));
+        assert_holds(&mount.join("org/model"), &model_files());
+        let read =
+            |path: &str| fs::read_to_string(mount.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+        assert_eq!(read("canonical/config.json"), "{\"model_type\": \"bert\"}");
+        assert_eq!(read("datasets/org/data/data/train.csv"), "a,b\n1,2\n");
+        assert_eq!(read("org/model@v1/config.json"), "{\"model_type\": \"old\"}");
+        assert!(!mount.join("org/nothing").exists());
+    }
+    world.upstream.log().assert_identity();
+    world.upstream.stop();
+    // Another machine gets it from the hub all the same.
+    let mount = mount(&world, &hub, &apart(&world, "two"));
+    assert_holds(&mount.join("org/model"), &model_files());
+}
+
+#[test]
+fn three_mounts_through_one_hub_cost_upstream_one_copy() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    const LENGTH: u64 = 48 << 20;
+    let builder = HfHub::builder().model("org/big").ramp("model.safetensors", 11, LENGTH);
+    let world = World::with_hub("hf-mount-three", builder, &[]);
+    world.upstream.clear_log();
+    let hub = world.endpoint(Way::Hub);
+    let mut flags = straight(&world);
+    flags.extend(["--hub".to_owned(), hub]);
+    let mounts: Vec<Mount<'_>> = ["one", "two", "three"]
+        .map(|name| mount(&world, "hf://org/big", &[flags.clone(), apart(&world, name)].concat()))
+        .into_iter()
+        .collect();
+    let expected = Content::ramp(11, LENGTH).read(0, usize::try_from(LENGTH).expect("small"));
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = mounts
+            .iter()
+            .map(|mount| scope.spawn(|| fs::read(mount.join("model.safetensors")).expect("read") == expected))
+            .collect();
+        assert!(readers.into_iter().all(|reader| reader.join().expect("no panic")), "bytes differ");
+    });
+    let sent = world.upstream.log().at(Side::Cdn).sent_bytes();
+    assert!(sent >= LENGTH && sent < LENGTH + LENGTH / 10, "upstream gave {sent} bytes of {LENGTH}");
+}
+
+#[test]
+fn where_the_hub_is_gone_the_origin_is_asked() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    let mut world = World::with_hub("hf-mount-fallback", standard(), &[]);
+    let mut flags = straight(&world);
+    flags.extend(["--hub".to_owned(), world.endpoint(Way::Hub)]);
+    {
+        let mount = mount(&world, "hf://org/model", &[flags.clone(), apart(&world, "before")].concat());
+        assert_holds(mount.dir(), &model_files());
+    }
+    world.kill_hub();
+    let mount = mount(&world, "hf://org/model", &[flags, apart(&world, "after")].concat());
+    assert_holds(mount.dir(), &model_files());
+}

@@ -5,67 +5,86 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use wtfs_proto::hf::Repo;
-use wtfs_torrent::hf::UpstreamError;
+use wtfs_torrent::HeldFile;
 use wtfs_torrent::hf::blobs::{Blob, BlobError, BlobOrigin, OriginFault};
+use wtfs_torrent::hf::{Token, UpstreamError};
 
 use crate::content::{BackingFile, BoxFuture, Content};
 use crate::errno::FsError;
-use crate::hf::repositories::Repositories;
+use crate::hf::repositories::advice;
 
-/// One open file of a repository.
-pub(super) struct BlobContent {
-    blob: Blob,
-    origin: Arc<dyn BlobOrigin>,
-    /// For the log.
-    label: String,
-    repositories: Repositories,
-    repo: Repo,
+/// One file of a repository: its blob, and whom to ask for what is missing of it.
+pub struct RepoFile {
+    pub(super) blob: Blob,
+    pub(super) origin: Arc<dyn BlobOrigin>,
+    /// For the log: repository, commit and path.
+    pub(super) label: String,
+    pub(super) repo: Repo,
+    /// Where a person finds the repository.
+    pub(super) endpoint: String,
+    pub(super) token: Option<Token>,
 }
 
-impl fmt::Debug for BlobContent {
+impl fmt::Debug for RepoFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BlobContent").field("file", &self.label).finish_non_exhaustive()
+        f.debug_struct("RepoFile").field("file", &self.label).finish_non_exhaustive()
     }
 }
 
 /// Why a file of a repository could not be read, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[error("{file}: {error}{advice}")]
-struct Unread {
+pub struct Unread {
     file: String,
     advice: String,
+    /// What went wrong.
     #[source]
-    error: BlobError,
+    pub error: BlobError,
 }
 
-impl BlobContent {
-    pub(super) fn new(
-        blob: Blob,
-        origin: Arc<dyn BlobOrigin>,
-        label: String,
-        repositories: Repositories,
-        repo: Repo,
-    ) -> Self {
-        Self { blob, origin, label, repositories, repo }
+impl RepoFile {
+    /// How much of it is local, in bytes.
+    pub fn local_bytes(&self) -> u64 {
+        if self.blob.is_whole() { self.blob.len() } else { self.blob.present_bytes() }
     }
 
-    fn failed(&self, error: BlobError) -> FsError {
+    /// Fetches all of it and verifies it. `None` when it was given up for others at that very moment.
+    ///
+    /// # Errors
+    /// [`Unread`].
+    ///
+    /// # Cancel safety
+    /// Dropped, the fetch goes on in the background.
+    pub async fn fetch(&self) -> Result<Option<HeldFile>, Unread> {
+        if !self.blob.is_whole() {
+            self.blob.fetch_all(&self.origin);
+            self.blob.whole().await.map_err(|error| self.unread(error))?;
+        }
+        let blob = self.blob.clone();
+        Ok(tokio::task::spawn_blocking(move || blob.file()).await.ok().flatten())
+    }
+
+    fn unread(&self, error: BlobError) -> Unread {
         let origin = error.origin();
         let upstream = origin.and_then(|origin| origin.source.as_ref()?.downcast_ref::<UpstreamError>());
         let advice = match (&error, upstream) {
-            (_, Some(upstream)) => self.repositories.advice(&self.repo, upstream),
+            (_, Some(upstream)) => advice(&self.endpoint, &self.repo, upstream, self.token.as_ref()),
             (BlobError::Corrupt, None) => {
                 "; the hub's copy is damaged: try another hub with --hub or --hf-endpoint".into()
             }
             (BlobError::Replaced, None) => "; open the file again".into(),
-            (BlobError::NoSpace, None) => "; free some, or allow less with --cache-size".into(),
-            (BlobError::Offline, None) => "; mount without --offline to fetch it".into(),
+            (BlobError::NoSpace, None) => "; free some, or let the cache hold less with --cache-size".into(),
+            (BlobError::Offline, None) => "; do without --offline to fetch it".into(),
             _ => String::new(),
         };
-        let is_refused = origin.is_some_and(|origin| origin.fault == OriginFault::Forbidden);
-        let is_late = matches!(error, BlobError::Timeout { .. });
-        let is_full = matches!(error, BlobError::NoSpace);
-        let cause = Arc::new(Unread { file: self.label.clone(), advice, error });
+        Unread { file: self.label.clone(), advice, error }
+    }
+
+    fn failed(&self, error: BlobError) -> FsError {
+        let is_refused = error.origin().is_some_and(|origin| origin.fault == OriginFault::Forbidden);
+        let (is_late, is_full) =
+            (matches!(error, BlobError::Timeout { .. }), matches!(error, BlobError::NoSpace));
+        let cause = Arc::new(self.unread(error));
         match (is_refused, is_late, is_full) {
             (true, ..) => FsError::Denied(cause),
             (_, true, _) => FsError::TimedOut(cause),
@@ -75,7 +94,7 @@ impl BlobContent {
     }
 }
 
-impl Content for BlobContent {
+impl Content for RepoFile {
     fn len(&self) -> u64 {
         self.blob.len()
     }

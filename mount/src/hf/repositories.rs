@@ -16,7 +16,7 @@ use crate::catalog::modified_from;
 use crate::content::{BoxFuture, Content};
 use crate::errno::{Cause, FsError};
 use crate::hf::archive::{Archive, Kept};
-use crate::hf::bytes::BlobContent;
+use crate::hf::bytes::RepoFile;
 use crate::hf::dates;
 use crate::hf::origins::Origins;
 use crate::hf::source::{Local, RepoError, RepoRevision, RepoSource};
@@ -263,25 +263,30 @@ impl RepoSource for Repositories {
     }
 
     fn open(&self, revision: &RepoRevision, file: &TreeFile) -> Result<Arc<dyn Content>, FsError> {
-        let shared = &self.shared;
-        let hubs = match shared.config.reach {
-            Reach::Online => shared.config.hubs.as_slice(),
-            Reach::Offline => &[],
-        };
-        let origins = hubs.iter().map(|hub| {
-            let (repo, path, token) = (revision.repo.clone(), file.path.clone(), shared.config.token.clone());
-            Arc::new(hub.file(repo, revision.commit, path, file.bytes, token)) as Arc<dyn BlobOrigin>
-        });
-        let origins: Arc<dyn BlobOrigin> = Arc::new(Origins::new(origins.collect()));
-        let label = format!("{}@{}/{}", revision.repo, revision.commit, file.path);
-        Ok(Arc::new(BlobContent::new(shared.blob(file), origins, label, self.clone(), revision.repo.clone())))
+        Ok(Arc::new(self.file(revision, file)))
     }
 }
 
 impl Repositories {
-    /// What a person can do about an error that a hub gave while bytes were read.
-    pub(super) fn advice(&self, repo: &Repo, error: &UpstreamError) -> String {
-        let endpoint = self.shared.config.hubs.last().map_or("", |hub| hub.endpoint());
-        advice(endpoint, repo, error, self.shared.config.token.as_ref())
+    /// A file, to be read or fetched. Nothing is asked yet.
+    pub fn file(&self, revision: &RepoRevision, file: &TreeFile) -> RepoFile {
+        let config = &self.shared.config;
+        let hubs = match config.reach {
+            Reach::Online => config.hubs.as_slice(),
+            Reach::Offline => &[],
+        };
+        let origins = hubs.iter().map(|hub| {
+            let (repo, path, token) = (revision.repo.clone(), file.path.clone(), config.token.clone());
+            Arc::new(hub.file(repo, revision.commit, path, file.bytes, token)) as Arc<dyn BlobOrigin>
+        });
+        RepoFile {
+            blob: self.shared.blob(file),
+            origin: Arc::new(Origins::new(origins.collect())),
+            label: format!("{}@{}/{}", revision.repo, revision.commit, file.path),
+            repo: revision.repo.clone(),
+            // The last is where people are sent: a hub of our own shows no licence.
+            endpoint: config.hubs.last().map_or_else(String::new, |hub| hub.endpoint().to_owned()),
+            token: config.token.clone(),
+        }
     }
 }
