@@ -23,7 +23,7 @@ use wtfs_proto::tracker::http::AnnounceResponse;
 
 pub(crate) use self::data_channels::DataChannels;
 use self::line::Line;
-use self::socket::{Command, SocketTask};
+use self::socket::{Command, SocketTask, Times};
 use super::AnnounceError;
 use super::local::OwnTracker;
 use crate::http::HttpClient;
@@ -37,8 +37,6 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-/// How long an announce may take, with opening the socket.
-const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Trackers spoken to at once. A torrent may name two hundred, and each costs a connection for as long as it is announced.
 const MAX_SOCKETS: usize = 64;
 /// Announces that may wait for a socket's task.
@@ -117,6 +115,9 @@ struct Shared {
     sockets: Mutex<HashMap<String, mpsc::Sender<Command>>>,
     tasks: TaskTracker,
     cancel: CancellationToken,
+    /// How long an announce may take, with opening the socket.
+    announce_timeout: Duration,
+    times: Times,
 }
 
 /// How the task of a socket gets its line.
@@ -144,7 +145,16 @@ impl WsClient {
         tasks: TaskTracker,
         cancel: CancellationToken,
     ) -> Self {
-        Self(Arc::new(Shared { http, factory, own, sockets: Mutex::default(), tasks, cancel }))
+        Self(Arc::new(Shared {
+            http,
+            factory,
+            own,
+            sockets: Mutex::default(),
+            tasks,
+            cancel,
+            announce_timeout: Duration::from_secs(20),
+            times: Times::default(),
+        }))
     }
 
     /// Announces, and takes part in what the tracker passes on until `stopped` is announced or the line is lost.
@@ -176,7 +186,7 @@ impl WsClient {
             }
             Err(AnnounceError::Lost { host: host.clone(), reason: "the announce was not made".to_owned() })
         };
-        let answered = tokio::time::timeout(ANNOUNCE_TIMEOUT, announcing).await;
+        let answered = tokio::time::timeout(self.0.announce_timeout, announcing).await;
         answered.unwrap_or(Err(AnnounceError::Timeout { host: host.clone() }))
     }
 
@@ -198,7 +208,7 @@ impl WsClient {
             None => Dialer::Http(shared.http.clone(), url.as_str().to_owned()),
         };
         let host = crate::http::host_of(url);
-        let task = SocketTask::new(host.clone(), dialer, shared.factory.clone(), inbox);
+        let task = SocketTask::new(shared.times, host.clone(), dialer, shared.factory.clone(), inbox);
         let span = tracing::info_span!("tracker", %host);
         let running = tracing::Instrument::instrument(task.run(shared.cancel.clone()), span);
         shared.tasks.spawn(running);

@@ -1,15 +1,13 @@
 //! The offers of one swarm that nobody answered yet.
 //!
-//! Pure: told the time, it decides which are still good. Invariant: at most [`MAX_OFFERS`] at once, each for
-//! [`OFFER_LIFE`] at most; one that is taken out to be answered is gone.
+//! Pure: told the time, it decides which are still good. Invariant: at most [`MAX_OFFERS`] at once, each for as long as
+//! offers are to live at most; one that is taken out to be answered is gone.
 
 use std::time::Duration;
 
 use wtfs_proto::time::Moment;
 use wtfs_proto::tracker::ws::{Offer, OfferId, Sdp};
 
-/// How long an offer waits for its answer. Clients in browsers give theirs up after 50 s, and so might their NATs.
-pub(super) const OFFER_LIFE: Duration = Duration::from_secs(50);
 /// Offers of one swarm at once. Each costs sockets until it is answered or given up.
 pub(super) const MAX_OFFERS: usize = 5;
 
@@ -23,44 +21,47 @@ struct Waiting<P> {
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Offers<P>(Vec<Waiting<P>>);
-
-impl<P> Default for Offers<P> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
+pub(super) struct Offers<P> {
+    waiting: Vec<Waiting<P>>,
+    life: Duration,
 }
 
 impl<P> Offers<P> {
+    /// None so far; each one waits for its answer for `life`.
+    pub(super) fn new(life: Duration) -> Self {
+        Self { waiting: Vec::new(), life }
+    }
+
     /// Adds a new one; it is dropped if there are enough.
     pub(super) fn add(&mut self, offer_id: OfferId, sdp: &str, pending: P, now: Moment) {
         self.expire(now);
-        if self.0.len() < MAX_OFFERS {
+        if self.waiting.len() < MAX_OFFERS {
             let offer = Offer { offer_id, sdp: Sdp::new(sdp) };
-            self.0.push(Waiting { offer, pending, since: now });
+            self.waiting.push(Waiting { offer, pending, since: now });
         }
     }
 
     /// Those to send with an announce: to be answered by whoever gets them.
     pub(super) fn open(&mut self, now: Moment) -> Vec<Offer<'static>> {
         self.expire(now);
-        self.0.iter().map(|waiting| waiting.offer.clone()).collect()
+        self.waiting.iter().map(|waiting| waiting.offer.clone()).collect()
     }
 
     /// What takes the answer to `offer_id`, once.
     pub(super) fn take(&mut self, offer_id: OfferId, now: Moment) -> Option<P> {
         self.expire(now);
-        let at = self.0.iter().position(|waiting| waiting.offer.offer_id == offer_id)?;
-        Some(self.0.swap_remove(at).pending)
+        let at = self.waiting.iter().position(|waiting| waiting.offer.offer_id == offer_id)?;
+        Some(self.waiting.swap_remove(at).pending)
     }
 
     /// Drops what waited too long.
     pub(super) fn expire(&mut self, now: Moment) {
-        self.0.retain(|waiting| now.saturating_sub(waiting.since) < OFFER_LIFE);
+        let life = self.life;
+        self.waiting.retain(|waiting| now.saturating_sub(waiting.since) < life);
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.waiting.len()
     }
 }
 
@@ -74,7 +75,7 @@ mod tests {
 
     #[test]
     fn an_offer_is_sent_until_it_is_answered_or_old() {
-        let mut offers = Offers::default();
+        let mut offers = Offers::new(Duration::from_secs(50));
         offers.add(id(1), "one", 1, Moment::ZERO);
         offers.add(id(2), "two", 2, Moment::from_secs(30));
         let sent: Vec<_> = offers.open(Moment::from_secs(49)).iter().map(|offer| offer.offer_id).collect();
@@ -87,7 +88,7 @@ mod tests {
 
     #[test]
     fn there_are_few_at_once() {
-        let mut offers = Offers::default();
+        let mut offers = Offers::new(Duration::from_secs(50));
         for n in 0..100 {
             offers.add(id(n), "sdp", n, Moment::from_secs(u64::from(n)));
         }

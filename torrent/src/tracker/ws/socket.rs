@@ -28,27 +28,51 @@ use super::{Answered, Caller, Dialer, Factory, Offered, Place};
 use crate::tracker::AnnounceError;
 use crate::transport::webrtc::RtcError;
 
-/// How long the tracker may take to take what we write.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// After this much silence the tracker is asked for a sign of life.
-const PING_AFTER: Duration = Duration::from_secs(30);
-/// After this much it is given up.
-const SILENCE_MAX: Duration = Duration::from_secs(75);
-/// How often offers, silence and those who are gone are looked at.
-const LOOK: Duration = Duration::from_secs(5);
 /// Messages taken in a second; more wait in the network.
 const MESSAGES_PER_SECOND: u32 = 500;
 /// Messages without meaning in a row after which it is taken for no tracker.
 const MALFORMED_MAX: u32 = 20;
 /// Offers of others being answered at once. Each costs sockets, and a tracker may send any number.
 const ANSWERING_MAX: usize = 32;
-/// The wait after the first attempt to open that failed; it doubles. Schedules wait longer; this is for many swarms.
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(60);
 /// With this much to be said no more announces are taken.
 const OUTBOX_MAX: usize = 256;
-/// A task with nobody to announce ends after this.
-const LINGER: Duration = Duration::from_secs(10);
+
+/// Times of a socket's task.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    /// How long an offer waits for its answer. Clients in browsers give theirs up after 50 s, and so might their NATs.
+    pub(super) offer_life: Duration,
+    /// How long the tracker may take to take what we write.
+    pub(super) write: Duration,
+    /// After this much silence the tracker is asked for a sign of life.
+    pub(super) ping_after: Duration,
+    /// After this much it is given up.
+    pub(super) silence_max: Duration,
+    /// How often offers, silence and those who are gone are looked at.
+    pub(super) look: Duration,
+    /// The wait after the first attempt to open that failed; it doubles. Schedules wait longer: this is for when many
+    /// swarms share the tracker.
+    pub(super) retry_first: Duration,
+    /// The longest such wait.
+    pub(super) retry_max: Duration,
+    /// A task with nobody to announce ends after this.
+    pub(super) linger: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            offer_life: Duration::from_secs(50),
+            write: Duration::from_secs(10),
+            ping_after: Duration::from_secs(30),
+            silence_max: Duration::from_secs(75),
+            look: Duration::from_secs(5),
+            retry_first: Duration::from_secs(1),
+            retry_max: Duration::from_secs(60),
+            linger: Duration::from_secs(10),
+        }
+    }
+}
 
 /// An announce that somebody wants made.
 #[derive(Debug)]
@@ -94,6 +118,7 @@ enum Done {
 
 /// See the module's documentation.
 pub(super) struct SocketTask {
+    times: Times,
     host: String,
     dialer: Dialer,
     factory: Arc<dyn Factory>,
@@ -117,6 +142,7 @@ pub(super) struct SocketTask {
 
 impl SocketTask {
     pub(super) fn new(
+        times: Times,
         host: String,
         dialer: Dialer,
         factory: Arc<dyn Factory>,
@@ -124,6 +150,7 @@ impl SocketTask {
     ) -> Self {
         let now = Instant::now();
         Self {
+            times,
             host,
             dialer,
             factory,
@@ -146,7 +173,7 @@ impl SocketTask {
 
     /// Runs until `cancel`, or until nobody has announced for a while.
     pub(super) async fn run(mut self, cancel: CancellationToken) {
-        let mut next_look = Instant::now() + LOOK;
+        let mut next_look = Instant::now() + self.times.look;
         let mut idle_since = Instant::now();
         let (mut second, mut messages) = (Instant::now(), 0);
         loop {
@@ -185,7 +212,7 @@ impl SocketTask {
             }
             let now = Instant::now();
             if now >= next_look {
-                next_look = now + LOOK;
+                next_look = now + self.times.look;
                 self.look(now);
             }
             if self.line.is_none() {
@@ -205,7 +232,7 @@ impl SocketTask {
                 idle_since = now;
             }
             let has_failed = self.failed.as_ref().is_some_and(|(_, until)| *until > now);
-            if now.duration_since(idle_since) >= LINGER && !has_failed && self.inbox.is_empty() {
+            if now.duration_since(idle_since) >= self.times.linger && !has_failed && self.inbox.is_empty() {
                 // What comes now finds the queue closed, and starts another task.
                 return;
             }
@@ -233,12 +260,15 @@ impl SocketTask {
             self.leave(info_hash);
         }
         let silence = now.saturating_duration_since(self.heard_at);
-        if self.writing_since.is_some_and(|since| now.duration_since(since) >= WRITE_TIMEOUT) {
+        if self.writing_since.is_some_and(|since| now.duration_since(since) >= self.times.write) {
             self.handle_lost("it takes nothing any more".to_owned());
         } else if self.line.as_ref().is_some_and(Line::can_die_silently) {
-            if silence >= SILENCE_MAX {
-                self.handle_lost(format!("nothing was heard of it for {} s", SILENCE_MAX.as_secs()));
-            } else if silence >= PING_AFTER {
+            if silence >= self.times.silence_max {
+                self.handle_lost(format!(
+                    "nothing was heard of it for {} s",
+                    self.times.silence_max.as_secs()
+                ));
+            } else if silence >= self.times.ping_after {
                 self.outbox.push_back(Said::Ping);
             }
         }
@@ -266,7 +296,7 @@ impl SocketTask {
             caller: caller.clone(),
             request: request.clone(),
             waiting: None,
-            offers: Offers::default(),
+            offers: Offers::new(self.times.offer_life),
             is_gathering: false,
         });
         (member.caller, member.request, member.waiting) = (caller, request, Some(reply));
@@ -310,7 +340,11 @@ impl SocketTask {
             Done::Dialled(Err(error)) => {
                 self.is_dialling = false;
                 self.failures = self.failures.saturating_add(1);
-                let wait = RETRY_FIRST.saturating_mul(1 << (self.failures - 1).min(10)).min(RETRY_MAX);
+                let wait = self
+                    .times
+                    .retry_first
+                    .saturating_mul(1 << (self.failures - 1).min(10))
+                    .min(self.times.retry_max);
                 self.dismiss_all(&error);
                 self.failed = Some((error, Instant::now() + wait));
             }
@@ -498,7 +532,7 @@ impl SocketTask {
         self.line = None;
         (self.writing_since, self.malformed) = (None, 0);
         self.dismiss_all(&error);
-        self.failed = Some((error, Instant::now() + RETRY_FIRST));
+        self.failed = Some((error, Instant::now() + self.times.retry_first));
     }
 
     /// Tells everybody, and forgets them with their offers.
