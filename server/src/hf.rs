@@ -28,6 +28,7 @@ mod repos;
 mod rights;
 mod routes;
 mod swarm;
+mod taints;
 mod trouble;
 
 pub(crate) use caller::Caller;
@@ -47,6 +48,7 @@ use recent::Recent;
 use refusal::Asker;
 use repos::{Age, Found, Openness, Repos};
 use rights::{Denial, Right, Rights, Standing, Terms, Viewer};
+use taints::Taints;
 use trouble::Trouble;
 
 use crate::places::PublicUrl;
@@ -96,6 +98,7 @@ struct Inner {
     answers: Mutex<Recent<AnswerKey, KeptAnswer>>,
     away_since: Mutex<Option<Instant>>,
     limits: Limits,
+    taints: Arc<Mutex<Taints>>,
     counters: Counters,
     sightings: swarm::Sightings,
 }
@@ -178,6 +181,7 @@ impl HfProxy {
             answers: Mutex::new(Recent::new(ANSWERS_BYTES_MAX)),
             away_since: Mutex::default(),
             limits: Limits::new(config.fetches_per_client),
+            taints: Arc::default(),
             counters: Counters::default(),
             sightings: swarm::Sightings::default(),
             config,

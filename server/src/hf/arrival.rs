@@ -6,9 +6,10 @@
 //! a whole one.
 
 use std::io;
+use std::net::IpAddr;
 use std::ops::Range;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, BodyDataStream};
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use futures_util::{StreamExt as _, stream};
 use wtfs_torrent::hf::blobs::{Blob, BlobError, BlobOrigin};
 
 use super::limits::Place;
+use super::taints::Taints;
 use crate::serving::lane::Lane;
 use crate::webseed::{Source, body};
 
@@ -48,8 +50,11 @@ pub(crate) struct Wish {
     pub(crate) range: Range<u64>,
     pub(crate) origin: Arc<dyn BlobOrigin>,
     pub(crate) lane: Option<Lane>,
+    pub(crate) client: IpAddr,
     /// Held until the body ends.
-    pub(crate) place: Option<Place>,
+    pub(crate) place: Place,
+    /// Learns of it when what was sent turns out to be wrong.
+    pub(crate) taints: Arc<Mutex<Taints>>,
 }
 
 /// The body, if the blob is whole.
@@ -108,6 +113,7 @@ pub(crate) async fn arriving(wish: Wish) -> Result<Body, BlobError> {
 }
 
 /// What is left of a response whose bytes arrive.
+#[derive(Debug)]
 struct Cold {
     wish: Wish,
     is_all: bool,
@@ -147,6 +153,11 @@ impl Cold {
         Ok(bytes)
     }
 
+    fn taint(&self) {
+        let mut taints = self.wish.taints.lock().unwrap_or_else(PoisonError::into_inner);
+        taints.note(self.wish.blob.id(), self.wish.client, Instant::now());
+    }
+
     async fn rest(&self) -> Option<BodyDataStream> {
         let body = whole(&self.wish.blob, &self.wish.range, self.wish.lane.as_ref()).await?;
         (self.wish.blob.generation() == self.generation).then(|| body.into_data_stream())
@@ -173,6 +184,9 @@ impl State {
             Ok(bytes) => Ok(Some((bytes, Self::Cold(cold)))),
             Err(error) => {
                 tracing::warn!(%error, blob = ?cold.wish.blob.id(), "a response ends too early");
+                if matches!(error, BlobError::Corrupt | BlobError::Replaced) {
+                    cold.taint();
+                }
                 Err(io::Error::other(error))
             }
         }

@@ -28,6 +28,8 @@ pub(crate) struct AnswerKey {
     viewer: Viewer,
     path: String,
     query: Option<String>,
+    /// The body of a question that has one.
+    question: Option<Bytes>,
 }
 
 /// An answer, and when it came.
@@ -55,13 +57,13 @@ impl HfProxy {
     /// Dropping the future ends the question.
     async fn pass(
         &self,
-        path: &str,
-        query: Option<String>,
+        request: ApiRequest,
         viewer: Viewer,
         caller: &Caller,
         ttl: Duration,
     ) -> Result<Passed, Trouble> {
-        let key = AnswerKey { viewer, path: path.to_owned(), query };
+        let question = request.body.as_ref().map(|(_, body)| body.clone());
+        let key = AnswerKey { viewer, path: request.path.clone(), query: request.query.clone(), question };
         let kept = self.kept(&key);
         let now = Instant::now();
         if let Some(kept) = kept.as_ref().filter(|kept| now.saturating_duration_since(kept.at) < ttl) {
@@ -72,7 +74,6 @@ impl HfProxy {
             return kept.map(|kept| kept.answer).ok_or(Trouble::Away(Refusal::Offline));
         }
         let token = caller.token_as(viewer);
-        let request = ApiRequest { query: key.query.clone(), ..ApiRequest::get(path) };
         let asked = tokio::time::timeout(super::WAIT, inner.upstream.pass(request, token)).await;
         let outcome = match asked {
             Ok(answer) => answer
@@ -95,7 +96,7 @@ impl HfProxy {
         let endpoint = inner.upstream.endpoint();
         let next = answer.next_page.as_deref().and_then(|next| below(next, endpoint));
         let answer = Passed { body: Bytes::from(json.to_string()), next };
-        let weight = answer.body.len() + key.path.len() + 200;
+        let weight = answer.body.len() + key.path.len() + key.question.as_ref().map_or(0, Bytes::len) + 200;
         let mut answers = inner.answers.lock().unwrap_or_else(PoisonError::into_inner);
         answers.put(key, KeptAnswer { answer: answer.clone(), at: now }, weight);
         Ok(answer)
@@ -113,7 +114,7 @@ impl HfProxy {
     /// # Cancel safety
     /// Dropping the future ends the question.
     pub(super) async fn who_am_i(&self, caller: &Caller) -> Result<Passed, Refusal> {
-        let answer = self.pass("/api/whoami-v2", None, caller.viewer, caller, WHO_AM_I).await;
+        let answer = self.pass(ApiRequest::get("/api/whoami-v2"), caller.viewer, caller, WHO_AM_I).await;
         answer.map_err(|trouble| match trouble {
             Trouble::Denied(_) => Refusal::Denied(Denial::BadToken, caller.asker()),
             trouble => trouble.refusal(caller.asker()),
@@ -134,8 +135,8 @@ impl HfProxy {
         caller: &Caller,
     ) -> Result<Passed, Refusal> {
         let name = if query.is_some() { "refs-all" } else { "refs" };
-        let path = format!("{}/refs", pinned.repo.api_path());
-        match self.pass(&path, query, pinned.viewer, caller, self.0.config.ref_ttl).await {
+        let request = ApiRequest { query, ..ApiRequest::get(format!("{}/refs", pinned.repo.api_path())) };
+        match self.pass(request, pinned.viewer, caller, self.0.config.ref_ttl).await {
             Ok(answer) => {
                 self.0.repos.keep_answer(&pinned.repo, name, answer.body.to_vec()).await;
                 Ok(answer)
@@ -159,11 +160,10 @@ impl HfProxy {
     pub(super) async fn pass_of(
         &self,
         pinned: &Pinned,
-        path: &str,
-        query: Option<String>,
+        request: ApiRequest,
         caller: &Caller,
     ) -> Result<Passed, Refusal> {
-        let answer = self.pass(path, query, pinned.viewer, caller, self.0.config.ref_ttl).await;
+        let answer = self.pass(request, pinned.viewer, caller, self.0.config.ref_ttl).await;
         answer.map_err(|trouble| trouble.refusal(caller.asker()))
     }
 

@@ -62,10 +62,6 @@ impl<K: Eq + Hash + Clone, V> Recent<K, V> {
         self.kept.len()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.kept.iter().map(|(key, kept)| (key, &kept.value))
-    }
-
     /// Takes out the longest unused until a tenth is free, so that not each `put` looks at all.
     fn make_room(&mut self) {
         let mut by_use: Vec<(u64, K)> =

@@ -6,15 +6,19 @@
 use axum::body::Body;
 use axum::http::Response;
 use axum::http::header::{CONTENT_TYPE, LINK};
+use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use wtfs_proto::hf::{
-    Depth, FilePath, Repo, RepoTree, Revision, TreeEntry, encode_segment, entries_to_json, next_link,
+    Depth, FilePath, Repo, RepoTree, Revision, TreeEntry, encode_path, encode_segment, entries_to_json,
+    next_link,
 };
+use wtfs_torrent::hf::{ApiMethod, ApiRequest};
 
+use super::super::passing::Passed;
 use super::super::refusal::{Refusal, X_REPO_COMMIT, insert};
-use super::super::{HfProxy, Snapshot};
+use super::super::{HfProxy, Pinned, Snapshot};
 use super::query::{Flag, Query, pairs};
 use super::{Asked, json as json_response, with_age};
 
@@ -38,7 +42,8 @@ pub(super) async fn info(
         let fields: Vec<String> =
             query.fields.iter().map(|field| format!("expand={}", encode_segment(field))).collect();
         let path = pinned.repo.api_path_at("revision", &pinned.commit().into());
-        let passed = proxy.pass_of(&pinned, &path, Some(fields.join("&")), &asked.caller).await;
+        let request = ApiRequest { query: Some(fields.join("&")), ..ApiRequest::get(path) };
+        let passed = proxy.pass_of(&pinned, request, &asked.caller).await;
         if let Ok(Ok(expanded)) = passed.map(|passed| serde_json::from_slice(&passed.body)) {
             return Ok(with_age(json_response(Value::to_string(&expanded)), &pinned));
         }
@@ -86,6 +91,11 @@ pub(super) async fn tree(
 ) -> Result<Response<Body>, Refusal> {
     let query = Query::parse(asked.parts.uri.query());
     let pinned = asked.pin(proxy, repo, revision).await?;
+    if query.expand == Flag::On
+        && let Some(answer) = expanded(proxy, asked, &pinned, directory, &query).await
+    {
+        return answer.map(|response| with_age(response, &pinned));
+    }
     let Snapshot { pinned, tree, .. } = proxy.snapshot(pinned, &asked.caller).await?;
     let depth = if query.recursive == Flag::On { Depth::All } else { Depth::Children };
     let entries = tree.list(directory, depth).ok_or_else(|| Refusal::Entry {
@@ -93,7 +103,8 @@ pub(super) async fn tree(
         path: directory.map(ToString::to_string).unwrap_or_default(),
     })?;
     let limit = query.limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
-    let begin = query.cursor.unwrap_or(0).min(entries.len());
+    let begin = query.cursor.as_deref().map_or(Ok(0), str::parse::<usize>);
+    let begin = begin.map_err(|_| Refusal::Request("that cursor is none of this hub's"))?.min(entries.len());
     let end = begin.saturating_add(limit).min(entries.len());
     let page = entries.get(begin..end).unwrap_or_default();
     let mut response = json_response(entries_to_json(page.iter().copied()));
@@ -115,6 +126,8 @@ pub(super) async fn tree(
 struct Question {
     #[serde(default)]
     paths: Paths,
+    #[serde(default)]
+    expand: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -140,18 +153,29 @@ pub(super) async fn paths_info(
     let body = Limited::new(body, QUESTION_BYTES_MAX).collect().await.map_err(|_| Refusal::TooLong)?;
     let body = body.to_bytes();
     let kind = asked.parts.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let paths = if kind.trim_start().starts_with("application/json") {
+    let (paths, expand) = if kind.trim_start().starts_with("application/json") {
         let question: Question = serde_json::from_slice(&body)
             .map_err(|_| Refusal::Request("the body is no JSON object with a list of paths"))?;
-        match question.paths {
+        let paths = match question.paths {
             Paths::Many(paths) => paths,
             Paths::One(path) => vec![path],
-        }
+        };
+        (paths, if question.expand { Flag::On } else { Flag::Off })
     } else {
         let text = std::str::from_utf8(&body).map_err(|_| Refusal::Request("the form is not text"))?;
-        pairs(text).filter(|(key, _)| key == "paths" || key == "paths[]").map(|(_, path)| path).collect()
+        let paths = pairs(text).filter(|(key, _)| key == "paths" || key == "paths[]").map(|(_, path)| path);
+        (paths.collect(), Query::parse(Some(text)).expand)
     };
     let pinned = asked.pin(proxy, repo, revision).await?;
+    if expand == Flag::On {
+        let path = pinned.repo.api_path_at("paths-info", &pinned.commit().into());
+        let question = json!({ "paths": paths, "expand": true }).to_string();
+        let body = Some(("application/json", Bytes::from(question)));
+        let request = ApiRequest { method: ApiMethod::Post, body, ..ApiRequest::get(path) };
+        if let Ok(answer) = proxy.pass_of(&pinned, request, &asked.caller).await {
+            return Ok(with_age(json_response(answer.body), &pinned));
+        }
+    }
     let Snapshot { pinned, tree, .. } = proxy.snapshot(pinned, &asked.caller).await?;
     let entries = paths.iter().filter_map(|path| {
         let path = path.trim_matches('/');
@@ -185,12 +209,50 @@ pub(super) async fn commits(
         .map(|(key, value)| format!("{}={}", encode_segment(&key), encode_segment(&value)))
         .collect();
     let query = (!query.is_empty()).then(|| query.join("&"));
-    let answer = proxy.pass_of(&pinned, &path, query, &asked.caller).await?;
+    let request = ApiRequest { query, ..ApiRequest::get(path) };
+    let answer = proxy.pass_of(&pinned, request, &asked.caller).await?;
+    Ok(with_age(passed_on(proxy, asked, answer), &pinned))
+}
+
+/// An answer of upstream's, with its next page at this hub.
+fn passed_on(proxy: &HfProxy, asked: &Asked, answer: Passed) -> Response<Body> {
     let mut response = json_response(answer.body);
     if let (Some(next), Some(endpoint)) = (&answer.next, asked.endpoint(proxy)) {
         insert(response.headers_mut(), LINK, &next_link(&format!("{endpoint}{next}")));
     }
-    Ok(with_age(response, &pinned))
+    response
+}
+
+/// A page of a listing with what upstream alone knows: who changed a file last, what scanners say of it. `None` where it
+/// cannot be asked, and what is known here has to do.
+async fn expanded(
+    proxy: &HfProxy,
+    asked: &Asked,
+    pinned: &Pinned,
+    directory: Option<&FilePath>,
+    query: &Query,
+) -> Option<Result<Response<Body>, Refusal>> {
+    let mut path = pinned.repo.api_path_at("tree", &pinned.commit().into());
+    if let Some(directory) = directory {
+        path = format!("{path}/{}", encode_path(directory));
+    }
+    let mut wanted = vec!["expand=true".to_owned()];
+    if query.recursive == Flag::On {
+        wanted.push("recursive=true".to_owned());
+    }
+    if let Some(limit) = query.limit {
+        wanted.push(format!("limit={}", limit.clamp(1, PAGE_MAX)));
+    }
+    if let Some(cursor) = &query.cursor {
+        wanted.push(format!("cursor={}", encode_segment(cursor)));
+    }
+    let request = ApiRequest { query: Some(wanted.join("&")), ..ApiRequest::get(path) };
+    match proxy.pass_of(pinned, request, &asked.caller).await {
+        Ok(answer) => Some(Ok(passed_on(proxy, asked, answer))),
+        // A listing that was begun with upstream's cursors cannot be gone on with by ours.
+        Err(refusal) if query.cursor.is_some() => Some(Err(refusal)),
+        Err(_) => None,
+    }
 }
 
 pub(super) async fn auth_check(

@@ -19,7 +19,8 @@ pub(super) struct Query {
     /// Of an info: lengths and hashes of the files too.
     pub(super) blobs: Flag,
     pub(super) limit: Option<usize>,
-    pub(super) cursor: Option<usize>,
+    /// A number in listings of our own, anything in those that are passed on.
+    pub(super) cursor: Option<String>,
     /// Of an info: only these fields.
     pub(super) fields: Vec<String>,
 }
@@ -49,7 +50,7 @@ impl Query {
                 "recursive" => found.recursive = Flag::of(&value),
                 "blobs" => found.blobs = Flag::of(&value),
                 "limit" => found.limit = value.parse().ok(),
-                "cursor" => found.cursor = value.parse().ok(),
+                "cursor" => found.cursor = Some(value),
                 "expand" | "expand[]"
                     if matches!(value.to_ascii_lowercase().as_str(), "true" | "false" | "1" | "0") =>
                 {
@@ -76,7 +77,7 @@ mod tests {
             assert_eq!(Query::parse(Some(text)).recursive, Flag::Off, "{text}");
         }
         let query = Query::parse(Some("limit=7&cursor=14&expand=sha&expand[]=tags&limit=x&expand=True"));
-        assert_eq!((query.limit, query.cursor, query.expand), (None, Some(14), Flag::On));
+        assert_eq!((query.limit, query.cursor, query.expand), (None, Some("14".to_owned()), Flag::On));
         assert_eq!(query.fields, ["sha", "tags"]);
     }
 

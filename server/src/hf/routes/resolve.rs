@@ -3,6 +3,9 @@
 //! All headers are made of the tree, so that HEAD and the head of a GET are the same and wait for no bytes. The hash is
 //! the `ETag`, and what clients name their files by.
 
+use std::sync::PoisonError;
+use std::time::Instant;
+
 use axum::body::Body;
 use axum::http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE,
@@ -169,6 +172,18 @@ async fn bytes(
     let blob = proxy.blob_of(file);
     let lane = asked.parts.extensions.get::<Lane>().cloned();
     let len = range.end - range.start;
+    let client = asked.caller.client;
+    let taints = &proxy.0.taints;
+    let may_go_on = taints.lock().unwrap_or_else(PoisonError::into_inner).allows(
+        file.id,
+        client,
+        range.start,
+        Instant::now(),
+    );
+    if !may_go_on {
+        let why = "what was sent of this file before was wrong: remove the partial download and begin again";
+        return Err(Refusal::BadGateway(why.to_owned()));
+    }
     if let Some(body) = arrival::whole(&blob, &range, lane.as_ref()).await {
         add(&counters.warm, 1);
         add(&counters.warm_bytes, len);
@@ -179,9 +194,9 @@ async fn bytes(
         blob.want_hashes(piece_bytes(file.bytes));
     }
     let pinned = &snapshot.pinned;
-    let place = proxy.0.limits.take(asked.caller.client).ok_or(Refusal::Busy)?;
+    let place = proxy.0.limits.take(client).ok_or(Refusal::Busy)?;
     let origin = proxy.origin_of(pinned, file, token);
-    let wish = Wish { blob, range, origin, lane, place: Some(place) };
+    let wish = Wish { blob, range, origin, lane, client, place, taints: taints.clone() };
     let body = arrival::arriving(wish).await.map_err(|error| {
         tracing::info!(%error, repo = %pinned.repo, file = %file.path, "a file cannot be had");
         of_blob(&error, asked.caller.asker())
