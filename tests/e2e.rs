@@ -37,6 +37,10 @@ mod hf_http;
 mod hf_load;
 #[path = "e2e/hf_mount.rs"]
 mod hf_mount;
+#[path = "e2e/hf_tools.rs"]
+mod hf_tools;
+#[path = "e2e/hf_weights.rs"]
+mod hf_weights;
 #[path = "e2e/hostile_names.rs"]
 mod hostile_names;
 #[path = "e2e/hostile_peers.rs"]

@@ -3,8 +3,8 @@
 //!
 //! Faithful on purpose: git files are redirected (307, relative, with a query) to `/api/resolve-cache/…`, files in LFS
 //! (302) to an expiring URL of the other origin, which answers 400 to Authorization and has an ETag that is no hash of
-//! the content; X-Linked-* stand on the hub's answers alone; text is compressed for who asks, and then has no length and
-//! ignores Range; repositories that are private are hidden (401 without a token, 404 with one); listings are paged by an
+//! the content; X-Linked-* stand on the hub's answers alone; text is compressed for who asks, then has no length, and from
+//! the CDN no ranges; repositories that are private are hidden (401 without a token, 404 with one); listings are paged by an
 //! absolute Link. Left out: HTTP/2, TLS, git, uploads, a working Xet store (it is advertised only), several ranges.
 //!
 //! It owns what it serves and the two listeners, which end when it is dropped. Runs on threads of its own: usable from

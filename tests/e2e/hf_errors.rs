@@ -72,7 +72,10 @@ fn each_refusal_has_its_status_and_its_code() {
             refusal(&world, &format!("{below}/org/shut/resolve/main/a"), Some(ALICE));
         let expected = "Access to this resource is disabled.";
         assert_eq!((status, shut, message.as_deref()), (403, None, Some(expected)));
-        assert_eq!(code("/api/models/org/model", Some("hf_nobody")).0, 401);
+        // A token that nobody has opens nothing; what is public needs none.
+        for path in [WEIGHTS, "/org/secret/resolve/main/config.json", "/api/whoami-v2"] {
+            assert_eq!(code(path, Some("hf_nobody")).0, 401, "{path}");
+        }
         assert_eq!(code("/api/whoami-v2", None).0, 401);
     }
     let missing = world.get("/org/model/resolve/main/none.json");

@@ -7,9 +7,13 @@ use wtfs_testkit::{
     hf_hub::{Fault, FaultKind, HfHub, HfHubBuilder, Side},
     net,
     ramp::Ramp,
+    wait,
 };
 
-use crate::support::hf::{Reply, World};
+use crate::support::{
+    hf::{Reply, World},
+    stage::PATIENCE,
+};
 
 const BYTES: u64 = 5_000_000;
 
@@ -121,15 +125,8 @@ fn what_is_corrupt_for_ever_is_never_given_whole_nor_kept() {
         assert!(answer.status == 200 || (500..=504).contains(&answer.status), "{}", answer.head);
     }
     world.upstream.clear_faults();
-    let mut right = take(&world, 0);
-    for _ in 0..10 {
-        if is_taken(&right) {
-            break;
-        }
-        // A short memory of the failure is allowed.
-        std::thread::sleep(Duration::from_secs(2));
-        right = take(&world, 0);
-    }
+    // For a minute nobody is asked for it again.
+    let right = wait::eventually("it is fetched again", PATIENCE, || Some(take(&world, 0)).filter(is_taken));
     assert_right(&right, 0, "with an honest upstream again");
 }
 
@@ -154,15 +151,9 @@ fn what_upstream_says_instead_of_an_answer_is_neither_passed_on_nor_kept() {
         assert!(!answer.body.windows(6).any(|part| part == b"log in"), "{what}");
         world.upstream.clear_faults();
     }
-    let mut answer = world.get(path);
-    for _ in 0..10 {
-        if answer.status == 200 {
-            break;
-        }
-        std::thread::sleep(Duration::from_secs(1));
-        answer = world.get(path);
-    }
-    assert_eq!(answer.status, 200, "with an honest upstream again: {}", answer.head);
+    wait::eventually("an honest upstream is passed on again", PATIENCE, || {
+        (world.get(path).status == 200).then_some(())
+    });
 }
 
 /// A place where nobody may come.

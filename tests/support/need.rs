@@ -19,6 +19,8 @@ pub(crate) enum Need {
     Safetensors,
     /// A Python of its own with this version of huggingface_hub.
     HfClient(&'static str),
+    /// A program on the crate `hf-hub`: tests/clients/hf-hub.
+    HfHubCrate,
     /// The npm package `bittorrent-tracker`.
     NpmTracker,
     /// The npm package `playwright-core`.
@@ -36,6 +38,7 @@ impl Need {
             Self::Libtorrent => has_libtorrent(),
             Self::Safetensors => can_import("safetensors, numpy"),
             Self::HfClient(version) => hf_python(version).exists(),
+            Self::HfHubCrate => hf_hub_crate().exists(),
             Self::NpmTracker => node_modules().join("bittorrent-tracker/client.js").exists(),
             Self::Playwright => node_modules().join("playwright-core/index.mjs").exists(),
             Self::WebTorrent => super::browser::webtorrent().exists(),
@@ -49,6 +52,7 @@ impl Need {
             Self::Libtorrent
             | Self::Safetensors
             | Self::HfClient(_)
+            | Self::HfHubCrate
             | Self::NpmTracker
             | Self::Playwright
             | Self::WebTorrent
@@ -82,6 +86,11 @@ pub(crate) fn python() -> PathBuf {
 /// The Python that has this version of huggingface_hub.
 pub(crate) fn hf_python(version: &str) -> PathBuf {
     kept(&format!("hf-{version}/bin/python3")).unwrap_or_default()
+}
+
+/// The program on the crate `hf-hub`.
+pub(crate) fn hf_hub_crate() -> PathBuf {
+    kept("hf-hub/bin/hf-hub-client").unwrap_or_default()
 }
 
 /// Where the packages from npm are that `scripts/setup test` fetches.

@@ -68,7 +68,7 @@ pub(super) fn cached(asked: &Asked, commit: &Commit, path: &str) -> Reply {
     if asked.header(header::IF_NONE_MATCH).is_some_and(|known| known.contains(&etag)) {
         return Reply::new(304, media_type(path), "").with("ETag", &etag).with("X-Repo-Commit", &commit.sha);
     }
-    serve(asked, path, content, &etag)
+    serve(asked, path, content, &etag, First::Range)
         .with("X-Repo-Commit", &commit.sha)
         .with("Content-Disposition", &disposition(path))
         .with("Content-Security-Policy", "default-src 'none'; sandbox")
@@ -79,7 +79,7 @@ pub(super) fn raw(asked: &Asked, commit: &Commit, path: &str) -> Reply {
     let Some(entry) = commit.files.get(path) else { return no_entry(commit) };
     let content =
         entry.lfs.as_ref().map_or_else(|| entry.content.clone(), |lfs| Content::from(lfs.pointer.as_str()));
-    serve(asked, path, content, &format!("\"{}\"", entry.oid))
+    serve(asked, path, content, &format!("\"{}\"", entry.oid), First::Range)
         .with("X-Repo-Commit", &commit.sha)
         .with("Content-Type", "text/plain; charset=utf-8")
         .with("Content-Security-Policy", "default-src 'none'; sandbox")
@@ -102,7 +102,7 @@ pub(super) fn cdn(state: &State, asked: &Asked) -> Reply {
     let hash = lfs.as_ref().map_or("", |lfs| &lfs.sha256);
     // As long as a sha256 is, and not that of the content.
     let etag = format!("\"{}\"", hex(&Sha256::digest(format!("cdn {hash}"))));
-    let reply = serve(asked, &found.name, content.clone(), &etag);
+    let reply = serve(asked, &found.name, content.clone(), &etag, First::Coding);
     let disposition = asked.parameter("response-content-disposition").unwrap_or_default();
     reply.with("Content-Disposition", &disposition).with("Cache-Control", "public, max-age=31536000")
 }
@@ -129,12 +129,21 @@ fn disposition(path: &str) -> String {
     format!("inline; filename*=UTF-8''{}; filename=\"{plain}\";", route::encode(name))
 }
 
-/// Bytes by RFC 9110, with the trap of the real ones: text for who accepts gzip has no length, a weak tag and no ranges.
-fn serve(asked: &Asked, path: &str, content: Content, etag: &str) -> Reply {
+/// What goes first for who accepts gzip and asks for a range of a text. The hub itself keeps to the range (a client that
+/// always accepts gzip, and begins with `bytes=0-0`, works with it); the CDN is known to compress and to send everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum First {
+    Range,
+    Coding,
+}
+
+/// Bytes by RFC 9110, with the trap of the real ones: text for who accepts gzip has no length and a weak tag.
+fn serve(asked: &Asked, path: &str, content: Content, etag: &str, first: First) -> Reply {
     let len = content.len();
     let is_text = TEXT_ENDINGS.iter().any(|ending| path.ends_with(ending));
     let accepts = asked.header(header::ACCEPT_ENCODING).unwrap_or_default();
-    if is_text && accepts.split(',').any(|coding| coding.trim().starts_with("gzip")) && len > 0 {
+    let is_coded = first == First::Coding || asked.header(header::RANGE).is_none();
+    if is_text && is_coded && accepts.split(',').any(|coding| coding.trim().starts_with("gzip")) && len > 0 {
         let plain = content.read(0, usize::try_from(len).expect("text is small"));
         let mut reply = Reply::new(200, media_type(path), gzip(&plain))
             .with("Content-Encoding", "gzip")
