@@ -2,6 +2,8 @@
 
 #[path = "hub/hf.rs"]
 mod hf;
+#[path = "hub/hf_swarm.rs"]
+mod hf_swarm;
 #[path = "hub/links.rs"]
 mod links;
 #[path = "hub/roots.rs"]
