@@ -1,13 +1,15 @@
 //! What every command that reads Hugging Face repositories does the same way: what was typed as one, whom to ask, and
 //! how what goes wrong ends the command.
 
-use wtfs_mount::{HfTree, Reach, RepoError, Repositories, RepositoriesConfig};
+use tokio::runtime::Handle;
+use wtfs_mount::{HfTree, Reach, RepoError, Repositories, RepositoriesConfig, SwarmConfig};
 use wtfs_proto::hf::{HfSource, Revision};
 use wtfs_torrent::hf::{Upstream, UpstreamConfig};
 use wtfs_torrent::{NetworkPolicy, Session};
 
 use crate::cli::HubFlags;
 use crate::config::Settings;
+use crate::engine;
 use crate::exit::{Exit, OrEnd as _, ended};
 use crate::table::printable;
 
@@ -89,10 +91,12 @@ fn is_hub(source: &str) -> bool {
 /// An address that is none, or a token that cannot be used.
 pub(crate) async fn open(
     flags: &HubFlags,
+    typed_peers: &[String],
     namespace_of: Option<&str>,
     settings: &Settings,
     session: &Session,
 ) -> anyhow::Result<Repositories> {
+    let peers = engine::peers(typed_peers).await?;
     let hugging_face = &settings.hugging_face;
     let typed = flags.hf_endpoint.as_deref();
     let mut hubs = Vec::new();
@@ -122,9 +126,12 @@ pub(crate) async fn open(
         NetworkPolicy::Offline => Reach::Offline,
     };
     let dir = settings.session.cache_dir.join("hf").join("names");
-    let config = RepositoriesConfig { hubs, token: hugging_face.token()?, reach, dir };
-    let blobs = session.blobs().clone();
-    Ok(tokio::task::spawn_blocking(move || Repositories::open(config, blobs)).await?)
+    // A hub that was named for it makes torrents; where repositories come from does not.
+    let swarms = (namespace_of.is_some() || flags.hub.is_some()).then(|| hubs.first().cloned()).flatten();
+    let trackers = settings.trackers.clone();
+    let swarms = swarms.map(|hub| SwarmConfig { hub, peers, trackers });
+    let config = RepositoriesConfig { hubs, token: hugging_face.token()?, reach, dir, swarms };
+    Ok(Repositories::open(config, session, Handle::current()))
 }
 
 /// `http://hub:8080` is what its users know; its repositories are at `/hf`.

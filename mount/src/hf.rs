@@ -35,11 +35,14 @@ mod place;
 mod repositories;
 mod source;
 mod space;
+mod swarm;
 mod view;
 
 pub use bytes::{RepoFile, Unread};
 pub use repositories::{Reach, Repositories, RepositoriesConfig};
 pub use source::{Local, RepoError, RepoRevision, RepoSource};
+
+pub use swarm::SwarmConfig;
 
 use misses::Misses;
 use place::{Opened, Place, Shown};

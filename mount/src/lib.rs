@@ -50,7 +50,7 @@ pub use control::Control;
 pub use errno::{Cause, FsError};
 pub use hf::{
     HfTree, HfTreeConfig, Local, Pinned, Reach, RepoError, RepoFile, RepoRevision, RepoSource, Repositories,
-    RepositoriesConfig, RootError, Unread,
+    RepositoriesConfig, RootError, SwarmConfig, Unread,
 };
 pub use inode::{InodeNo, TreeTag};
 pub use mapped::MappedFile;

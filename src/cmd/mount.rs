@@ -116,7 +116,9 @@ async fn mount_repositories(
         ));
     }
     let place = place::mount_point(&args.dir)?;
-    let source = repositories::open(&args.hub, typed.namespace_of.as_deref(), settings, session).await?;
+    let source =
+        repositories::open(&args.hub, &args.engine.peers, typed.namespace_of.as_deref(), settings, session)
+            .await?;
     let reporter = Reporter::new(session, Role::Mount, Some(place));
     let shown: Arc<OnceLock<HfTree>> = Arc::default();
     let status = {

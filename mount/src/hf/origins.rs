@@ -1,4 +1,4 @@
-//! Several hubs that have the same file, asked one after the other: our own hub first, then where it has it from.
+//! All who have the same file, asked one after the other: peers, our own hub, then where it has it from.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -6,23 +6,33 @@ use std::sync::Arc;
 use wtfs_torrent::hf::blobs::{BlobBody, BlobOrigin, OriginError, OriginFault};
 
 use crate::content::BoxFuture;
+use crate::hf::swarm::Slot;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Origins(Vec<Arc<dyn BlobOrigin>>);
+pub(super) struct Origins {
+    /// Peers, before all others.
+    swarm: Option<Arc<Slot>>,
+    hubs: Vec<Arc<dyn BlobOrigin>>,
+}
 
 impl Origins {
     /// None at all: nothing is asked, what is not local cannot be had.
-    pub(super) fn new(origins: Vec<Arc<dyn BlobOrigin>>) -> Self {
-        Self(origins)
+    pub(super) fn new(swarm: Option<Arc<Slot>>, hubs: Vec<Arc<dyn BlobOrigin>>) -> Self {
+        Self { swarm, hubs }
     }
 }
 
 impl BlobOrigin for Origins {
     fn open(&self, range: Range<u64>) -> BoxFuture<'_, Result<Box<dyn BlobBody>, OriginError>> {
         Box::pin(async move {
+            if let Some(swarm) = &self.swarm
+                && let Some(body) = swarm.open(range.clone()).await
+            {
+                return Ok(body);
+            }
             let mut first = None;
-            for origin in &self.0 {
+            for origin in &self.hubs {
                 match origin.open(range.clone()).await {
                     Ok(body) => return Ok(body),
                     // A refusal is not gone around: whoever may not read it at our hub may not read it.
@@ -40,11 +50,11 @@ impl BlobOrigin for Origins {
     }
 
     fn describe(&self) -> String {
-        self.0.first().map_or_else(|| "nobody".to_owned(), |origin| origin.describe())
+        self.hubs.first().map_or_else(|| "nobody".to_owned(), |origin| origin.describe())
     }
 
     fn site(&self) -> String {
-        self.0.first().map_or_else(|| "nobody".to_owned(), |origin| origin.site())
+        self.hubs.first().map_or_else(|| "nobody".to_owned(), |origin| origin.site())
     }
 }
 
@@ -77,11 +87,11 @@ mod tests {
         ] {
             let second = Arc::new(Fails(OriginFault::Gone, AtomicU32::new(0)));
             let first_origin: Arc<dyn BlobOrigin> = Arc::new(Fails(first, AtomicU32::new(0)));
-            let origins = Origins::new(vec![first_origin, Arc::clone(&second) as Arc<dyn BlobOrigin>]);
+            let origins = Origins::new(None, vec![first_origin, Arc::clone(&second) as Arc<dyn BlobOrigin>]);
             let error = origins.open(0..1).await.err().expect("both fail");
             assert_eq!((error.fault, second.1.load(Ordering::SeqCst)), (first, asked_second));
         }
-        let error = Origins::new(Vec::new()).open(0..1).await.err().expect("nobody is asked");
+        let error = Origins::new(None, Vec::new()).open(0..1).await.err().expect("nobody is asked");
         assert_eq!(error.fault, OriginFault::Offline);
     }
 }

@@ -8,8 +8,10 @@ use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use wtfs_proto::hf::{ErrorCode, Repo, RepoInfo, Revision, TreeFile};
-use wtfs_torrent::hf::blobs::{BLOCK_BYTES, Blob, BlobOrigin, Blobs};
+use wtfs_torrent::Session;
+use wtfs_torrent::hf::blobs::{Blob, BlobOrigin, Blobs};
 use wtfs_torrent::hf::{Token, Upstream, UpstreamError};
 
 use crate::catalog::modified_from;
@@ -20,6 +22,7 @@ use crate::hf::bytes::RepoFile;
 use crate::hf::dates;
 use crate::hf::origins::Origins;
 use crate::hf::source::{Local, RepoError, RepoRevision, RepoSource};
+use crate::hf::swarm::{SwarmConfig, Swarms};
 
 /// Whether hubs may be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub struct RepositoriesConfig {
     pub reach: Reach,
     /// Where what was learnt is kept.
     pub dir: std::path::PathBuf,
+    /// Whose torrents of files are joined.
+    pub swarms: Option<SwarmConfig>,
 }
 
 /// See the module's documentation.
@@ -54,13 +59,17 @@ struct Shared {
     config: RepositoriesConfig,
     archive: Archive,
     blobs: Blobs,
+    swarms: Option<Arc<Swarms>>,
 }
 
 impl Repositories {
-    /// Reads what was kept. Blocks on the disk for some milliseconds.
-    pub fn open(config: RepositoriesConfig, blobs: Blobs) -> Self {
+    /// Over the session's blobs; its tasks run on `runtime`.
+    pub fn open(config: RepositoriesConfig, session: &Session, runtime: Handle) -> Self {
         let archive = Archive::open(config.dir.clone());
-        Self { shared: Arc::new(Shared { config, archive, blobs }) }
+        let swarms = config.swarms.clone().filter(|_| config.reach == Reach::Online);
+        let swarms = swarms.map(|swarms| Arc::new(Swarms::new(session.clone(), swarms, runtime)));
+        let blobs = session.blobs().clone();
+        Self { shared: Arc::new(Shared { config, archive, blobs, swarms }) }
     }
 }
 
@@ -246,18 +255,7 @@ impl RepoSource for Repositories {
         if blob.is_whole() {
             return std::iter::once(0..file.bytes).collect();
         }
-        let mut ranges: Vec<Range<u64>> = Vec::new();
-        let mut start = 0;
-        while start < file.bytes && ranges.len() <= limit {
-            let end = start.saturating_add(BLOCK_BYTES).min(file.bytes);
-            if blob.has(start..end) {
-                match ranges.last_mut() {
-                    Some(last) if last.end == start => last.end = end,
-                    _ => ranges.push(start..end),
-                }
-            }
-            start = end;
-        }
+        let mut ranges = blob.present_ranges();
         ranges.truncate(limit);
         ranges
     }
@@ -279,9 +277,11 @@ impl Repositories {
             let (repo, path, token) = (revision.repo.clone(), file.path.clone(), config.token.clone());
             Arc::new(hub.file(repo, revision.commit, path, file.bytes, token)) as Arc<dyn BlobOrigin>
         });
+        let blob = self.shared.blob(file);
+        let swarm = self.shared.swarms.as_ref().and_then(|swarms| swarms.of(revision, file, &blob));
         RepoFile {
-            blob: self.shared.blob(file),
-            origin: Arc::new(Origins::new(origins.collect())),
+            blob,
+            origin: Arc::new(Origins::new(swarm, origins.collect())),
             label: format!("{}@{}/{}", revision.repo, revision.commit, file.path),
             repo: revision.repo.clone(),
             // The last is where people are sent: a hub of our own shows no licence.

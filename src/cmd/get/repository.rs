@@ -84,7 +84,7 @@ async fn get(
     let started = Instant::now();
     let output = std::path::absolute(&args.output)?;
     let _control = Reporter::new(session, Role::Get, Some(output.clone())).show(settings);
-    let hubs = repositories::open(&args.hub, None, settings, session).await?;
+    let hubs = repositories::open(&args.hub, &args.engine.peers, None, settings, session).await?;
     let wanted = source.revision.clone().unwrap_or_else(Revision::main);
     let resolved = hubs.resolve(source.repo.clone(), wanted).await;
     let revision = Arc::new(resolved.map_err(|error| repositories::refusal(&error))?);

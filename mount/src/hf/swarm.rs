@@ -1,0 +1,371 @@
+//! Files that a hub has torrents of: peers are asked before the hub, and are given what was read.
+//!
+//! While somebody has such a file open, a task asks the hub for its torrent until there is one, and joins it in the
+//! running session. From then on the torrent is one more place that the blob's bytes come from, before the hub: each piece
+//! is verified by the torrent, and the whole by the blob's own hash. When the blob is whole its file itself is what peers
+//! are given, and the pieces that the torrent kept go.
+//!
+//! Never joined: what is not public, and what is too small to be worth a swarm. A blob that is not whole is never given
+//! to peers; pieces that the torrent verified are.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use wtfs_proto::geometry::FileIndex;
+use wtfs_proto::hf::{Commit, ContentId, FilePath, Repo, TreeFile, encode_path};
+use wtfs_proto::metainfo::Metainfo;
+use wtfs_torrent::hf::blobs::{Blob, BlobBody, OriginError, OriginFault};
+use wtfs_torrent::hf::{ApiRequest, Upstream};
+use wtfs_torrent::store::SealedFiles;
+use wtfs_torrent::{
+    AddError, AddOptions, FileReader, RemovedData, Session, Source, Stamp, StorageKind, Torrent,
+};
+
+use crate::content::BoxFuture;
+use crate::hf::source::RepoRevision;
+
+/// Smaller files come from the hub in one request.
+const SWARM_MIN_BYTES: u64 = 1 << 20;
+
+/// Torrents joined at once. What is beyond is read from the hub alone.
+const JOINED_MAX: usize = 512;
+
+/// Between two questions whether there is a torrent now: at first, and at last.
+const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// How long a file stays of interest after it was closed: loaders open one shard after the other, some several times.
+const INTEREST: Duration = Duration::from_secs(60);
+
+/// What a torrent gives first must be here by then, or the hub is asked instead.
+const FIRST_BYTES: Duration = Duration::from_secs(5);
+
+/// After a torrent gave nothing the hub is asked for so long.
+const DISTRUST: Duration = Duration::from_secs(30);
+
+/// Read from a torrent in one step.
+const STEP_BYTES: u64 = 1 << 20;
+
+/// How torrents are joined.
+#[derive(Debug, Clone)]
+pub struct SwarmConfig {
+    /// The hub that makes them.
+    pub hub: Upstream,
+    /// Known beforehand.
+    pub peers: Vec<SocketAddr>,
+    /// Asked besides the torrents' own.
+    pub trackers: Vec<String>,
+}
+
+/// All files' swarms.
+#[derive(Debug)]
+pub(super) struct Swarms {
+    session: Session,
+    config: SwarmConfig,
+    runtime: Handle,
+    slots: Mutex<HashMap<ContentId, Entry>>,
+}
+
+#[derive(Debug)]
+enum Entry {
+    /// Asked for while somebody wants it.
+    Wanted(Weak<Slot>),
+    /// For good.
+    Joined(Arc<Slot>),
+}
+
+/// One file's swarm: nothing at first, a torrent's reader once it is joined.
+#[derive(Debug)]
+pub(super) struct Slot {
+    reader: OnceLock<FileReader>,
+    /// Not asked before this.
+    distrusted_until: Mutex<Option<Instant>>,
+    /// How often the blob had been thrown away when it was joined: what happens after may be the torrent's doing.
+    generation: OnceLock<u32>,
+    blob: Blob,
+}
+
+/// What the hub says of a file's torrent.
+enum Answer {
+    Torrent(Box<Metainfo>),
+    NotYet(Option<Duration>),
+    Never,
+}
+
+/// Which file of which revision.
+#[derive(Debug, Clone)]
+struct Wanted {
+    repo: Repo,
+    commit: Commit,
+    path: FilePath,
+    bytes: u64,
+}
+
+impl Swarms {
+    pub(super) fn new(session: Session, config: SwarmConfig, runtime: Handle) -> Self {
+        Self { session, config, runtime, slots: Mutex::default() }
+    }
+
+    /// The swarm of a file that is opened, if it may have one. Never waits.
+    pub(super) fn of(
+        self: &Arc<Self>,
+        revision: &RepoRevision,
+        file: &TreeFile,
+        blob: &Blob,
+    ) -> Option<Arc<Slot>> {
+        if !revision.is_public || file.bytes < SWARM_MIN_BYTES {
+            return None;
+        }
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = match slots.get(&file.id) {
+            Some(Entry::Joined(slot)) => Some(Arc::clone(slot)),
+            Some(Entry::Wanted(slot)) => slot.upgrade(),
+            None => None,
+        };
+        if known.is_some() {
+            return known;
+        }
+        slots.retain(|_, entry| match entry {
+            Entry::Wanted(slot) => slot.strong_count() > 0,
+            Entry::Joined(_) => true,
+        });
+        if slots.len() >= JOINED_MAX {
+            return None;
+        }
+        let slot = Arc::new(Slot {
+            reader: OnceLock::new(),
+            distrusted_until: Mutex::new(None),
+            generation: OnceLock::new(),
+            blob: blob.clone(),
+        });
+        slots.insert(file.id, Entry::Wanted(Arc::downgrade(&slot)));
+        let (repo, commit) = (revision.repo.clone(), revision.commit);
+        let wanted = Wanted { repo, commit, path: file.path.clone(), bytes: file.bytes };
+        let task = Arc::clone(self).join(wanted, file.id, Arc::downgrade(&slot));
+        self.runtime.spawn(task);
+        Some(slot)
+    }
+
+    /// Ends when the torrent is joined and the blob whole, when there never will be a torrent, or nobody wants the file.
+    async fn join(self: Arc<Self>, wanted: Wanted, id: ContentId, slot: Weak<Slot>) {
+        let Some(metainfo) = self.await_torrent(&wanted, &slot).await else { return };
+        let Some(slot) = slot.upgrade() else { return };
+        let metainfo = Arc::new(metainfo);
+        let is_ours = if slot.blob.is_whole() {
+            false
+        } else {
+            match self.add(&metainfo, StorageKind::Cache).await {
+                Ok(Some(torrent)) => slot.joined(&torrent),
+                // Somebody else has it in this session, and keeps it as he likes.
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::debug!(file = %wanted.path, %error, "its torrent is not joined");
+                    return;
+                }
+            }
+        };
+        {
+            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            slots.insert(id, Entry::Joined(Arc::clone(&slot)));
+        }
+        tracing::info!(repo = %wanted.repo, file = %wanted.path, torrent = %metainfo.hashes.primary(), "joined the swarm of a file");
+        while let Err(error) = slot.blob.whole().await {
+            // Somebody's fetch came to nothing; another one may do better.
+            tracing::debug!(file = %wanted.path, %error, "a file is not whole yet");
+            tokio::time::sleep(PAUSE_MAX).await;
+        }
+        if is_ours {
+            self.session.remove(metainfo.hashes.primary(), RemovedData::Drop).await;
+        }
+        let (blob, of_file) = (slot.blob.clone(), Arc::clone(&metainfo));
+        let sealed = tokio::task::spawn_blocking(move || sealed(&blob, of_file)).await;
+        let Ok(Some(files)) = sealed else { return };
+        match self.add(&metainfo, StorageKind::Sealed(Arc::new(files))).await {
+            Ok(_) => tracing::debug!(file = %wanted.path, "given to peers"),
+            Err(error) => tracing::debug!(file = %wanted.path, %error, "not given to peers"),
+        }
+    }
+
+    async fn await_torrent(&self, wanted: &Wanted, slot: &Weak<Slot>) -> Option<Metainfo> {
+        let mut pause = PAUSE;
+        let mut last_wanted = Instant::now();
+        loop {
+            match self.ask(wanted).await {
+                Answer::Torrent(metainfo) => return Some(*metainfo),
+                Answer::Never => return None,
+                Answer::NotYet(asked) => {
+                    tokio::time::sleep(asked.unwrap_or_default().clamp(pause, PAUSE_MAX)).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
+            if slot.strong_count() > 0 {
+                last_wanted = Instant::now();
+            } else if last_wanted.elapsed() > INTEREST {
+                return None;
+            }
+        }
+    }
+
+    async fn ask(&self, wanted: &Wanted) -> Answer {
+        let Wanted { repo, commit, path, bytes } = wanted;
+        let place = format!("/torrent/{repo}@{commit}/{}", encode_path(path));
+        // In nobody's name: what has a torrent is for everybody.
+        let answer = match self.config.hub.pass(ApiRequest::get(place), None).await {
+            Ok(answer) => answer,
+            Err(error) if error.is_transient() => return Answer::NotYet(error.retry_after()),
+            Err(error) => {
+                tracing::debug!(file = %path, %error, "its hub has no torrent of it");
+                return Answer::Never;
+            }
+        };
+        match answer.status {
+            200 => match Metainfo::parse(&answer.body) {
+                Ok(metainfo) if only_file(&metainfo).is_some_and(|(_, length)| length == *bytes) => {
+                    Answer::Torrent(Box::new(metainfo))
+                }
+                Ok(_) | Err(_) => {
+                    tracing::warn!(file = %path, hub = self.config.hub.host(), "what should be its torrent is none");
+                    Answer::Never
+                }
+            },
+            202 | 408 | 429 | 500..=599 => Answer::NotYet(answer.retry_after),
+            _ => Answer::Never,
+        }
+    }
+
+    /// `None` when the session has it already.
+    async fn add(&self, metainfo: &Arc<Metainfo>, storage: StorageKind) -> Result<Option<Torrent>, AddError> {
+        let (peers, trackers) = (self.config.peers.clone(), self.config.trackers.clone());
+        let options = AddOptions { storage, peers, trackers, ..AddOptions::default() };
+        let source = Source::Metainfo(Box::new(Metainfo::clone(metainfo)));
+        match self.session.add(source, options).await {
+            Ok(torrent) => Ok(Some(torrent)),
+            Err(AddError::Duplicate(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The file of a torrent that has one, and its length.
+fn only_file(metainfo: &Metainfo) -> Option<(FileIndex, u64)> {
+    let mut files = metainfo.info.files.iter().enumerate().filter(|(_, file)| !file.is_pad);
+    let (at, only) = files.next()?;
+    let is_plain = files.next().is_none() && only.symlink.is_none();
+    Some((metainfo.info.geometry.file(at)?, only.bytes)).filter(|_| is_plain)
+}
+
+/// The blob's own file as a torrent's. Blocks on the disk.
+fn sealed(blob: &Blob, metainfo: Arc<Metainfo>) -> Option<SealedFiles> {
+    let path = blob.path()?;
+    let stamp = Stamp::of(&path.symlink_metadata().ok()?);
+    SealedFiles::at(metainfo, [(path, stamp)]).ok()
+}
+
+impl Slot {
+    fn joined(&self, torrent: &Torrent) -> bool {
+        let file = torrent.metainfo().and_then(|metainfo| only_file(&metainfo));
+        if let Some(reader) = file.and_then(|(file, _)| torrent.open(file).ok()) {
+            let _first = self.generation.set(self.blob.generation());
+            let _first = self.reader.set(reader);
+        }
+        true
+    }
+
+    /// The torrent's bytes from the start of `range` on, if it is joined, was good so far, and gives the first of them
+    /// soon.
+    pub(super) async fn open(self: &Arc<Self>, range: Range<u64>) -> Option<Box<dyn BlobBody>> {
+        let reader = self.reader.get()?;
+        let is_distrusted = {
+            let until = self.distrusted_until.lock().unwrap_or_else(PoisonError::into_inner);
+            until.is_some_and(|until| Instant::now() < until)
+        };
+        // What came through it once and was not the blob is not asked for again.
+        if is_distrusted || self.generation.get() != Some(&self.blob.generation()) {
+            return None;
+        }
+        let step = step(&range);
+        let first = tokio::time::timeout(FIRST_BYTES, reader.read_at(range.start, step)).await;
+        match first {
+            Ok(Ok(bytes)) if !bytes.is_empty() => {
+                let slot = Arc::clone(self);
+                let range = range.start + bytes.len() as u64..range.end;
+                Some(Box::new(SwarmBody { slot, first: Some(bytes), range }))
+            }
+            Ok(Ok(_)) | Err(_) => {
+                self.distrust();
+                None
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a swarm gave nothing; the hub is asked");
+                self.distrust();
+                None
+            }
+        }
+    }
+
+    fn distrust(&self) {
+        let until = Instant::now() + DISTRUST;
+        *self.distrusted_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+}
+
+fn step(range: &Range<u64>) -> u32 {
+    // A step of a whole number of steps from the file's start ends where the blob's blocks do.
+    let end = (range.start / STEP_BYTES + 1) * STEP_BYTES;
+    u32::try_from(end.min(range.end) - range.start).unwrap_or(u32::MAX)
+}
+
+/// A range of a torrent's file, step by step.
+struct SwarmBody {
+    slot: Arc<Slot>,
+    first: Option<Bytes>,
+    range: Range<u64>,
+}
+
+impl BlobBody for SwarmBody {
+    fn next(&mut self) -> BoxFuture<'_, Option<Result<Bytes, OriginError>>> {
+        Box::pin(async move {
+            if let Some(first) = self.first.take() {
+                return Some(Ok(first));
+            }
+            if self.range.is_empty() {
+                return None;
+            }
+            let read = match self.slot.reader.get() {
+                Some(reader) => reader.read_at(self.range.start, step(&self.range)).await,
+                None => return None,
+            };
+            Some(match read {
+                Ok(bytes) => {
+                    self.range.start += bytes.len() as u64;
+                    if bytes.is_empty() {
+                        self.range.start = self.range.end;
+                    }
+                    Ok(bytes)
+                }
+                Err(error) => {
+                    self.slot.distrust();
+                    Err(OriginError::with_source(OriginFault::Transient, Arc::new(error)))
+                }
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_end_at_whole_steps_and_at_the_end() {
+        let mib = STEP_BYTES;
+        for (range, bytes) in [(0..10, 10), (0..5 * mib, mib), (mib - 1..5 * mib, 1), (mib + 1..mib + 3, 2)] {
+            assert_eq!(u64::from(step(&range)), bytes, "{range:?}");
+        }
+    }
+}
