@@ -362,6 +362,7 @@ fn is_production(path: &str) -> bool {
     let is_test_file = path.ends_with("/tests.rs")
         || path.ends_with("_tests.rs")
         || path.contains("/tests/")
+        || path.starts_with("tests/")
         || path.contains("/benches/");
     path.contains("src/") && !is_test_file
 }
