@@ -27,7 +27,7 @@ const FOREIGN_OWNERS: &[(&str, &[&str])] = &[
     ("fuser", &["wtfs-mount"]),
     ("axum", &["wtfs-server", "wtfs-testkit"]),
     ("hyper", &["wtfs-server"]),
-    ("hyper-util", &["wtfs-server"]),
+    ("hyper-util", &["wtfs-server", "wtfs-torrent"]),
     ("notify", &["wtfs-server"]),
     ("reqwest", &["wtfs-torrent"]),
     ("rustls", &["wtfs-torrent", "wtfs-server"]),

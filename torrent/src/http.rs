@@ -29,6 +29,8 @@ pub(crate) mod test_origin;
 #[cfg(test)]
 mod tests;
 #[cfg(feature = "webrtc")]
+mod tunnel;
+#[cfg(feature = "webrtc")]
 pub(crate) mod upgrade;
 
 /// The user agent sent by default: `wtfs/<version>`.

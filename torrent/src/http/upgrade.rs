@@ -2,8 +2,7 @@
 //! request.
 //!
 //! Owns the handshake alone; what is said afterwards is the caller's. Redirects are not followed: browsers do not, and a
-//! tracker that moves says so in its torrents. Without TLS a proxy is asked for a tunnel, since most do not pass an
-//! upgrade on (section 4.1, step 2).
+//! tracker that moves says so in its torrents. Through a proxy there is a `tunnel`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,17 +12,26 @@ use reqwest::header::{
     CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
     UPGRADE,
 };
-use tokio_tungstenite::WebSocketStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config, tungstenite};
 
 use super::reach::{NamedHosts, Reach};
-use super::{Family, HttpClient, HttpError, header_text, host_of, retry_after};
+use super::{Family, HttpClient, HttpError, ProxyPolicy, header_text, host_of, retry_after, tunnel};
 
-/// An open web socket, and who is at its other end (of the connection: a proxy, where there is one).
+/// What a web socket stands on.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// A web socket.
+pub(crate) type WebSocket = WebSocketStream<Box<dyn Duplex>>;
+
+/// An open web socket, and who is at the other end of its connection: a proxy, where there is one.
 pub(crate) struct Opened {
-    pub(crate) socket: WebSocketStream<reqwest::Upgraded>,
+    pub(crate) socket: WebSocket,
     pub(crate) addr: Option<SocketAddr>,
 }
 
@@ -53,6 +61,14 @@ impl HttpClient {
         if let Some(what) = reach.refuses_host(&url) {
             return Err(HttpError::OutOfReach { host, what });
         }
+        let proxy = (url.scheme() == "http" && self.config().proxies == ProxyPolicy::System)
+            .then(|| tunnel::proxy_for(&url))
+            .flatten();
+        if let Some(proxy) = proxy {
+            let stream = tunnel::open(&proxy, &url).await?;
+            let addr = stream.peer_addr().ok();
+            return handshake(Box::new(stream), &url, config).await.map(|socket| Opened { socket, addr });
+        }
         let broken = |reason: &str| HttpError::Broken { host: host.clone(), reason: reason.to_owned() };
         let key = generate_key();
         let key_value = HeaderValue::from_str(&key).map_err(|error| HttpError::Setup(error.to_string()))?;
@@ -80,8 +96,29 @@ impl HttpClient {
         }
         let addr = response.remote_addr();
         let stream = response.upgrade().await.map_err(|error| self.classify(&host, &error))?;
+        let stream: Box<dyn Duplex> = Box::new(stream);
         let socket = WebSocketStream::from_raw_socket(stream, Role::Client, Some(config)).await;
         Ok(Opened { socket, addr })
+    }
+}
+
+/// The handshake over a connection that leads to the host of `url`.
+async fn handshake(
+    stream: Box<dyn Duplex>,
+    url: &url::Url,
+    config: WebSocketConfig,
+) -> Result<WebSocket, HttpError> {
+    let host = host_of(url);
+    let mut request = url.clone();
+    // Fails for none of the schemes that come here.
+    let _unchanged = request.set_scheme("ws");
+    let shaken = client_async_with_config(request.as_str(), stream, Some(config)).await;
+    match shaken {
+        Ok((socket, _)) => Ok(socket),
+        Err(tungstenite::Error::Http(answer)) => {
+            Err(HttpError::Status { host, status: answer.status().to_string(), retry_after: None })
+        }
+        Err(error) => Err(HttpError::Broken { host, reason: error.to_string() }),
     }
 }
 

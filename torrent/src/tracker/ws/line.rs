@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::mpsc;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_util::sync::PollSender;
 
 use super::Place;
+use crate::http::upgrade::WebSocket;
 use crate::http::{HttpClient, is_public};
 use crate::tracker::AnnounceError;
 use crate::tracker::local::LocalLine;
@@ -37,7 +37,7 @@ pub(super) struct Line {
 }
 
 enum Wire {
-    Socket { socket: Box<WebSocketStream<reqwest::Upgraded>>, addr: Option<SocketAddr> },
+    Socket { socket: Box<WebSocket>, addr: Option<SocketAddr> },
     Local { to: PollSender<String>, from: mpsc::Receiver<String> },
 }
 
