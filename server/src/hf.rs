@@ -36,7 +36,7 @@ pub use config::{HfConfig, HfMode};
 pub(crate) use counters::HfCounters;
 pub(crate) use refusal::Refusal;
 pub(crate) use routes::router;
-pub(crate) use swarm::{Swarms, router as swarm_router, stats_router};
+pub(crate) use swarm::{HfNumbers, Swarms, router as swarm_router, stats_router};
 
 use caller::OwnToken;
 use counters::Counters;

@@ -208,8 +208,9 @@ impl Hub {
             is_ready: is_ready(&self.roots),
         };
         let roots = self.roots.clone();
-        let metrics = metrics::router(self.stats.clone(), Arc::new(move || roots.hashed_count()))
-            .layer(from_fn_with_state(self.visibility.metrics.clone(), audience::admit));
+        let metrics =
+            metrics::router(self.stats.clone(), Arc::new(move || roots.hashed_count()), self.swarms.clone())
+                .layer(from_fn_with_state(self.visibility.metrics.clone(), audience::admit));
         let shown = stats::router(self.stats.clone())
             .merge(dashboard::router())
             .merge(self.swarms.clone().map(hf::stats_router).unwrap_or_default())

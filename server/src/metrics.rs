@@ -14,6 +14,7 @@ use axum::routing::get;
 use wtfs_proto::hub::{TorrentEntry, TorrentState};
 use wtfs_torrent::prometheus::{self, Exposition, Kind};
 
+use crate::hf::{HfNumbers, Swarms};
 use crate::stats::Stats;
 use crate::tracker::TrackerStats;
 
@@ -29,10 +30,15 @@ struct Source {
     stats: Stats,
     /// How many entries of the roots were hashed.
     hashed: Arc<dyn Fn() -> u64 + Send + Sync>,
+    swarms: Option<Swarms>,
 }
 
-pub(crate) fn router(stats: Stats, hashed: Arc<dyn Fn() -> u64 + Send + Sync>) -> Router {
-    Router::new().route("/metrics", get(metrics)).with_state(Source { stats, hashed })
+pub(crate) fn router(
+    stats: Stats,
+    hashed: Arc<dyn Fn() -> u64 + Send + Sync>,
+    swarms: Option<Swarms>,
+) -> Router {
+    Router::new().route("/metrics", get(metrics)).with_state(Source { stats, hashed, swarms })
 }
 
 async fn metrics(State(source): State<Source>) -> Response<Body> {
@@ -54,6 +60,9 @@ fn text(source: &Source) -> String {
     tracker(&mut out, &sources.tracker.stats());
     http(&mut out, &sources.traffic.snapshot());
     library(&mut out, &sources.library.list(), (source.hashed)());
+    if let Some(swarms) = &source.swarms {
+        hugging_face(&mut out, &swarms.numbers());
+    }
     process(&mut out, &source.stats);
     out.into_text()
 }
@@ -147,6 +156,48 @@ fn library(out: &mut Exposition, entries: &[TorrentEntry], hashed: u64) {
     let name = "wtfs_hub_hashing_left_bytes";
     out.one(name, Kind::Gauge, "Bytes still to hash of what is being hashed", left.sum::<u64>());
     out.one("wtfs_hub_hashed_total", Kind::Counter, "Shared files and directories hashed", hashed);
+}
+
+fn hugging_face(out: &mut Exposition, numbers: &HfNumbers) {
+    use Kind::{Counter, Gauge};
+    let HfNumbers { counters, blobs, .. } = numbers;
+    let upstream = &counters.upstream;
+    let name = "wtfs_hf_upstream_requests_total";
+    out.one(name, Counter, "Requests to the hub upstream", upstream.requests);
+    let name = "wtfs_hf_upstream_refused_total";
+    out.family(name, Counter, "Of those, without an answer that can be used");
+    for (why, count) in [("rate_limited", upstream.rate_limited), ("failed", upstream.failed)] {
+        out.sample(name, &[("why", why)], count);
+    }
+    out.one("wtfs_hf_upstream_bytes_total", Counter, "Bytes of files from upstream", upstream.file_bytes);
+    let name = "wtfs_hf_served_bytes_total";
+    out.family(name, Counter, "Bytes of files that were given out");
+    for (to, bytes) in [
+        ("clients_warm", counters.warm_bytes),
+        ("clients_cold", counters.cold_bytes),
+        ("peers", numbers.peer_bytes),
+    ] {
+        out.sample(name, &[("to", to)], bytes);
+    }
+    let name = "wtfs_hf_stale_answers_total";
+    out.one(name, Counter, "Answers of what may be out of date", counters.stale);
+    out.one("wtfs_hf_refused_total", Counter, "Requests that were refused", counters.refused);
+    out.one("wtfs_hf_blobs", Gauge, "Files that are whole and verified", blobs.whole);
+    out.one("wtfs_hf_blob_bytes", Gauge, "Bytes of them", blobs.whole_bytes);
+    out.one("wtfs_hf_fills", Gauge, "Files that are being fetched", blobs.fills);
+    let name = "wtfs_hf_corrupt_total";
+    out.one(name, Counter, "Files that came and were not what their hash says", blobs.corrupt);
+    out.one("wtfs_hf_evicted_total", Counter, "Files given up for others", blobs.evicted);
+    let name = "wtfs_hf_torrents";
+    out.family(name, Gauge, "Torrents of revisions and files");
+    for (state, count) in [
+        ("seeded", numbers.seeded),
+        ("kept", numbers.kept),
+        ("preparing", numbers.preparing),
+        ("failed", numbers.failed),
+    ] {
+        out.sample(name, &[("state", state)], count);
+    }
 }
 
 fn process(out: &mut Exposition, stats: &Stats) {

@@ -20,9 +20,10 @@ use wtfs_proto::hub::{HfFill, HfStats, ModelState, ModelStatus};
 use wtfs_proto::id::InfoHash;
 use wtfs_proto::metainfo::Metainfo;
 use wtfs_torrent::Session;
+use wtfs_torrent::hf::blobs::BlobsStatus;
 
 use super::refusal::Refusal;
-use super::{Caller, HfProxy};
+use super::{Caller, HfCounters, HfProxy};
 use asked::Asked;
 use made::{Key, Part, part, parts};
 use seeding::Seed;
@@ -262,6 +263,23 @@ impl Swarms {
         ModelStatus { files, files_present: files, total_bytes, present_bytes: total_bytes, ..status }
     }
 
+    pub(crate) fn numbers(&self) -> HfNumbers {
+        let peer_bytes = self.peer_bytes();
+        let (mut seeded, mut kept, mut preparing, mut failed) = (0, 0, 0, 0);
+        let state = self.0.state();
+        for (key, entry) in &state.torrents {
+            match &entry.stage {
+                Stage::Made(metainfo) if state.is_seeded(metainfo.hashes.primary(), key) => seeded += 1,
+                Stage::Made(_) => kept += 1,
+                Stage::Preparing => preparing += 1,
+                Stage::Failed { .. } => failed += 1,
+            }
+        }
+        drop(state);
+        let (counters, blobs) = (self.0.proxy.counters(), self.0.session.blobs().status());
+        HfNumbers { counters, blobs, peer_bytes, seeded, kept, preparing, failed }
+    }
+
     /// Everything that is known of torrents and of what came from upstream.
     pub(crate) async fn stats(&self) -> HfStats {
         let mut entries: Vec<(Key, Entry)> = {
@@ -275,7 +293,7 @@ impl Swarms {
         for (key, entry) in entries {
             models.push(self.status(&key, entry).await);
         }
-        let (counters, blobs) = (self.0.proxy.counters(), self.0.session.blobs().status());
+        let HfNumbers { counters, blobs, peer_bytes, .. } = self.numbers();
         let fills = self.0.session.blobs().fills().into_iter().take(LISTED_MAX);
         HfStats {
             upstream: self.0.proxy.upstream().endpoint().to_owned(),
@@ -285,7 +303,7 @@ impl Swarms {
             upstream_failed: counters.upstream.failed,
             served_bytes: counters.warm_bytes + counters.cold_bytes,
             cached_bytes: counters.warm_bytes,
-            peer_bytes: self.peer_bytes(),
+            peer_bytes,
             blobs: blobs.whole,
             blobs_bytes: blobs.whole_bytes,
             fills: fills
@@ -299,6 +317,21 @@ impl Swarms {
             models,
         }
     }
+}
+
+/// Numbers that cost no look at any file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HfNumbers {
+    pub(crate) counters: HfCounters,
+    pub(crate) blobs: BlobsStatus,
+    /// Bytes that peers were given.
+    pub(crate) peer_bytes: u64,
+    /// Torrents that peers are given now.
+    pub(crate) seeded: usize,
+    /// Torrents of which something had to go.
+    pub(crate) kept: usize,
+    pub(crate) preparing: usize,
+    pub(crate) failed: usize,
 }
 
 impl Inner {
