@@ -5,18 +5,18 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use wtfs_proto::metainfo::Metainfo;
+use wtfs_proto::metainfo::{Metainfo, Privacy};
 use wtfs_torrent::create::{CreateOptions, create};
-use wtfs_torrent::tracker::announcer::TrackerStateName;
+use wtfs_torrent::tracker::announcer::{TrackerStateName, TrackerStatus};
 use wtfs_torrent::{
     AddOptions, ExistingData, Fill, ListenConfig, PortPolicy, Session, SessionConfig, Source, SourceKind,
     StorageKind, Torrent, TorrentStatus, WebRtcPolicy,
 };
 
-use relay::Relay;
+use relay::{Answers, Relay};
 
 #[path = "webrtc/relay.rs"]
 mod relay;
@@ -40,8 +40,10 @@ async fn session(cache: &Path, relay: &Arc<Relay>, tweak: impl FnOnce(&mut Sessi
 }
 
 struct Seeded {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     _cache: tempfile::TempDir,
+    /// For another session.
+    again: tempfile::TempDir,
     session: Session,
     torrent: Torrent,
     metainfo: Metainfo,
@@ -66,7 +68,21 @@ async fn seed(relay: &Arc<Relay>, len: u64) -> Seeded {
     let source = Source::Metainfo(Box::new(metainfo.clone()));
     let torrent = session.add(source, options).await.expect("added");
     tokio::time::timeout(PATIENCE, torrent.wait_complete()).await.expect("in time").expect("complete");
-    Seeded { _dir: dir, _cache: cache, session, torrent, metainfo }
+    let again = tempfile::tempdir().expect("dir");
+    Seeded { dir, _cache: cache, again, session, torrent, metainfo }
+}
+
+/// The same data from another session; the first has ended.
+async fn seed_again(relay: &Arc<Relay>, first: &Seeded) -> Session {
+    let session = session(first.again.path(), relay, |_| {}).await;
+    let options = AddOptions {
+        storage: StorageKind::Directory(first.dir.path().to_owned()),
+        existing: ExistingData::Verify,
+        ..AddOptions::default()
+    };
+    let source = Source::Metainfo(Box::new(first.metainfo.clone()));
+    session.add(source, options).await.expect("added");
+    session
 }
 
 async fn fetch(relay: &Arc<Relay>, metainfo: &Metainfo) -> (tempfile::TempDir, Session, Torrent) {
@@ -97,6 +113,19 @@ async fn wait_status(torrent: &Torrent, is_so: impl Fn(&TorrentStatus) -> bool) 
     waited.unwrap_or_else(|_| panic!("it stays {:#?}", torrent.status()))
 }
 
+fn tracker(status: &TorrentStatus) -> &TrackerStatus {
+    status.servers.trackers.iter().find(|tracker| tracker.url == URL).expect("it is listed")
+}
+
+async fn wait(relay: &Relay, is_so: impl Fn(&Relay) -> bool) {
+    let waiting = async {
+        while !is_so(relay) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("in time");
+}
+
 fn moved(status: &TorrentStatus, kind: SourceKind) -> u64 {
     status.sources.iter().find(|source| source.kind == kind).map_or(0, |source| source.downloaded_bytes)
 }
@@ -115,11 +144,121 @@ async fn two_sessions_meet_at_a_tracker_and_one_gets_what_the_other_has() {
     // What moved is published a moment later.
     let status = wait_status(&torrent, |status| moved(status, SourceKind::WebRtc) >= BYTES).await;
     assert_eq!(moved(&status, SourceKind::Tcp), 0, "{:?}", status.sources);
-    let tracker = status.servers.trackers.iter().find(|tracker| tracker.url == URL).expect("it is listed");
+    let tracker = tracker(&status);
     assert_eq!(tracker.state, TrackerStateName::Working, "{tracker:?}");
     assert!(tracker.seeders.is_some_and(|seeders| seeders >= 1), "{tracker:?}");
     session.shutdown().await;
     seeded.session.shutdown().await;
     assert_eq!(relay.members(), 0, "both said that they left");
-    let _ = (Ordering::Relaxed, WebRtcPolicy::On, &seeded.torrent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seed_that_comes_second_offers_to_who_waits() {
+    let relay = Relay::new();
+    let first = seed(&relay, 300_000).await;
+    let metainfo = first.metainfo.clone();
+    first.session.shutdown().await;
+    let (_cache, session, torrent) = fetch(&relay, &metainfo).await;
+    relay.wait_members(1, PATIENCE).await;
+    let seeded = seed_again(&relay, &first).await;
+    wait_complete(&torrent).await;
+    wait_status(&torrent, |status| moved(status, SourceKind::WebRtc) >= 300_000).await;
+    session.shutdown().await;
+    seeded.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offers_without_answers_and_answers_without_sense_are_survived() {
+    let relay = Relay::new();
+    let seeded = seed(&relay, 300_000).await;
+    relay.wait_members(1, PATIENCE).await;
+    relay.set_answers(Answers::Dropped);
+    let (_cache, session, torrent) = fetch(&relay, &seeded.metainfo).await;
+    wait(&relay, |relay| relay.offers() >= 1).await;
+    relay.set_answers(Answers::Garbled);
+    // The seed's own offer, and what the other one answers, are no better off.
+    relay.say_to_all("{\"action\":\"announce\",\"offer\":{\"type\":\"offer\",\"sdp\":7}}");
+    relay.say_to_all("\u{0}");
+    relay.go_down();
+    wait_status(&torrent, |status| tracker(status).state == TrackerStateName::Error).await;
+    let message = tracker(&torrent.status()).message.clone().unwrap_or_default();
+    assert!(message.contains("relay.test") && message.contains("broke"), "{message}");
+    relay.set_answers(Answers::PassedOn);
+    relay.come_back();
+    // They announce anew by themselves, and the offers made then are answered.
+    wait_complete(&torrent).await;
+    wait_status(&torrent, |status| tracker(status).state == TrackerStateName::Working).await;
+    session.shutdown().await;
+    seeded.session.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_that_are_connected_do_not_need_the_tracker() {
+    const BYTES: u64 = 20_000_000;
+    let relay = Relay::new();
+    let seeded = seed(&relay, BYTES).await;
+    relay.wait_members(1, PATIENCE).await;
+    let (_cache, session, torrent) = fetch(&relay, &seeded.metainfo).await;
+    wait_status(&torrent, |status| status.peers.iter().any(|peer| peer.source == SourceKind::WebRtc)).await;
+    relay.go_down();
+    wait_complete(&torrent).await;
+    session.shutdown().await;
+    seeded.session.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_is_reached_over_tcp_too_is_kept_there() {
+    let relay = Relay::new();
+    let seeded = seed(&relay, 1_000_000).await;
+    relay.wait_members(1, PATIENCE).await;
+    let cache = tempfile::tempdir().expect("dir");
+    let reader = session(cache.path(), &relay, |_| {}).await;
+    let source = Source::Metainfo(Box::new(seeded.metainfo.clone()));
+    let torrent = reader.add(source, AddOptions::default()).await.expect("added");
+    let transports = |status: &TorrentStatus| status.peers.iter().map(|peer| peer.source).collect::<Vec<_>>();
+    wait_status(&torrent, |status| transports(status) == [SourceKind::WebRtc]).await;
+    torrent.add_peers(vec![seeded.session.listening()[0]]).await;
+    wait_status(&torrent, |status| transports(status) == [SourceKind::Tcp]).await;
+    wait_status(&seeded.torrent, |status| transports(status) == [SourceKind::Tcp]).await;
+    let file = torrent.metainfo().expect("known").info.geometry.file(0).expect("one file");
+    let read = torrent.open(file).expect("opens").read_at(999_000, 1_000).await.expect("read");
+    assert!(read == ramp(1_000_000)[999_000..]);
+    reader.shutdown().await;
+    seeded.session.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_webrtc_the_tracker_is_listed_and_left_alone() {
+    let relay = Relay::new();
+    let seeded = seed(&relay, 100_000).await;
+    relay.wait_members(1, PATIENCE).await;
+    let cache = tempfile::tempdir().expect("dir");
+    let without = session(cache.path(), &relay, |config| config.webrtc = WebRtcPolicy::Off).await;
+    let source = Source::Metainfo(Box::new(seeded.metainfo.clone()));
+    let torrent = without.add(source, AddOptions::default()).await.expect("added");
+    let status = wait_status(&torrent, |status| !status.servers.trackers.is_empty()).await;
+    assert_eq!(tracker(&status).state, TrackerStateName::NeedsWebRtc);
+    assert_eq!(relay.members(), 1);
+    without.shutdown().await;
+    seeded.session.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_torrent_is_not_told_to_a_tracker_that_is_not_its_own() {
+    let relay = Relay::new();
+    let (dir, cache) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
+    std::fs::write(dir.path().join("data.bin"), ramp(50_000)).expect("written");
+    let options =
+        CreateOptions { privacy: Privacy::Private, ..CreateOptions::new(dir.path().join("data.bin")) };
+    let metainfo = tokio::task::spawn_blocking(move || create(&options, &|_| {}, &AtomicBool::new(false)))
+        .await
+        .expect("no panic")
+        .expect("made");
+    let session = session(cache.path(), &relay, |_| {}).await;
+    let source = Source::Metainfo(Box::new(metainfo));
+    let torrent = session.add(source, AddOptions::default()).await.expect("added");
+    wait_status(&torrent, |status| status.phase == wtfs_torrent::Phase::Ready).await;
+    assert!(torrent.status().servers.trackers.is_empty());
+    session.shutdown().await;
+    assert_eq!(relay.members(), 0);
 }
