@@ -52,7 +52,7 @@ pub(crate) struct Wish {
     pub(crate) lane: Option<Lane>,
     pub(crate) client: IpAddr,
     /// Held until the body ends.
-    pub(crate) place: Place,
+    pub(crate) _place: Place,
     /// Learns of it when what was sent turns out to be wrong.
     pub(crate) taints: Arc<Mutex<Taints>>,
 }
@@ -81,21 +81,16 @@ pub(crate) async fn whole(blob: &Blob, range: &Range<u64>, lane: Option<&Lane>) 
 pub(crate) async fn arriving(wish: Wish) -> Result<Body, BlobError> {
     let len = wish.blob.len();
     let is_all = wish.range == (0..len);
-    if is_all {
+    let is_held = len <= if is_all { HELD_BYTES_MAX } else { HELD_FOR_PART_BYTES_MAX };
+    if is_all || is_held {
         // Goes on when the client goes, and is verified in the end.
         wish.blob.fetch_all(&wish.origin);
     }
-    if len <= if is_all { HELD_BYTES_MAX } else { HELD_FOR_PART_BYTES_MAX } {
-        wish.blob.fetch_all(&wish.origin);
-        match tokio::time::timeout(HELD_MAX, wish.blob.whole()).await {
-            Ok(Ok(())) => {
-                if let Some(body) = whole(&wish.blob, &wish.range, wish.lane.as_ref()).await {
-                    return Ok(body);
-                }
-                // Evicted in between.
-            }
+    if is_held {
+        match tokio::time::timeout(HELD_MAX, wish.blob.verified()).await {
+            // What cannot be kept can still be passed on.
+            Ok(Ok(()) | Err(BlobError::NoSpace)) | Err(_) => {}
             Ok(Err(error)) => return Err(error),
-            Err(_elapsed) => {}
         }
     }
     wish.blob.expect(wish.range.clone());
@@ -136,8 +131,12 @@ impl Cold {
             (left - TAIL_BYTES).min(STEP_BYTES)
         } else {
             if self.is_all {
-                let verified = tokio::time::timeout(VERIFY_MAX, blob.whole()).await;
-                verified.map_err(|_| BlobError::Timeout { waited: VERIFY_MAX })??;
+                let verified = tokio::time::timeout(VERIFY_MAX, blob.verified()).await;
+                match verified.unwrap_or(Err(BlobError::Timeout { waited: VERIFY_MAX })) {
+                    // What cannot be kept cannot be verified either.
+                    Ok(()) | Err(BlobError::NoSpace) => {}
+                    Err(error) => return Err(error),
+                }
             }
             left.min(STEP_BYTES)
         };

@@ -1,11 +1,14 @@
 //! The proxy of Hugging Face before an emulated one: who may see what, what it costs upstream, and what is served while
 //! upstream is away.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use wtfs_server::{HfConfig, HfMode, HubConfig};
-use wtfs_testkit::hf_hub::{Access, Fault, FaultKind, HfHub, RepoKind, Side};
+use wtfs_testkit::hf_hub::{Access, Content, Fault, FaultKind, HfHub, RepoKind, Side};
+use wtfs_testkit::ramp::Ramp;
 
 use crate::stage::{Answer, Served, Stage};
 
@@ -435,4 +438,53 @@ async fn a_long_file_that_turns_out_to_be_wrong_ends_too_early_and_is_not_gone_o
     assert_eq!((again.status, again.body.len() as u64), (200, BYTES));
     assert_eq!(hub.ask("GET", file, &["Range: bytes=39999990-"]).await.status, 206);
     hub.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_larger_than_the_cache_is_passed_on_whole() {
+    const BYTES: u64 = 24_000_000;
+    let stage = Stage::new();
+    let upstream = HfHub::builder().model("org/long").ramp("model.bin", 3, BYTES).start();
+    let mut config = before(&stage, &upstream);
+    config.session.cache_bytes = Some(16 << 20);
+    config.session.max_readahead_bytes = 4 << 20;
+    let hub = Served::start(config).await;
+    let answer = hub.get("/org/long/resolve/main/model.bin").await;
+    assert_eq!((answer.status, answer.body.len() as u64), (200, BYTES));
+    Ramp::new(3).check(0, &answer.body).expect("the right bytes");
+    hub.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_bytes_of_a_slow_cold_file_come_at_once_and_its_head_waits_for_none() {
+    const BYTES: u64 = 200_000_000;
+    let stage = Stage::new();
+    let vast = Content::Vast { seed: 4, len: BYTES };
+    let upstream = HfHub::builder().model("org/vast").file("model.safetensors", vast).start();
+    let hub = Served::start(before(&stage, &upstream)).await;
+    upstream.fault(Fault::cdn(FaultKind::Delay(Duration::from_secs(600))));
+    let file = "/org/vast/resolve/main/model.safetensors";
+    let head = hub.ask("HEAD", file, &[]).await;
+    assert_eq!((head.status, head.header("content-length")), (200, Some("200000000")));
+    assert_eq!(upstream.log().at(Side::Cdn).count(), 0);
+    upstream.clear_faults();
+    upstream.fault(Fault::cdn(FaultKind::Slow { rate: 1_000_000 }));
+    let began = Instant::now();
+    let mut stream = TcpStream::connect(hub.addr).await.expect("connects");
+    stream.write_all(format!("GET {file} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes()).await.expect("sent");
+    let mut received = vec![0; 64 << 10];
+    let mut filled = 0;
+    while filled < received.len() {
+        filled += stream.read(&mut received[filled..]).await.expect("read");
+    }
+    assert!(began.elapsed() < Duration::from_secs(8), "all of it takes 200 s: {:?}", began.elapsed());
+    let body = received.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
+    Ramp::new(4).check(0, &received[body..]).expect("the right bytes");
+    drop(stream);
+    // A part far away needs no more than its neighbourhood, and does not wait for what comes before it.
+    let part = hub.ask("GET", file, &["Range: bytes=150000000-150000999"]).await;
+    assert_eq!((part.status, part.body.len()), (206, 1000));
+    Ramp::new(4).check(150_000_000, &part.body).expect("the right bytes");
+    hub.stop.cancel();
+    hub.hub.shutdown().await;
 }

@@ -15,7 +15,6 @@
 //!   read time-out.
 //! - A crash at any moment may cost fetching again, never a wrong byte, and no blob is hashed at the start because of it.
 
-use std::future::Future;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -267,7 +266,19 @@ impl Blob {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn whole(&self) -> Result<(), BlobError> {
-        self.reader.state.until_whole().await
+        self.reader.state.until(Goal::Whole).await
+    }
+
+    /// Ends when all of it is here and verified, a moment before it is durable: for who passes it on. As [`Self::whole`]
+    /// otherwise.
+    ///
+    /// # Errors
+    /// As [`Self::whole`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn verified(&self) -> Result<(), BlobError> {
+        self.reader.state.until(Goal::Verified).await
     }
 
     /// The file on disk when it is whole, kept from being evicted while it is held: for passthrough and sendfile(2). It is
@@ -447,28 +458,34 @@ impl Drop for Reader {
     }
 }
 
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Goal {
+    Verified,
+    Whole,
+}
+
 impl State {
-    /// Ends when the blob is whole.
-    fn until_whole(&self) -> impl Future<Output = Result<(), BlobError>> + Send {
-        async move {
-            loop {
-                let mut moved = pin!(self.moved.notified());
-                moved.as_mut().enable();
-                if let Some(outcome) = self.outcome() {
-                    return outcome;
-                }
-                tokio::select! {
-                    () = &mut moved => {}
-                    () = self.shared.cancel().cancelled() => return Err(BlobError::Closed),
-                }
+    /// Ends when the blob is so far.
+    async fn until(&self, goal: Goal) -> Result<(), BlobError> {
+        loop {
+            let mut moved = pin!(self.moved.notified());
+            moved.as_mut().enable();
+            if let Some(outcome) = self.outcome(goal) {
+                return outcome;
+            }
+            tokio::select! {
+                () = &mut moved => {}
+                () = self.shared.cancel().cancelled() => return Err(BlobError::Closed),
             }
         }
     }
 
-    fn outcome(&self) -> Option<Result<(), BlobError>> {
+    fn outcome(&self, goal: Goal) -> Option<Result<(), BlobError>> {
         let inner = self.lock();
         match (inner.phase, &inner.fill_error) {
             (Phase::Whole, _) => Some(Ok(())),
+            (Phase::Verified, _) if goal == Goal::Verified => Some(Ok(())),
             (Phase::Refused, _) => Some(Err(BlobError::Corrupt)),
             (_, Some(error)) => Some(Err(error.clone())),
             _ => None,

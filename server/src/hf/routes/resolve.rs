@@ -196,7 +196,7 @@ async fn bytes(
     let pinned = &snapshot.pinned;
     let place = proxy.0.limits.take(client).ok_or(Refusal::Busy)?;
     let origin = proxy.origin_of(pinned, file, token);
-    let wish = Wish { blob, range, origin, lane, client, place, taints: taints.clone() };
+    let wish = Wish { blob, range, origin, lane, client, _place: place, taints: taints.clone() };
     let body = arrival::arriving(wish).await.map_err(|error| {
         tracing::info!(%error, repo = %pinned.repo, file = %file.path, "a file cannot be had");
         of_blob(&error, asked.caller.asker())

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::Goal;
 use super::error::BlobError;
 use super::hashes::{BlobHasher, PieceHashes, PiecesHasher};
 use super::place::{FoundKind, Part};
@@ -220,7 +221,7 @@ impl State {
         if !super::hashes::is_piece_length(piece_bytes) {
             return Err(BlobError::PieceLength { piece_bytes });
         }
-        self.until_whole().await?;
+        self.until(Goal::Whole).await?;
         let known = |state: &Self| {
             let pieces = state.lock().verify.pieces.clone();
             pieces.filter(|pieces| pieces.piece_bytes == piece_bytes)
