@@ -441,21 +441,8 @@ pub(crate) struct Serve {
     /// Log each request: off, on or json [default: off]
     #[arg(long, value_name = "HOW")]
     pub(crate) access_log: Option<AccessLines>,
-    /// The Hugging Face hub to cache, for clients with HF_ENDPOINT set to this hub [default: `https://huggingface.co`]
-    #[arg(long, value_name = "URL", conflicts_with = "no_hf")]
-    pub(crate) hf_upstream: Option<String>,
-    /// Let that hub redirect to this host too, even a private one; may be given more than once
-    #[arg(long = "allow-upstream-host", value_name = "HOST[:PORT]", conflicts_with = "no_hf")]
-    pub(crate) allow_upstream_hosts: Vec<String>,
-    /// Read Hugging Face with the token in this file for callers on this machine who have none (see hf_token_allow)
-    #[arg(long, value_name = "FILE", conflicts_with = "no_hf")]
-    pub(crate) hf_token_file: Option<PathBuf>,
-    /// Never ask the Hugging Face hub: serve what is in the cache
-    #[arg(long, conflicts_with = "no_hf")]
-    pub(crate) hf_offline: bool,
-    /// Serve nothing of Hugging Face
-    #[arg(long)]
-    pub(crate) no_hf: bool,
+    #[command(flatten)]
+    pub(crate) proxy: ProxyFlags,
     /// PORT, ADDRESS or ADDRESS:PORT for peers to connect to [default: 6881, or any free port]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) peer_listen: Option<String>,
@@ -482,6 +469,27 @@ pub(crate) struct Serve {
     pub(crate) print_config: bool,
 }
 
+/// Flags of the caching proxy of Hugging Face.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Hugging Face")]
+pub(crate) struct ProxyFlags {
+    /// The Hugging Face hub to cache, for clients with HF_ENDPOINT set to this hub [default: `https://huggingface.co`]
+    #[arg(long, value_name = "URL", conflicts_with = "no_hf")]
+    pub(crate) hf_upstream: Option<String>,
+    /// Let that hub redirect to this host too, even a private one; may be given more than once
+    #[arg(long = "allow-upstream-host", value_name = "HOST[:PORT]", conflicts_with = "no_hf")]
+    pub(crate) allow_upstream_hosts: Vec<String>,
+    /// Read Hugging Face with the token in this file for callers on this machine who have none (see hf_token_allow)
+    #[arg(long, value_name = "FILE", conflicts_with = "no_hf")]
+    pub(crate) hf_token_file: Option<PathBuf>,
+    /// Never ask the Hugging Face hub: serve what is in the cache
+    #[arg(long, conflicts_with = "no_hf")]
+    pub(crate) hf_offline: bool,
+    /// Serve nothing of Hugging Face
+    #[arg(long)]
+    pub(crate) no_hf: bool,
+}
+
 impl Serve {
     /// The flags as the topmost layer of the configuration.
     pub(crate) fn layer(&self) -> Layer {
@@ -500,12 +508,12 @@ impl Serve {
                 tls_cert: self.tls_cert.clone(),
                 tls_key: self.tls_key.clone(),
                 access_log: self.access_log,
-                hf: self.no_hf.then_some(false),
-                hf_upstream: self.hf_upstream.clone(),
-                hf_allow_upstream_hosts: (!self.allow_upstream_hosts.is_empty())
-                    .then(|| self.allow_upstream_hosts.clone()),
-                hf_token_file: self.hf_token_file.clone(),
-                hf_offline: self.hf_offline.then_some(true),
+                hf: self.proxy.no_hf.then_some(false),
+                hf_upstream: self.proxy.hf_upstream.clone(),
+                hf_allow_upstream_hosts: (!self.proxy.allow_upstream_hosts.is_empty())
+                    .then(|| self.proxy.allow_upstream_hosts.clone()),
+                hf_token_file: self.proxy.hf_token_file.clone(),
+                hf_offline: self.proxy.hf_offline.then_some(true),
                 ..HubLayer::default()
             },
             ..Layer::default()
