@@ -403,7 +403,8 @@ pub(crate) struct Seed {
     after_help = format!("{SOURCES}\n\
 Each file or directory directly in a DIR becomes a torrent once it is left alone for a moment, and is taken down when \
 it changes. GET /torrents lists them; /torrent/NAME.torrent and /magnet/NAME are what others need; /files/NAME is the \
-data itself. The tracker is at /announce over HTTP, UDP and web sockets. Every setting has a key in the table [hub] of \
+data itself. The tracker is at /announce over HTTP, UDP and web sockets. Hugging Face clients with HF_ENDPOINT set to \
+http://HUB/hf fetch through the hub's cache. Every setting has a key in the table [hub] of \
 config.toml, and a variable.\n\
 Ctrl-C (or SIGTERM) lets responses finish; a second one ends at once.\n\n\
 Examples:\n  \
@@ -441,8 +442,6 @@ pub(crate) struct Serve {
     /// Log each request: off, on or json [default: off]
     #[arg(long, value_name = "HOW")]
     pub(crate) access_log: Option<AccessLines>,
-    #[command(flatten)]
-    pub(crate) proxy: ProxyFlags,
     /// PORT, ADDRESS or ADDRESS:PORT for peers to connect to [default: 6881, or any free port]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) peer_listen: Option<String>,
@@ -467,6 +466,9 @@ pub(crate) struct Serve {
     /// Print every setting with its meaning, as a configuration file, and end
     #[arg(long)]
     pub(crate) print_config: bool,
+    // Last: clap puts what follows under its heading too.
+    #[command(flatten)]
+    pub(crate) proxy: ProxyFlags,
 }
 
 /// Flags of the caching proxy of Hugging Face.
