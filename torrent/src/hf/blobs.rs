@@ -248,8 +248,8 @@ impl Blob {
         let (state, origin) = (self.reader.state.clone(), origin.clone());
         // Told before anything is fetched: who asks for the outcome next is not told of an earlier one.
         state.lock().fill_error = None;
-        let tasks = state.shared.tasks().clone();
-        tasks.spawn(async move {
+        let shared = state.shared.clone();
+        shared.spawn(async move {
             if let Err(error) = state.fill(origin).await {
                 state.lock().fill_error = Some(error);
                 state.moved.notify_waiters();
@@ -504,3 +504,11 @@ mod tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod fault_tests;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod room_tests;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod model_tests;

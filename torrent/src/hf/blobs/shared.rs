@@ -2,13 +2,13 @@
 //!
 //! Keeps blobs that were used a moment ago at hand, with their open files and what is hashed of them, for the next reader.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use wtfs_proto::hf::ContentId;
 
 use super::index::{Going, Index, Key};
@@ -54,6 +54,8 @@ pub(super) struct Counters {
 #[derive(Debug)]
 pub(crate) struct Shared {
     engine: Arc<Engine>,
+    /// Readers are also asked by threads that belong to no runtime.
+    runtime: Handle,
     pub(super) place: Place,
     pub(super) lanes: Lanes,
     pub(super) counters: Counters,
@@ -70,7 +72,7 @@ pub(crate) struct Spare {
     pub(crate) bytes: u64,
     id: ContentId,
     length: u64,
-    /// A part of a partial blob that is in use; else all of it.
+    /// A part of a partial blob that is in use; `None` is all of one that is not.
     segment: Option<u64>,
 }
 
@@ -79,6 +81,7 @@ impl Shared {
         let lanes = Lanes::new(engine.config.memory_bytes / MEMORY_FRACTION);
         Self {
             engine,
+            runtime: Handle::current(),
             place: Place::new(dir),
             lanes,
             counters: Counters::default(),
@@ -96,8 +99,9 @@ impl Shared {
         &self.engine.budget
     }
 
-    pub(super) fn tasks(&self) -> &TaskTracker {
-        &self.engine.tasks
+    /// Runs a task of the session's, wherever it is called.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.engine.tasks.spawn_on(task, &self.runtime);
     }
 
     pub(super) fn cancel(&self) -> &CancellationToken {
@@ -205,15 +209,21 @@ impl Shared {
             let index = self.index();
             (index.all(), index.all_live())
         };
+        // What is in use must not stand for what could go in its place.
+        let busy: HashSet<Key> =
+            live.iter().filter(|state| !state.is_idle()).map(|state| state.key()).collect();
         let mut spare: Vec<Spare> = Vec::with_capacity(all.len());
         for ((id, length), entry) in all {
-            if entry.stored > 0 {
+            if entry.stored > 0 && !busy.contains(&(id, length)) {
                 let (touched, bytes) = (entry.touched, entry.stored);
                 spare.push(Spare { touched, bytes, id, length, segment: None });
             }
         }
         for state in live {
             let (id, length) = state.key();
+            if !busy.contains(&(id, length)) {
+                continue;
+            }
             for (segment, touched, bytes) in state.spare_segments() {
                 spare.push(Spare { touched, bytes, id, length, segment: Some(segment) });
             }

@@ -300,10 +300,10 @@ impl State {
         self.load().await?;
         let mut inner = self.lock();
         inner.check(UNSEEN)?;
-        if inner.phase != Phase::Open {
+        if inner.phase == Phase::Whole {
             return Ok(());
         }
-        if inner.board.is_complete() {
+        if inner.phase == Phase::Verified || inner.board.is_complete() {
             drop(inner);
             self.verify();
             return Ok(());
@@ -326,7 +326,7 @@ impl State {
             return;
         }
         for claim in inner.board.plan() {
-            self.shared.tasks().spawn(flight::fly(self.clone(), claim));
+            self.shared.spawn(flight::fly(self.clone(), claim));
         }
     }
 
@@ -364,7 +364,7 @@ impl State {
         drop(inner);
         self.moved.notify_waiters();
         if is_first {
-            self.shared.tasks().spawn(checkpoint_task(self.clone()));
+            self.shared.spawn(checkpoint_task(self.clone()));
         }
         self.verify();
     }
@@ -372,9 +372,8 @@ impl State {
     /// A flight is over: what it leaves to be fetched is looked at again.
     pub(super) fn land(self: &Arc<Self>, claim: u64) {
         let mut inner = self.lock();
-        if inner.board.claims.remove(&claim).is_some() {
-            self.launch(&mut inner);
-        }
+        inner.board.claims.remove(&claim);
+        self.launch(&mut inner);
         drop(inner);
         self.moved.notify_waiters();
     }
@@ -581,11 +580,15 @@ impl State {
         part
     }
 
+    /// Whether nobody has to do with it now, so that it may go.
+    pub(super) fn is_idle(&self) -> bool {
+        self.lock().is_idle()
+    }
+
     /// Gives up all of it, if nobody has to do with it now. Returns what it took up, and its partial file.
     pub(super) fn give_up(&self) -> Option<(u64, Option<Arc<Part>>)> {
         let mut inner = self.lock();
-        let is_open = matches!(inner.phase, Phase::Open | Phase::Whole | Phase::Unloaded);
-        if !is_open || inner.holds > 0 || inner.board.is_busy() || inner.verify.is_running {
+        if !inner.is_idle() {
             return None;
         }
         let part = inner.empty();
@@ -737,6 +740,13 @@ impl Inner {
         self.files.is_looked_for = true;
         self.files.whole = None;
         self.files.part.take()
+    }
+
+    fn is_idle(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::Whole | Phase::Unloaded)
+            && self.holds == 0
+            && !self.board.is_busy()
+            && !self.verify.is_running
     }
 
     /// Whether parts of it may go.

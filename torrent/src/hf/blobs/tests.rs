@@ -56,6 +56,22 @@ pub(super) fn files_below(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
     files
 }
 
+/// Copies what a process that died now would leave: records before what they speak of, which may only have grown since.
+pub(super) fn copy_as_of_now(from: &std::path::Path, to: &std::path::Path) {
+    let files = files_below(from);
+    let (logs, others): (Vec<_>, Vec<_>) =
+        files.into_iter().partition(|path| path.extension().is_some_and(|end| end == "log"));
+    for path in logs.into_iter().chain(others) {
+        let target = to.join(path.strip_prefix(from).unwrap());
+        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+        match std::fs::copy(&path, target) {
+            // Moved or removed since.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            copied => assert!(copied.is_ok()),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blob_is_fetched_once_verified_and_then_a_plain_file() {
     let dir = tempfile::tempdir().unwrap();

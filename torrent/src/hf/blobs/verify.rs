@@ -82,7 +82,7 @@ impl State {
         };
         if is_due {
             inner.verify.is_running = true;
-            self.shared.tasks().spawn(verify_task(self.clone()));
+            self.shared.spawn(verify_task(self.clone()));
         }
     }
 
