@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wtfs_torrent::tracker::local::OwnTracker;
-use wtfs_torrent::{Session, StartError};
+use wtfs_torrent::{BridgePolicy, Session, StartError};
 
 use crate::access_log::{self, AccessLog, Observer};
 use crate::audience::{self, Audience};
@@ -134,6 +134,7 @@ impl Hub {
         // To the engine it is a tracker like any other, but reached without going through TLS, a proxy or a passkey.
         let own = OwnTracker { url: own_url(config.public_url.as_ref()), tracker: Arc::new(tracker.clone()) };
         engine.own_tracker = Some(own);
+        engine.bridge = BridgePolicy::On;
         let session = Session::open(engine).await?;
         let hf = config.hf.map(|hf| HfProxy::open(hf, &session, &cache_dir, config.public_url.clone()));
         let hf = match hf.transpose() {

@@ -55,6 +55,8 @@ pub struct SessionConfig {
     /// [`DEFAULT_STUN`], for trackers in the internet; peers of a tracker on this machine or in a private network need
     /// none. Those given here are asked whatever the tracker.
     pub stun: Option<Vec<String>>,
+    /// Whether peers over TCP and peers over WebRTC are brought together.
+    pub bridge: BridgePolicy,
     /// A WebSocket tracker in this process, to which all torrents but private ones are announced.
     pub own_tracker: Option<OwnTracker>,
 }
@@ -100,6 +102,15 @@ pub enum UploadPolicy {
     Off,
 }
 
+/// Whether a session fetches what nobody here asked for, so that peers who cannot reach each other get it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BridgePolicy {
+    /// While peers over TCP lack what peers over WebRTC have, or the other way round: a hub.
+    On,
+    /// Never.
+    Off,
+}
+
 /// Whether a session uses the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NetworkPolicy {
@@ -142,6 +153,7 @@ impl SessionConfig {
             private_hosts: PrivateHosts::NamedOnly,
             webrtc: WebRtcPolicy::On,
             stun: None,
+            bridge: BridgePolicy::Off,
             own_tracker: None,
         }
     }

@@ -41,6 +41,7 @@ use crate::torrent::{Command, Content, Shared, Torrent};
 use crate::tracker::announcer::AnnouncerHandle;
 use crate::transport::Connection;
 
+mod bridge;
 mod candidates;
 mod connect;
 mod demands;

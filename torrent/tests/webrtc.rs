@@ -12,8 +12,8 @@ use wtfs_proto::metainfo::{Metainfo, Privacy};
 use wtfs_torrent::create::{CreateOptions, create};
 use wtfs_torrent::tracker::announcer::{TrackerStateName, TrackerStatus};
 use wtfs_torrent::{
-    AddOptions, ExistingData, Fill, ListenConfig, PortPolicy, Session, SessionConfig, Source, SourceKind,
-    StorageKind, Torrent, TorrentStatus, WebRtcPolicy,
+    AddOptions, BridgePolicy, ExistingData, Fill, ListenConfig, PortPolicy, Session, SessionConfig, Source,
+    SourceKind, StorageKind, Torrent, TorrentStatus, WebRtcPolicy,
 };
 
 use relay::{Answers, Relay};
@@ -261,4 +261,47 @@ async fn a_private_torrent_is_not_told_to_a_tracker_that_is_not_its_own() {
     assert!(torrent.status().servers.trackers.is_empty());
     session.shutdown().await;
     assert_eq!(relay.members(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_gives_on_what_peers_have_who_cannot_reach_each_other() {
+    const BYTES: u64 = 1_000_000;
+    let relay = Relay::new();
+    let (dir, caches) =
+        (tempfile::tempdir().expect("dir"), [(); 3].map(|()| tempfile::tempdir().expect("dir")));
+    std::fs::write(dir.path().join("data.bin"), ramp(BYTES)).expect("written");
+    // In a private torrent nobody is told of others by peers.
+    let options = CreateOptions {
+        privacy: Privacy::Private,
+        trackers: vec![vec![URL.to_owned()]],
+        ..CreateOptions::new(dir.path().join("data.bin"))
+    };
+    let metainfo = tokio::task::spawn_blocking(move || create(&options, &|_| {}, &AtomicBool::new(false)))
+        .await
+        .expect("no panic")
+        .expect("made");
+    let source = || Source::Metainfo(Box::new(metainfo.clone()));
+    let hub = session(caches[0].path(), &relay, |config| config.bridge = BridgePolicy::On).await;
+    let bridge = hub.add(source(), AddOptions::default()).await.expect("added");
+    relay.wait_members(1, PATIENCE).await;
+    let seed = session(caches[1].path(), &relay, |config| config.webrtc = WebRtcPolicy::Off).await;
+    let options = AddOptions {
+        storage: StorageKind::Directory(dir.path().to_owned()),
+        existing: ExistingData::Verify,
+        peers: vec![hub.listening()[0]],
+        ..AddOptions::default()
+    };
+    seed.add(source(), options).await.expect("added");
+    wait_status(&bridge, |status| status.peers.iter().any(|peer| peer.source == SourceKind::Tcp)).await;
+    assert_eq!(bridge.status().downloaded_bytes, 0, "nobody needs it so far");
+    // As a browser: nobody can connect to it.
+    let getter = session(caches[2].path(), &relay, |config| config.listen.addrs.clear()).await;
+    let options = AddOptions { fill: Fill::Everything, ..AddOptions::default() };
+    let torrent = getter.add(source(), options).await.expect("added");
+    wait_complete(&torrent).await;
+    let status = wait_status(&torrent, |status| moved(status, SourceKind::WebRtc) >= BYTES).await;
+    assert_eq!(moved(&status, SourceKind::Tcp), 0, "{:?}", status.sources);
+    for session in [getter, seed, hub] {
+        session.shutdown().await;
+    }
 }

@@ -97,7 +97,7 @@ impl SwarmTask {
     /// Fills only while there is room that nothing else has to leave.
     pub(super) fn hold_fill_back(&mut self) {
         let Some(download) = &mut self.download else { return };
-        if !self.upkeep.is_filling {
+        if !self.upkeep.is_filling && !self.upkeep.is_bridging {
             return;
         }
         let is_held = download.content.ledger.room() < Room::Everything;

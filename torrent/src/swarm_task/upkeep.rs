@@ -60,6 +60,8 @@ pub(super) struct Upkeep {
     pub(super) connecting: usize,
     pub(super) banned: Vec<BannedPeer>,
     pub(super) is_filling: bool,
+    /// Everything is fetched for others.
+    pub(super) is_bridging: bool,
     pub(super) in_flight_reported: u64,
     pub(super) stalls: Stalls,
     targets: Targets,
@@ -96,6 +98,7 @@ impl Upkeep {
             connecting: 0,
             banned: Vec::new(),
             is_filling,
+            is_bridging: false,
             in_flight_reported: 0,
             stalls: Stalls::default(),
             targets: Targets::All,
@@ -213,6 +216,7 @@ impl SwarmTask {
         }
         if is_due(&mut self.upkeep.interest_at, now, INTEREST_EVERY) {
             self.check_interest();
+            self.tend_bridge();
             self.exchange_peers(now);
             self.rest_web_seeds(now);
         }
