@@ -20,7 +20,7 @@ pub use content::{ContentId, NotAnId};
 pub use error_code::{DISABLED_MESSAGE, ErrorCode};
 pub use file_path::{FilePath, FilePathError};
 pub use headers::{ContentRange, link_of_next, next_link, rate_limit_wait};
-pub use info::{InfoError, RepoInfo, strip_xet};
+pub use info::{InfoError, RepoInfo, clean};
 pub use repo::{MAX_REPO_ID_BYTES, NameError, Repo, RepoId, RepoKind};
 pub use revision::{Commit, MAX_REVISION_BYTES, NotACommit, Revision, RevisionError};
 pub use route::{RepoRoute, Route, RouteError};

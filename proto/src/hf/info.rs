@@ -3,7 +3,7 @@
 use serde_json::Value;
 use thiserror::Error;
 
-use super::{Commit, NameError, RepoId};
+use super::{Commit, FilePath, NameError, RepoId};
 
 /// Keys by which the Hub tells clients to fetch by Xet instead of by HTTP. One left in an answer makes them go past us.
 const XET_KEYS: &[&str] = &["xetHash", "xetEnabled", "xetAuth", "xetReconstruction"];
@@ -23,7 +23,7 @@ pub struct RepoInfo {
     pub is_gated: bool,
     /// The Hub took it down.
     pub is_disabled: bool,
-    /// The whole answer, without what belongs to Xet.
+    /// The whole answer, [cleaned](clean).
     pub json: Value,
 }
 
@@ -49,7 +49,7 @@ impl RepoInfo {
     /// [`InfoError`].
     pub fn parse(bytes: &[u8]) -> Result<Self, InfoError> {
         let mut json: Value = serde_json::from_slice(bytes)?;
-        strip_xet(&mut json);
+        clean(&mut json);
         let text = |key: &str| json.get(key).and_then(Value::as_str);
         let id = text("id").or_else(|| text("modelId")).ok_or(InfoError::Field("id"))?;
         let sha = text("sha").ok_or(InfoError::Field("sha"))?;
@@ -73,16 +73,24 @@ impl RepoInfo {
     }
 }
 
-/// Takes out of an answer, at whatever depth, what tells clients to fetch by Xet.
-pub fn strip_xet(json: &mut Value) {
+/// Takes out of an answer, at whatever depth, what tells clients to fetch by Xet, and files whose names no file may have:
+/// clients make paths of them.
+pub fn clean(json: &mut Value) {
     match json {
         Value::Object(fields) => {
             fields.retain(|key, _| !XET_KEYS.contains(&key.as_str()));
-            fields.values_mut().for_each(strip_xet);
+            fields.values_mut().for_each(clean);
         }
-        Value::Array(items) => items.iter_mut().for_each(strip_xet),
+        Value::Array(items) => {
+            items.retain(|item| item.get("rfilename").is_none_or(is_file_name));
+            items.iter_mut().for_each(clean);
+        }
         _ => {}
     }
+}
+
+fn is_file_name(name: &Value) -> bool {
+    name.as_str().is_some_and(|name| FilePath::parse(name).is_ok())
 }
 
 #[cfg(test)]
@@ -105,6 +113,15 @@ mod tests {
         let written = info.json.to_string();
         assert!(!written.contains("xet") && written.contains(r#""tags":["x"]"#), "{written}");
         assert_eq!(info.json["siblings"][0]["size"], 1);
+    }
+
+    #[test]
+    fn files_whose_names_lead_out_are_not_told_of() {
+        let names = ["../evil", "/etc/evil", "a/../../evil", "a//b", "nul\\u0000", "good/file.txt"];
+        let siblings = names.map(|name| format!(r#"{{"rfilename":"{name}"}}"#)).join(",");
+        let text = format!(r#"{{"id":"a/b","sha":"{SHA}","siblings":[{siblings},{{"rfilename":7}}]}}"#);
+        let info = RepoInfo::parse(text.as_bytes()).expect("read");
+        assert_eq!(info.json["siblings"], serde_json::json!([{ "rfilename": "good/file.txt" }]));
     }
 
     #[test]

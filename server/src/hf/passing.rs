@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::Value;
-use wtfs_proto::hf::{Repo, strip_xet};
+use wtfs_proto::hf::{Repo, clean};
 use wtfs_torrent::hf::ApiRequest;
 
 use super::refusal::Refusal;
@@ -92,7 +92,7 @@ impl HfProxy {
         let mut json: Value = serde_json::from_slice(&answer.body).map_err(|_| {
             Trouble::Away(Refusal::BadGateway("what upstream answered is no JSON".to_owned()))
         })?;
-        strip_xet(&mut json);
+        clean(&mut json);
         let endpoint = inner.upstream.endpoint();
         let next = answer.next_page.as_deref().and_then(|next| below(next, endpoint));
         let answer = Passed { body: Bytes::from(json.to_string()), next };
