@@ -70,7 +70,7 @@ impl ReadAhead {
                 (2 * expected.read).clamp(FIRST_EXPECTED_BYTES.min(self.max_window), self.max_window);
             let end = read.end.saturating_add(window).min(expected.range.end);
             let reach = expected.range.end.min(read.end.saturating_add(MAX_REACH_BYTES));
-            let ranges = if end > read.end { vec![read.end..end] } else { Vec::new() };
+            let ranges = Some(read.end..end).filter(|range| !range.is_empty()).into_iter().collect();
             return Some(Window { ranges, reach });
         }
         let len = u32::try_from(read.end - read.start).unwrap_or(u32::MAX);
@@ -84,6 +84,7 @@ impl ReadAhead {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
 

@@ -309,6 +309,7 @@ impl<O: Clone> Board<O> {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use proptest::prelude::*;
 

@@ -3,6 +3,7 @@
 //! In memory, made from one look at the directory when the session opens; nothing is hashed for it. Invariants: the sum of
 //! what is stored here is what the budget counts of the blobs; at most one [`State`] is alive for a blob of a length.
 
+use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
@@ -67,11 +68,12 @@ impl Index {
                 is_touched: false,
             };
             // Whole ones are found first.
-            if self.entries.contains_key(&key) {
-                doubles.push(key);
-            } else {
-                sum += entry.stored;
-                self.entries.insert(key, entry);
+            match self.entries.entry(key) {
+                MapEntry::Occupied(_) => doubles.push(key),
+                MapEntry::Vacant(place) => {
+                    sum += entry.stored;
+                    place.insert(entry);
+                }
             }
         }
         (sum, doubles)

@@ -36,7 +36,7 @@ async fn what_was_used_longest_ago_goes_and_what_is_held_stays() {
     // It comes again, and the bytes of the held one are still right.
     assert!(stream(&get(1), &via(&origins[1])).await.unwrap() == all[1]);
     let mut read = vec![0; all[0].len()];
-    crate::store::spans::read_exact(&held[0].file, &mut read, 0).unwrap();
+    read_exact(&held[0].file, &mut read, 0).unwrap();
     assert!(read == all[0]);
     session.shutdown().await;
 }

@@ -15,7 +15,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
-use std::path::PathBuf;
+
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,11 +30,15 @@ use super::index::{Entry, Key};
 use super::origin::{BlobOrigin, OriginFault};
 use super::place::{FoundKind, Part};
 use super::ranges::RangeSet;
-use super::segments::{self, SegmentUses};
+use super::segments::SegmentUses;
 use super::shared::Shared;
 use super::status::FillStatus;
 use super::verify::Verify;
-use crate::store::StoreError;
+
+mod files;
+mod leaving;
+
+pub(crate) use files::Hold;
 
 /// Once what came twice was wrong, nobody is asked again for so long.
 const CORRUPT_FOR: Duration = Duration::from_secs(60);
@@ -408,249 +412,6 @@ impl State {
         self.moved.notify_waiters();
     }
 
-    // ---- files ----------------------------------------------------------------------------------------------------
-
-    /// Opens what there is on the disk. Makes nothing.
-    ///
-    /// # Errors
-    /// When the disk does not work.
-    pub(super) async fn load(self: &Arc<Self>) -> Result<(), BlobError> {
-        let _opening = self.opening.lock().await;
-        let phase = {
-            let inner = self.lock();
-            let is_open = inner.files.whole.is_some() || inner.files.part.is_some();
-            let is_empty = inner.phase == Phase::Open && inner.files.is_looked_for;
-            if is_open || is_empty || matches!(inner.phase, Phase::Refused | Phase::Corrupt { .. }) {
-                return Ok(());
-            }
-            inner.phase
-        };
-        let state = self.clone();
-        let opened =
-            self.shared.disk().run(move || state.open(phase)).await.map_err(|_| BlobError::Closed)?;
-        self.take(opened?);
-        Ok(())
-    }
-
-    /// Looks what there is. Blocks on the disk.
-    fn open(&self, phase: Phase) -> Result<Opened, StoreError> {
-        let place = &self.shared.place;
-        if self.bytes == 0 {
-            return place.make_empty(self.id).map(|file| Opened::Whole(Arc::new(file)));
-        }
-        // What is being removed is not to be found again.
-        let is_going = self.shared.index().is_going(&self.key());
-        if !is_going && let Some(file) = place.open_whole(self.id, self.bytes)? {
-            return Ok(Opened::Whole(Arc::new(file)));
-        }
-        if phase == Phase::Unloaded && !is_going && place.has_part(self.id, self.bytes) {
-            let (part, present) = place.open_part(self.id, self.bytes)?;
-            return Ok(Opened::Part(Arc::new(part), present));
-        }
-        Ok(Opened::Nothing)
-    }
-
-    fn take(self: &Arc<Self>, opened: Opened) {
-        let mut inner = self.lock();
-        let now = self.shared.budget().now();
-        inner.files.is_looked_for = true;
-        match opened {
-            Opened::Whole(file) => {
-                inner.board.clear();
-                inner.board.present.insert(0..self.bytes);
-                inner.board.fill = None;
-                inner.files.whole = Some(file);
-                inner.phase = Phase::Whole;
-                self.shared.set(self.key(), FoundKind::Whole, self.bytes, now);
-            }
-            Opened::Part(part, present) => {
-                let stored = present.bytes();
-                inner.board.clear();
-                inner.board.present = present;
-                inner.files.part = Some(part);
-                inner.phase = Phase::Open;
-                self.shared.set(self.key(), FoundKind::Partial, stored, now);
-                self.launch(&mut inner);
-            }
-            Opened::Nothing => {
-                if matches!(inner.phase, Phase::Whole | Phase::Unloaded) {
-                    // Another process gave it up, or somebody removed it.
-                    inner.board.clear();
-                    inner.phase = Phase::Open;
-                    self.shared.unset(&self.key());
-                    self.launch(&mut inner);
-                }
-            }
-        }
-        drop(inner);
-        self.moved.notify_waiters();
-        self.verify();
-    }
-
-    /// The partial file, made if need be; `None` once the blob is whole by other ways.
-    ///
-    /// # Errors
-    /// When it cannot be made.
-    pub(super) async fn part(self: &Arc<Self>) -> Result<Option<Arc<Part>>, BlobError> {
-        if let Some(part) = self.open_part() {
-            return Ok(Some(part));
-        }
-        self.load().await?;
-        let _opening = self.opening.lock().await;
-        if let Some(part) = self.open_part() {
-            return Ok(Some(part));
-        }
-        if self.lock().phase != Phase::Open {
-            return Ok(None);
-        }
-        let state = self.clone();
-        let made = self.shared.disk().run(move || state.shared.place.open_part(state.id, state.bytes)).await;
-        let (part, present) = made.map_err(|_| BlobError::Closed)??;
-        let part = Arc::new(part);
-        let mut inner = self.lock();
-        let stored = present.bytes();
-        if stored > 0 {
-            // Left by somebody since the session began.
-            inner.board.clear();
-            inner.board.present = present;
-        }
-        inner.files.part = Some(part.clone());
-        self.shared.set(self.key(), FoundKind::Partial, stored, self.shared.budget().now());
-        self.launch(&mut inner);
-        Ok(Some(part))
-    }
-
-    fn open_part(&self) -> Option<Arc<Part>> {
-        self.lock().files.part.clone()
-    }
-
-    /// The open whole file, held; opened if need be. Blocks on the disk.
-    pub(super) fn hold_whole(self: &Arc<Self>) -> Option<(Arc<File>, Hold)> {
-        {
-            let mut inner = self.lock();
-            if inner.phase != Phase::Whole {
-                return None;
-            }
-            // Held before looking: nothing is given up from now on.
-            inner.holds += 1;
-        }
-        let hold = Hold { state: self.clone() };
-        if let Some(file) = self.lock().files.whole.clone() {
-            return Some((file, hold));
-        }
-        match self.open(Phase::Whole) {
-            Ok(opened @ Opened::Whole(_)) => {
-                self.take(opened);
-                Some((self.lock().files.whole.clone()?, hold))
-            }
-            Ok(_) => {
-                self.take(Opened::Nothing);
-                None
-            }
-            Err(error) => {
-                tracing::warn!(id = %self.id, %error, "a whole blob cannot be opened");
-                None
-            }
-        }
-    }
-
-    /// Where the blob is, once it is whole.
-    pub(super) fn path(&self) -> Option<PathBuf> {
-        (self.lock().phase == Phase::Whole).then(|| self.shared.place.whole_path(self.id))
-    }
-
-    // ---- giving up ------------------------------------------------------------------------------------------------
-
-    /// Forgets what was fetched, which is wrong. Returns the file to remove.
-    pub(super) fn discard(self: &Arc<Self>) -> Option<Arc<Part>> {
-        let mut inner = self.lock();
-        inner.generation = inner.generation.wrapping_add(1) % UNSEEN;
-        inner.strikes += 1;
-        let part = inner.empty();
-        if inner.strikes >= MAX_STRIKES {
-            inner.phase = Phase::Corrupt { until: Instant::now() + CORRUPT_FOR };
-            inner.board.fill = None;
-            inner.board.aheads.clear();
-            inner.fill_error = Some(BlobError::Corrupt);
-        }
-        self.shared.unset(&self.key());
-        self.launch(&mut inner);
-        drop(inner);
-        self.moved.notify_waiters();
-        part
-    }
-
-    /// Whether nobody has to do with it now, so that it may go.
-    pub(super) fn is_idle(&self) -> bool {
-        self.lock().is_idle()
-    }
-
-    /// Gives up all of it, if nobody has to do with it now. Returns what it took up, and its partial file.
-    pub(super) fn give_up(&self) -> Option<(u64, Option<Arc<Part>>)> {
-        let mut inner = self.lock();
-        if !inner.is_idle() {
-            return None;
-        }
-        let part = inner.empty();
-        inner.phase = Phase::Open;
-        // Changes no byte that anybody read: the generation stays.
-        Some((self.shared.unset(&self.key()), part))
-    }
-
-    /// What of a partial blob may go by parts: what nobody waits for, reads next or fetches.
-    pub(super) fn spare_segments(&self) -> Vec<(u64, u32, u64)> {
-        let inner = self.lock();
-        if !inner.can_spare() {
-            return Vec::new();
-        }
-        let mut spare = Vec::new();
-        for (segment, touched) in inner.segments.iter() {
-            let range = segments::range_of(segment);
-            let range = range.start..range.end.min(self.bytes);
-            let missing = inner.board.present.gaps(&range);
-            let here = (range.end - range.start).saturating_sub(missing);
-            if here > 0 && !inner.is_wanted(&range) {
-                spare.push((segment, touched, here));
-            }
-        }
-        spare
-    }
-
-    /// Takes segments out of what is present, as far as nobody wants them now. Returns the file they are in, and what
-    /// was taken.
-    pub(super) fn take_segments(&self, segments: &[u64]) -> Option<(Arc<Part>, RangeSet)> {
-        let mut inner = self.lock();
-        if !inner.can_spare() {
-            return None;
-        }
-        let part = inner.files.part.clone()?;
-        inner.epoch += 1;
-        let mut taken = RangeSet::default();
-        for segment in segments {
-            let range = segments::range_of(*segment);
-            let range = range.start..range.end.min(self.bytes);
-            if inner.is_wanted(&range) {
-                continue;
-            }
-            let mut here = RangeSet::default();
-            let mut at = range.start;
-            while let Some(start) = inner.board.present.next_from(at).filter(|start| *start < range.end) {
-                let end = inner.board.present.end_of_run(start).min(range.end);
-                here.insert(start..end);
-                at = end;
-            }
-            for range in here.iter() {
-                inner.board.present.remove(range.clone());
-                inner.unsynced.remove(range.clone());
-                taken.insert(range);
-            }
-            inner.segments.forget(*segment);
-            inner.verify.lose(range.start);
-        }
-        self.shared.shrink(self.key(), taken.bytes());
-        Some((part, taken))
-    }
-
     // ---- for people -----------------------------------------------------------------------------------------------
 
     /// How it is being fetched, if it is.
@@ -666,13 +427,6 @@ impl State {
             origin: first.origin.describe(),
         })
     }
-}
-
-/// What was found on the disk.
-enum Opened {
-    Whole(Arc<File>),
-    Part(Arc<Part>, RangeSet),
-    Nothing,
 }
 
 /// Whether a blob is known to be of another length.
@@ -765,18 +519,6 @@ impl Inner {
             || self.board.aheads.values().flat_map(|ahead| &ahead.window).any(overlaps)
             || self.board.claims.values().any(|claim| overlaps(&(claim.at.saturating_sub(1)..claim.end)))
             || self.syncing.covers_any(range)
-    }
-}
-
-/// Keeps a whole blob from being evicted.
-#[derive(Debug)]
-pub(crate) struct Hold {
-    state: Arc<State>,
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.state.lock().holds -= 1;
     }
 }
 

@@ -44,7 +44,7 @@ pub(super) async fn stream(blob: &Blob, origin: &Arc<dyn BlobOrigin>) -> Result<
     }
 }
 
-pub(super) fn files_below(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+pub(super) fn files_below(dir: &std::path::Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut dirs = vec![dir.join("hf")];
     while let Some(dir) = dirs.pop() {
@@ -88,7 +88,7 @@ async fn a_blob_is_fetched_once_verified_and_then_a_plain_file() {
         assert!(blob.is_whole());
         let held = blob.file().expect("whole");
         let mut read = vec![0; content.len()];
-        crate::store::spans::read_exact(&held.file, &mut read, 0).unwrap();
+        read_exact(&held.file, &mut read, 0).unwrap();
         assert!(read == content);
         assert!(std::fs::read(blob.path().unwrap()).unwrap() == content);
         assert_eq!(origin.given(), content.len() as u64);
