@@ -9,6 +9,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
 use wtfs_proto::hf::{Commit, Repo, RepoInfo, RepoTree, Revision, TreeFile};
 use wtfs_torrent::Session;
 use wtfs_torrent::hf::blobs::{Blob, BlobOrigin, Blobs};
@@ -22,6 +23,7 @@ mod flights;
 mod limits;
 mod nobody;
 mod passing;
+mod provenance;
 mod recent;
 mod refusal;
 mod repos;
@@ -44,6 +46,7 @@ use flights::Flights;
 use limits::Limits;
 use nobody::Nobody;
 use passing::{ANSWERS_BYTES_MAX, AnswerKey, KeptAnswer};
+use provenance::Provenance;
 use recent::Recent;
 use refusal::Asker;
 use repos::{Age, Found, Openness, Repos};
@@ -63,6 +66,9 @@ const TREE_WAIT: Duration = Duration::from_secs(300);
 
 /// How long upstream is not asked where something older can be served, once it did not answer.
 const OUTAGE: Duration = Duration::from_secs(5);
+
+/// Questions to upstream under way at once: each answer may take some megabytes.
+const QUESTIONS_MAX: usize = 64;
 
 /// Why the proxy cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -95,10 +101,12 @@ struct Inner {
     repos: Repos,
     rights: Mutex<Rights>,
     under_way: UnderWay,
+    questions: Semaphore,
     answers: Mutex<Recent<AnswerKey, KeptAnswer>>,
     away_since: Mutex<Option<Instant>>,
     limits: Limits,
     taints: Arc<Mutex<Taints>>,
+    provenance: Provenance,
     counters: Counters,
     sightings: swarm::Sightings,
 }
@@ -178,10 +186,12 @@ impl HfProxy {
             repos,
             rights: Mutex::new(Rights::new(terms)),
             under_way: UnderWay::default(),
+            questions: Semaphore::new(QUESTIONS_MAX),
             answers: Mutex::new(Recent::new(ANSWERS_BYTES_MAX)),
             away_since: Mutex::default(),
             limits: Limits::new(config.fetches_per_client),
             taints: Arc::default(),
+            provenance: Provenance::open(cache_dir.join("hf").join("provenance")),
             counters: Counters::default(),
             sightings: swarm::Sightings::default(),
             config,
@@ -303,6 +313,7 @@ impl HfProxy {
         let token = caller.token_as(viewer).cloned();
         let ask = move || async move {
             let inner = &proxy.0;
+            let _turn = inner.questions.acquire().await;
             let info = inner.upstream.info(&typed, &revision, token.as_ref()).await;
             let now = Instant::now();
             match info {
@@ -360,6 +371,7 @@ impl HfProxy {
                 let (proxy, repo) = (self.clone(), pinned.repo.clone());
                 let (viewer, token) = (pinned.viewer, caller.token_as(pinned.viewer).cloned());
                 let ask = move || async move {
+                    let _turn = proxy.0.questions.acquire().await;
                     let asked = proxy.0.upstream.tree(&repo, commit, token.as_ref());
                     let tree = match tokio::time::timeout(TREE_WAIT, asked).await {
                         Ok(Ok(tree)) => Arc::new(tree),
@@ -385,23 +397,6 @@ impl HfProxy {
             && inner.repos.openness(&pinned.repo).is_none_or(|openness| openness == Openness::Open)
             && pinned.info.is_public();
         Ok(Snapshot { pinned, tree, is_public })
-    }
-
-    /// A revision with all its names: [`Self::pin`] and [`Self::snapshot`].
-    ///
-    /// # Errors
-    /// As those.
-    ///
-    /// # Cancel safety
-    /// As those.
-    pub(crate) async fn repo_tree(
-        &self,
-        repo: &Repo,
-        revision: &Revision,
-        caller: &Caller,
-    ) -> Result<Arc<Snapshot>, Refusal> {
-        let pinned = self.pin(repo, revision, caller).await?;
-        Ok(Arc::new(self.snapshot(pinned, caller).await?))
     }
 
     /// Whether a caller may read the content of a revision, and with which token upstream gives it.
@@ -456,6 +451,7 @@ impl HfProxy {
         let (repo, viewer) = key.clone();
         let token = caller.token_as(viewer).cloned();
         let ask = move || async move {
+            let _turn = proxy.0.questions.acquire().await;
             let request = ApiRequest::get(format!("{}/auth-check", repo.api_path()));
             let answer = proxy.0.upstream.pass(request, token.as_ref()).await;
             let outcome = answer.and_then(|answer| answer.successful(token.as_ref()));

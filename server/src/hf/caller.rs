@@ -33,11 +33,6 @@ pub(crate) struct OwnToken {
 }
 
 impl Caller {
-    /// Somebody without a token: the hub itself, for what everybody may see.
-    pub(crate) fn anonymous() -> Self {
-        Self { viewer: Viewer::Anonymous, client: Ipv4Addr::UNSPECIFIED.into(), token: None }
-    }
-
     /// Who sent a request.
     pub(crate) fn of(parts: &Parts, own: Option<&OwnToken>, public_url: Option<&PublicUrl>) -> Self {
         let sent = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());

@@ -74,7 +74,11 @@ impl HfProxy {
             return kept.map(|kept| kept.answer).ok_or(Trouble::Away(Refusal::Offline));
         }
         let token = caller.token_as(viewer);
-        let asked = tokio::time::timeout(super::WAIT, inner.upstream.pass(request, token)).await;
+        let ask = async {
+            let _turn = inner.questions.acquire().await;
+            inner.upstream.pass(request, token).await
+        };
+        let asked = tokio::time::timeout(super::WAIT, ask).await;
         let outcome = match asked {
             Ok(answer) => answer
                 .and_then(|answer| answer.successful(token))
