@@ -21,6 +21,8 @@ mod control;
 mod crash;
 #[path = "e2e/dashboard.rs"]
 mod dashboard;
+#[path = "e2e/data_channels.rs"]
+mod data_channels;
 #[path = "e2e/disk_full.rs"]
 mod disk_full;
 #[path = "e2e/fidelity.rs"]

@@ -34,10 +34,10 @@ fn shared(stage: &Stage) -> (Ramp, PathBuf) {
 }
 
 /// A certificate of the test's own authority.
-struct Certificate {
-    authority: PathBuf,
-    chain: PathBuf,
-    key: PathBuf,
+pub(crate) struct Certificate {
+    pub(crate) authority: PathBuf,
+    pub(crate) chain: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 fn openssl(stage: &Stage, args: &[&str]) -> String {
@@ -48,7 +48,7 @@ fn openssl(stage: &Stage, args: &[&str]) -> String {
 }
 
 /// Makes an authority once, and a certificate for `addr` with this serial number.
-fn certificate(stage: &Stage, addr: SocketAddr, serial: u32) -> Certificate {
+pub(crate) fn certificate(stage: &Stage, addr: SocketAddr, serial: u32) -> Certificate {
     let dir = stage.subdir(format!("tls-{serial}"));
     let at = |name: &str| text(&dir.join(name));
     let (ca, ca_key) = (text(&stage.join("ca.pem")), text(&stage.join("ca-key.pem")));
