@@ -11,6 +11,12 @@ mod support;
 
 #[path = "e2e/blocks.rs"]
 mod blocks;
+#[path = "e2e/browser_faults.rs"]
+mod browser_faults;
+#[path = "e2e/browser_mixed.rs"]
+mod browser_mixed;
+#[path = "e2e/browser_page.rs"]
+mod browser_page;
 #[path = "e2e/browser_swarm.rs"]
 mod browser_swarm;
 #[path = "e2e/cli.rs"]
@@ -33,12 +39,16 @@ mod hf_clients;
 mod hf_errors;
 #[path = "e2e/hf_faults.rs"]
 mod hf_faults;
+#[path = "e2e/hf_hostile.rs"]
+mod hf_hostile;
 #[path = "e2e/hf_http.rs"]
 mod hf_http;
 #[path = "e2e/hf_load.rs"]
 mod hf_load;
 #[path = "e2e/hf_mount.rs"]
 mod hf_mount;
+#[path = "e2e/hf_swarm.rs"]
+mod hf_swarm;
 #[path = "e2e/hf_tools.rs"]
 mod hf_tools;
 #[path = "e2e/hf_weights.rs"]

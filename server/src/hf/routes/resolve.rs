@@ -184,7 +184,10 @@ async fn bytes(
         let why = "what was sent of this file before was wrong: remove the partial download and begin again";
         return Err(Refusal::BadGateway(why.to_owned()));
     }
+    let asker = asked.caller.asker();
+    proxy.vouch(snapshot, file, token.as_ref(), asker).await?;
     if let Some(body) = arrival::whole(&blob, &range, lane.as_ref()).await {
+        proxy.vouch(snapshot, file, token.as_ref(), asker).await?;
         add(&counters.warm, 1);
         add(&counters.warm_bytes, len);
         return Ok(body);
@@ -195,12 +198,14 @@ async fn bytes(
     }
     let pinned = &snapshot.pinned;
     let place = proxy.0.limits.take(client).ok_or(Refusal::Busy)?;
-    let origin = proxy.origin_of(pinned, file, token);
+    let origin = proxy.origin_of(pinned, file, token.clone());
     let wish = Wish { blob, range, origin, lane, client, _place: place, taints: taints.clone() };
     let body = arrival::arriving(wish).await.map_err(|error| {
         tracing::info!(%error, repo = %pinned.repo, file = %file.path, "a file cannot be had");
-        of_blob(&error, asked.caller.asker())
+        of_blob(&error, asker)
     })?;
+    // Others may have begun to fetch it meanwhile, by a repository that not everybody may read.
+    proxy.vouch(snapshot, file, token.as_ref(), asker).await?;
     add(&counters.cold, 1);
     add(&counters.cold_bytes, len);
     Ok(body)

@@ -28,6 +28,8 @@ enum PrepareError {
     TooLarge { total_bytes: u64, limit_bytes: u64 },
     #[error("it has no content")]
     Empty,
+    #[error("some of its content is known from repositories alone that not everybody may read")]
+    Restricted,
     #[error(transparent)]
     Blob(#[from] BlobError),
     #[error(transparent)]
@@ -126,6 +128,10 @@ impl Swarms {
         while let Some(one) = hashed.next().await {
             let (id, of_pieces) = one?;
             hashes.insert(id, of_pieces);
+        }
+        // Looked at last: what came by a closed repository was noted before it came.
+        if hashes.keys().any(|id| self.0.proxy.0.provenance.is_closed(*id)) {
+            return Err(PrepareError::Restricted);
         }
         let (shelf, key, parts) = (self.0.shelf.clone(), key.clone(), parts.clone());
         let made = tokio::task::spawn_blocking(move || {
