@@ -2,6 +2,8 @@
 
 #[path = "hub/hf.rs"]
 mod hf;
+#[path = "hub/hf_bytes.rs"]
+mod hf_bytes;
 #[path = "hub/hf_swarm.rs"]
 mod hf_swarm;
 #[path = "hub/links.rs"]

@@ -1,0 +1,147 @@
+//! Bytes of files through the proxy: one copy from upstream however many ask and however they leave, within limits, and
+//! with the hub's own token only for whom it is.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use wtfs_testkit::hf_hub::{Fault, FaultKind, HfHub, RepoKind, Side};
+use wtfs_testkit::ramp::Ramp;
+
+use crate::hf::before;
+use crate::stage::{PATIENCE, Served, Stage};
+
+const FILE: &str = "/org/model/resolve/main/model.bin";
+const BYTES: u64 = 48_000_000;
+
+fn upstream() -> HfHub {
+    HfHub::builder()
+        .account("ada", "hf_ada")
+        .model("org/model")
+        .ramp("model.bin", 5, BYTES)
+        .model("org/gated")
+        .file("a.txt", "closed\n")
+        .gated()
+        .grant("hf_ada")
+        .start()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_who_ask_for_a_cold_file_at_once_get_it_from_one_copy() {
+    let (stage, upstream) = (Stage::new(), upstream());
+    let hub = Served::start(before(&stage, &upstream)).await;
+    let asks = (0..50).map(|_| async {
+        let answer = hub.get(FILE).await;
+        assert_eq!((answer.status, answer.body.len() as u64), (200, BYTES));
+        Ramp::new(5).check(0, &answer.body).expect("the right bytes");
+    });
+    join_all(asks).await;
+    let sent = upstream.log().at(Side::Cdn).sent_bytes();
+    // What was sent ahead of a request that is then cut short is lost.
+    assert!(sent <= BYTES + BYTES / 4, "{sent} bytes of {BYTES}");
+    upstream.log().assert_identity();
+    hub.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_of_a_cold_file_that_are_asked_for_all_over_it_are_right() {
+    let (stage, upstream) = (Stage::new(), upstream());
+    let hub = Served::start(before(&stage, &upstream)).await;
+    let asks = (0..40_u64).map(|n| {
+        let hub = &hub;
+        async move {
+            let start = n * 7_654_321 % BYTES;
+            let end = (start + 1 + n * 100_003).min(BYTES);
+            let range = format!("Range: bytes={start}-{}", end - 1);
+            let answer = hub.ask("GET", FILE, &[&range]).await;
+            assert_eq!((answer.status, answer.body.len() as u64), (206, end - start), "{range}");
+            Ramp::new(5).check(start, &answer.body).unwrap_or_else(|wrong| panic!("{range}: {wrong}"));
+        }
+    });
+    join_all(asks).await;
+    hub.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fill_goes_on_when_who_asked_for_it_has_gone() {
+    let (stage, upstream) = (Stage::new(), upstream());
+    let hub = Served::start(before(&stage, &upstream)).await;
+    upstream.fault(Fault::cdn(FaultKind::Slow { rate: 20_000_000 }));
+    let mut stream = TcpStream::connect(hub.addr).await.expect("connects");
+    stream.write_all(format!("GET {FILE} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes()).await.expect("sent");
+    let mut first = [0; 1000];
+    stream.read_exact(&mut first).await.expect("the first bytes");
+    drop(stream);
+    let all_came = async {
+        while upstream.log().at(Side::Cdn).sent_bytes() < BYTES {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all_came).await.expect("the fill ends");
+    upstream.clear_faults();
+    let answer = hub.get(FILE).await;
+    assert_eq!((answer.status, answer.body.len() as u64), (200, BYTES));
+    Ramp::new(5).check(0, &answer.body).expect("the right bytes");
+    hub.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_with_its_share_of_cold_files_under_way_is_told_to_wait_and_warm_ones_are_not_counted() {
+    let (stage, upstream) = (Stage::new(), upstream());
+    let mut config = before(&stage, &upstream);
+    config.hf.as_mut().expect("a proxy").fetches_per_client = 1;
+    let hub = Served::start(config).await;
+    upstream.fault(Fault::cdn(FaultKind::Stall { after: 2_000_000 }));
+    let mut stream = TcpStream::connect(hub.addr).await.expect("connects");
+    stream.write_all(format!("GET {FILE} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes()).await.expect("sent");
+    let mut first = [0; 1000];
+    stream.read_exact(&mut first).await.expect("the first bytes");
+    let busy = hub.ask("GET", FILE, &["Range: bytes=40000000-40000009"]).await;
+    assert_eq!(busy.status, 429, "{}", busy.text());
+    assert!(busy.header("retry-after").is_some());
+    assert_eq!(hub.ask("HEAD", FILE, &[]).await.status, 200);
+    drop(stream);
+    upstream.clear_faults();
+    // The place is free again once the hub knows that the client has gone.
+    hub.wait_for(FILE, 200).await;
+    let both = async {
+        loop {
+            let (one, other) = tokio::join!(hub.get(FILE), hub.get(FILE));
+            if (one.status, other.status) == (200, 200) {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, both).await.expect("it is warm once it is durable");
+    hub.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hubs_own_token_opens_what_it_may_for_its_audience_and_for_no_page() {
+    let (stage, upstream) = (Stage::new(), upstream());
+    let token = stage.dir.path().join("token");
+    std::fs::write(&token, "hf_ada\n").expect("written");
+    let mut config = before(&stage, &upstream);
+    config.hf.as_mut().expect("a proxy").token_file = Some(token.clone());
+    let hub = Served::start(config).await;
+    let file = "/org/gated/resolve/main/a.txt";
+    let own = hub.ask("GET", file, &["Host: localhost"]).await;
+    assert_eq!((own.status, own.text().as_str()), (200, "closed\n"));
+    for headers in [
+        &["Host: evil.example"][..],
+        &["Host: localhost", "Origin: http://evil.example"],
+        &["Host: localhost", "Sec-Fetch-Site: cross-site"],
+        &["Host: localhost", "X-Forwarded-For: 192.0.2.1"],
+    ] {
+        assert_eq!(hub.ask("GET", file, headers).await.status, 401, "{headers:?}");
+    }
+    upstream.log().assert_no_token_at_cdn();
+    upstream.revoke(RepoKind::Model, "org/gated", "hf_ada");
+    hub.end().await;
+    std::fs::write(&token, "not a token\n").expect("written");
+    let mut config = before(&stage, &upstream);
+    config.hf.as_mut().expect("a proxy").token_file = Some(token);
+    let error = wtfs_server::Hub::open(config).await.expect_err("no token");
+    assert!(!error.to_string().contains("not a token"), "{error}");
+}
