@@ -48,6 +48,12 @@ pub trait Content: fmt::Debug + Send + Sync + 'static {
     /// Dropping the future withdraws the demand for the bytes.
     fn read_at(&self, offset: u64, len: u32) -> BoxFuture<'_, Result<Bytes, FsError>>;
 
+    /// Whether what the kernel has kept of the file since it was last open are still its bytes. False once after they
+    /// turned out not to be: the kernel is then told to forget them.
+    fn is_as_before(&self) -> bool {
+        true
+    }
+
     /// Whether [`Content::backing_file`] is worth asking now: all bytes are in one file on disk. Never waits.
     fn is_backed(&self) -> bool {
         false

@@ -283,7 +283,13 @@ impl Filesystem for Adapter {
             return self.open_lines(errands, reply);
         }
         match self.fs.open(ino.0, intent) {
-            Ok((handle, file)) => self.opens.answer(&file, handle, open_flags(&file.node), reply),
+            Ok((handle, file)) => {
+                let mut flags = open_flags(&file.node);
+                if !file.content.is_as_before() {
+                    flags.remove(FopenFlags::FOPEN_KEEP_CACHE);
+                }
+                self.opens.answer(&file, handle, flags, reply);
+            }
             Err(error) => reply.error(errno(&error)),
         }
     }

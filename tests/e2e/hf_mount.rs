@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use wtfs_testkit::hf_hub::{Content, HfHub, RepoKind, Side};
+use wtfs_testkit::hf_hub::{Content, Fault, FaultKind, HfHub, RepoKind, Side};
 use wtfs_testkit::wait;
 
 use crate::support::{
@@ -376,4 +376,107 @@ fn where_the_hub_is_gone_the_origin_is_asked() {
     world.kill_hub();
     let mount = mount(&world, "hf://org/model", &[flags, apart(&world, "after")].concat());
     assert_holds(mount.dir(), &model_files());
+}
+
+/// What `wtfs status` says of the torrents of a mount.
+fn torrents_of(world: &World, mount: &Mount<'_>) -> Vec<Value> {
+    let dir = json!(text(mount.dir()));
+    let status = world.stage.status();
+    let ours = status.as_array().into_iter().flatten().find(|process| process["path"] == dir);
+    ours.and_then(|process| process["torrents"].as_array().cloned()).unwrap_or_default()
+}
+
+#[test]
+fn a_torrent_that_the_hub_makes_later_is_joined_and_peers_go_on_when_it_is_gone() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    const LENGTH: u64 = 24 << 20;
+    let builder = HfHub::builder().model("org/big").ramp("model.safetensors", 13, LENGTH);
+    let world = World::with_hub("hf-mount-swarm", builder, &[]);
+    let hub = world.endpoint(Way::HubBelow);
+    let expected = Content::ramp(13, LENGTH).read(0, usize::try_from(LENGTH).expect("small"));
+    let (one, two) = (world.stage.subdir("mnt/one"), world.stage.subdir("mnt/two"));
+    let (first_addr, second_addr) = (wtfs_testkit::net::fresh_addr(), wtfs_testkit::net::fresh_addr());
+    let cache = |name: &str| text(&world.stage.subdir(format!("cache-{name}")));
+    let (cache_one, cache_two) = (cache("one"), cache("two"));
+    let first = Mount::start(&world.stage, &[&hub], &["--cache-dir", &cache_one], &one, first_addr);
+    // Read from the start before there is any torrent, and held open.
+    let path = first.join("org/big/model.safetensors");
+    let mut file = fs::File::open(&path).expect("opened");
+    let mut bytes = vec![0; 4096];
+    file.read_exact(&mut bytes).expect("read");
+    assert!(bytes == expected[..4096]);
+    let joined = wait::eventually("the torrent is joined", PATIENCE, || torrents_of(&world, &first).pop());
+    assert_eq!((&joined["name"], &joined["total_bytes"]), (&json!("model.safetensors"), &json!(LENGTH)));
+    assert!(fs::read(&path).expect("read") == expected, "bytes differ");
+    drop(file);
+    wait::eventually("all of it is given to peers", PATIENCE, || {
+        let torrent = torrents_of(&world, &first).pop()?;
+        (torrent["pieces_present"] == torrent["pieces"]).then_some(())
+    });
+    assert_eq!(attribute(&path, "user.wtfs.verified_bytes"), LENGTH.to_string());
+    // The pieces that the torrent kept went: the file is in the cache once.
+    let kept: u64 = crate::support::stage::walk(Path::new(&cache_one))
+        .into_iter()
+        .filter_map(|path| fs::metadata(Path::new(&cache_one).join(path)).ok())
+        .filter(fs::Metadata::is_file)
+        .map(|metadata| metadata.blocks() * 512)
+        .sum();
+    assert!(kept < LENGTH + LENGTH / 4, "{kept} bytes are kept of {LENGTH}");
+
+    let peer = first_addr.to_string();
+    let flags = ["--cache-dir", &cache_two, "--peer", &peer];
+    let second = Mount::start(&world.stage, &[&hub], &flags, &two, second_addr);
+    let path = second.join("org/big/model.safetensors");
+    let mut file = fs::File::open(&path).expect("opened");
+    file.read_exact(&mut bytes).expect("read");
+    wait::eventually("the torrent is joined here too", PATIENCE, || torrents_of(&world, &second).pop());
+    // The hub is gone: what is left comes from the other mount.
+    let hub = i32::try_from(world.hub().process.id()).ok().and_then(rustix::process::Pid::from_raw);
+    rustix::process::kill_process(hub.expect("a process"), rustix::process::Signal::KILL).expect("killed");
+    let mut rest = Vec::new();
+    file.read_to_end(&mut rest).expect("read");
+    assert!(rest == expected[4096..], "bytes differ");
+    let uploaded = wait::eventually("the upload is counted", PATIENCE, || {
+        torrents_of(&world, &first).pop()?["uploaded_bytes"].as_u64().filter(|bytes| *bytes > 0)
+    });
+    assert!(uploaded > 0);
+}
+
+#[test]
+fn get_fetches_a_repository_a_directory_or_a_file_and_verifies_it() {
+    let mut world = World::new("hf-mount-get", standard().page_size(7));
+    let flags = straight(&world);
+    let get = |world: &World, source: &str, dir: &Path| {
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let dir = text(dir);
+        let args = [&["get", "--json", "-o"][..], &[&dir], &flags, &[source]].concat();
+        world.stage.run(&args)
+    };
+    let out = world.stage.subdir("out");
+    let said = get(&world, "hf://org/model", &out).expect_success("wtfs get");
+    let said: Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!((&said["files"], &said["repo"]), (&json!(10), &json!("org/model")));
+    assert_holds(&out.join("model"), &model_files());
+    let nested = get(&world, "hf://org/model@main/nested", &out).expect_success("wtfs get");
+    assert!(nested.contains("\"downloaded_bytes\": 0"), "{nested}");
+    assert_eq!(fs::read_to_string(out.join("nested/deep/file.txt")).expect("read"), "deep");
+    let _one = get(&world, "hf://org/model@v1/config.json", &out).expect_success("wtfs get");
+    assert_eq!(fs::read_to_string(out.join("config.json")).expect("read"), "{\"model_type\": \"old\"}");
+    for (source, why) in [("hf://org/nothing", "HF_TOKEN"), ("hf://org/model/no/such", "no no/such")] {
+        let ended = get(&world, source, &out);
+        assert_eq!(ended.code(), Some(3), "{source}: {}", ended.stderr);
+        assert!(ended.stderr.contains(why), "{}", ended.stderr);
+    }
+    let gated = get(&world, "hf://org/gated", &out);
+    assert_eq!(gated.code(), Some(5), "{}", gated.stderr);
+    assert!(gated.stderr.contains("licence"), "{}", gated.stderr);
+    // What comes damaged twice is not put anywhere.
+    world.upstream.fault(Fault::cdn(FaultKind::Corrupt { at: 1000 }).path("*large.bin*"));
+    let fresh = world.stage.subdir("fresh");
+    world.stage.set_variable("WTFS_CACHE_DIR", &text(&world.stage.subdir("cache-fresh")));
+    let damaged = get(&world, "hf://org/model/large.bin", &fresh);
+    assert_eq!(damaged.code(), Some(5), "{}", damaged.stderr);
+    assert!(!fresh.join("large.bin").exists());
 }

@@ -23,6 +23,8 @@ pub struct RepoFile {
     /// Where a person finds the repository.
     pub(super) endpoint: String,
     pub(super) token: Option<Token>,
+    /// Whether nothing of it was thrown away since it was opened before.
+    pub(super) is_as_before: bool,
 }
 
 impl fmt::Debug for RepoFile {
@@ -108,6 +110,10 @@ impl Content for RepoFile {
             let read = self.blob.read_at(offset, len, &self.origin).await;
             read.map_err(|error| self.failed(error))
         })
+    }
+
+    fn is_as_before(&self) -> bool {
+        self.is_as_before
     }
 
     fn is_backed(&self) -> bool {

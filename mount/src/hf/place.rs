@@ -194,6 +194,10 @@ impl Content for Opened {
         self.content.read_at(offset, len)
     }
 
+    fn is_as_before(&self) -> bool {
+        self.content.is_as_before()
+    }
+
     fn is_backed(&self) -> bool {
         self.content.is_backed()
     }

@@ -4,12 +4,13 @@
 //! is kept on disk, so that a mount without a network shows what it showed before. A commit is asked about once and never
 //! again. Nothing here knows or writes a token but by handing it to the client.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::runtime::Handle;
-use wtfs_proto::hf::{ErrorCode, Repo, RepoInfo, Revision, TreeFile};
+use wtfs_proto::hf::{ContentId, ErrorCode, Repo, RepoInfo, Revision, TreeFile};
 use wtfs_torrent::Session;
 use wtfs_torrent::hf::blobs::{Blob, BlobOrigin, Blobs};
 use wtfs_torrent::hf::{Token, Upstream, UpstreamError};
@@ -60,6 +61,8 @@ struct Shared {
     archive: Archive,
     blobs: Blobs,
     swarms: Option<Arc<Swarms>>,
+    /// Of blobs that were thrown away because they were not what their hash says: how often, when they were last opened.
+    replaced: Mutex<HashMap<ContentId, u32>>,
 }
 
 impl Repositories {
@@ -69,7 +72,8 @@ impl Repositories {
         let swarms = config.swarms.clone().filter(|_| config.reach == Reach::Online);
         let swarms = swarms.map(|swarms| Arc::new(Swarms::new(session.clone(), swarms, runtime)));
         let blobs = session.blobs().clone();
-        Self { shared: Arc::new(Shared { config, archive, blobs, swarms }) }
+        let replaced = Mutex::default();
+        Self { shared: Arc::new(Shared { config, archive, blobs, swarms, replaced }) }
     }
 }
 
@@ -148,6 +152,16 @@ impl Shared {
 
     async fn read(&self, repo: Repo, revision: Revision) -> Option<Kept> {
         self.archive.find(repo, revision).await
+    }
+
+    /// Notes the blob's generation, and says whether it is the one that was noted before.
+    fn is_as_before(&self, blob: &Blob) -> bool {
+        let generation = blob.generation();
+        let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        if generation == 0 && !replaced.contains_key(&blob.id()) {
+            return true;
+        }
+        replaced.insert(blob.id(), generation) == Some(generation)
     }
 
     fn blob(&self, file: &TreeFile) -> Blob {
@@ -279,7 +293,9 @@ impl Repositories {
         });
         let blob = self.shared.blob(file);
         let swarm = self.shared.swarms.as_ref().and_then(|swarms| swarms.of(revision, file, &blob));
+        let is_as_before = self.shared.is_as_before(&blob);
         RepoFile {
+            is_as_before,
             blob,
             origin: Arc::new(Origins::new(swarm, origins.collect())),
             label: format!("{}@{}/{}", revision.repo, revision.commit, file.path),

@@ -12,11 +12,14 @@ use super::*;
 #[derive(Debug, Default)]
 struct Fake {
     /// What each repository's revisions stand for: its name now, the commit, the files.
-    repos: Mutex<BTreeMap<String, (String, String, Vec<&'static str>)>>,
+    repos: Mutex<BTreeMap<String, Stands>>,
     asked: Mutex<Vec<String>>,
     is_down: std::sync::atomic::AtomicBool,
     remembered: Vec<(Repo, Revision)>,
 }
+
+/// A name, a commit and the files.
+type Stands = (String, String, Vec<&'static str>);
 
 const ONE: &str = "1111111111111111111111111111111111111111";
 const TWO: &str = "2222222222222222222222222222222222222222";
@@ -254,7 +257,10 @@ async fn a_branch_is_followed_only_while_nobody_reads() {
     fake.put("org/repo@main", "org/repo", TWO, &["a", "b"]);
     for _ in 0..3 {
         let dir = walk(&tree, "org/repo").await.unwrap();
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        // Whatever it was the cause of has ended.
+        while !tree.shared.flights.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
         assert_eq!(names(&tree, dir.ino), ["a"]);
     }
     drop(open);

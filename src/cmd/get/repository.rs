@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::task::JoinSet;
-use wtfs_mount::{RepoFile, RepoRevision, RepoSource as _, Repositories};
+use wtfs_mount::{RepoFile, RepoRevision, RepoSource as _};
 use wtfs_proto::hf::{HfSource, Revision, TreeFile};
 use wtfs_torrent::{HeldFile, Session};
 
@@ -204,7 +204,7 @@ impl Job {
 fn place(held: Option<HeldFile>, target: &Path, modified: std::time::SystemTime) -> io::Result<()> {
     let dir = target.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(dir)?;
-    let mut copy = tempfile::NamedTempFile::new_in(dir)?;
+    let copy = tempfile::NamedTempFile::new_in(dir)?;
     if let Some(held) = held {
         copy_all(&held.file, copy.as_file())?;
     }
