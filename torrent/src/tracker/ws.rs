@@ -51,16 +51,15 @@ pub(crate) enum Place {
     Far,
 }
 
+/// A session description of ours, and what comes of it.
+pub(crate) type Described<T> = Result<(String, Box<T>), RtcError>;
+
 /// Makes session descriptions, and connections of them.
 pub(crate) trait Factory: fmt::Debug + Send + Sync {
     /// A complete offer, and what takes the answer to it.
-    fn offer(&self, place: Place) -> BoxFuture<'static, Result<(String, Box<dyn Offered>), RtcError>>;
+    fn offer(&self, place: Place) -> BoxFuture<'static, Described<dyn Offered>>;
     /// A complete answer to a peer's offer, and the connection to come.
-    fn answer(
-        &self,
-        offer: String,
-        place: Place,
-    ) -> BoxFuture<'static, Result<(String, Box<dyn Answered>), RtcError>>;
+    fn answer(&self, offer: String, place: Place) -> BoxFuture<'static, Described<dyn Answered>>;
 }
 
 /// An offer of ours. Dropped, it is gone.

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Answered, Factory, Offered, Place};
+use super::{Answered, Described, Factory, Offered, Place};
 use crate::config::DEFAULT_STUN;
 use crate::transport::Connection;
 use crate::transport::webrtc::{IceServer, PendingAnswer, PendingOffer, RtcError, RtcFactory, RtcPolicy};
@@ -44,7 +44,7 @@ impl DataChannels {
 }
 
 impl Factory for DataChannels {
-    fn offer(&self, place: Place) -> BoxFuture<'static, Result<(String, Box<dyn Offered>), RtcError>> {
+    fn offer(&self, place: Place) -> BoxFuture<'static, Described<dyn Offered>> {
         let factory = self.of(place);
         async move {
             let (sdp, pending) = factory.offer().await?;
@@ -53,11 +53,7 @@ impl Factory for DataChannels {
         .boxed()
     }
 
-    fn answer(
-        &self,
-        offer: String,
-        place: Place,
-    ) -> BoxFuture<'static, Result<(String, Box<dyn Answered>), RtcError>> {
+    fn answer(&self, offer: String, place: Place) -> BoxFuture<'static, Described<dyn Answered>> {
         let factory = self.of(place);
         async move {
             let (sdp, pending) = factory.answer(&offer).await?;

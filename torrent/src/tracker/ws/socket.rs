@@ -24,7 +24,7 @@ use wtfs_proto::tracker::{AnnounceEvent, AnnounceRequest};
 
 use super::line::{Heard, Hearing, Line, Said, Turn};
 use super::offers::{MAX_OFFERS, Offers};
-use super::{Answered, Caller, Dialer, Factory, Offered, Place};
+use super::{Answered, Caller, Described, Dialer, Factory, Offered, Place};
 use crate::tracker::AnnounceError;
 use crate::transport::webrtc::RtcError;
 
@@ -107,7 +107,7 @@ enum Done {
     Answered {
         from: From,
         offer_id: OfferId,
-        answer: Result<(String, Box<dyn Answered>), RtcError>,
+        answer: Described<dyn Answered>,
     },
     /// A connection was handed on, or came to nothing.
     Met {
@@ -374,12 +374,7 @@ impl SocketTask {
     }
 
     /// Our answer to somebody's offer is made: it is said, and the peer awaited.
-    fn handle_answered(
-        &mut self,
-        from: From,
-        offer_id: OfferId,
-        answer: Result<(String, Box<dyn Answered>), RtcError>,
-    ) {
+    fn handle_answered(&mut self, from: From, offer_id: OfferId, answer: Described<dyn Answered>) {
         self.answering.remove(&from);
         let (info_hash, peer_id) = from;
         let (sdp, pending) = match answer {

@@ -76,16 +76,12 @@ fn addr() -> SocketAddr {
 }
 
 impl Factory for FakeFactory {
-    fn offer(&self, _: Place) -> BoxFuture<'static, Result<(String, Box<dyn Offered>), RtcError>> {
+    fn offer(&self, _: Place) -> BoxFuture<'static, Described<dyn Offered>> {
         let (sdp, held) = self.hold();
         async move { Ok((sdp, Box::new(held) as Box<dyn Offered>)) }.boxed()
     }
 
-    fn answer(
-        &self,
-        offer: String,
-        _: Place,
-    ) -> BoxFuture<'static, Result<(String, Box<dyn Answered>), RtcError>> {
+    fn answer(&self, offer: String, _: Place) -> BoxFuture<'static, Described<dyn Answered>> {
         let (sdp, held) = self.hold();
         async move {
             match offer.starts_with("v=0") {
@@ -190,7 +186,7 @@ fn rig(wanted: usize) -> Rig {
     let own = OwnTracker { url: URL.to_owned(), tracker: script.clone() };
     let (factory, tasks, cancel) =
         (Arc::<FakeFactory>::default(), TaskTracker::new(), CancellationToken::new());
-    let client = WsClient(Arc::new(super::Shared {
+    let client = WsClient(Arc::new(Shared {
         http: http_client(),
         factory: factory.clone(),
         own: Some(own),
