@@ -31,6 +31,7 @@ const VALUES: &[(&str, &str)] = &[
     ("pid_file", "--pid-file"),
     ("pin", "--pin"),
     ("read_timeout", "--read-timeout"),
+    ("stun", "--stun"),
     ("tracker", "--tracker"),
     ("upload_limit", "--upload-limit"),
     ("web_seed", "--web-seed"),
@@ -43,6 +44,7 @@ const SWITCHES: &[(&str, &str)] = &[
     ("fresh", "--fresh"),
     ("no_passthrough", "--no-passthrough"),
     ("no_upload", "--no-upload"),
+    ("no_webrtc", "--no-webrtc"),
     ("offline", "--offline"),
     ("rm_drops_data", "--rm-drops-data"),
 ];
