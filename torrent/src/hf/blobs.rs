@@ -198,7 +198,9 @@ impl Blob {
         if !state.is_still(epoch) || self.reader.see(generation).is_err() {
             return None;
         }
-        self.reader.advise(&range, None);
+        if matches!(data, Data::Part(_)) {
+            self.reader.advise(&range, None);
+        }
         self.count(&range, Hit::Yes);
         Some(bytes)
     }

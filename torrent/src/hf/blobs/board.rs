@@ -235,6 +235,18 @@ impl<O: Clone> Board<O> {
         self.claims.values().filter(|claim| claim.class == class).count()
     }
 
+    /// Whether a read needs no other claim for now: what it misses first is about to come.
+    pub(super) fn is_served(&self, range: &Range<u64>) -> bool {
+        let Some(gap) = self.present.first_gap(range) else { return true };
+        let mut claims = self.claims.values();
+        claims.any(|claim| {
+            claim.class == Class::Demand
+                && claim.at <= gap.start
+                && gap.start < claim.end
+                && gap.start - claim.at <= claim.near
+        })
+    }
+
     /// How far the flight of a claim may go now.
     pub(super) fn leave(&self, claim: u64) -> Leave {
         let Some(claim) = self.claims.get(&claim) else { return Leave::End };
@@ -425,6 +437,8 @@ mod tests {
             let Some(gap) = board.present.first_gap(&demand.range) else { continue };
             let serving = board.claims.values().find(|claim| claim.at <= gap.start && gap.start < claim.end);
             let is_near = serving.is_some_and(|claim| gap.start - claim.at <= claim.near.max(ALIGN));
+            let is_known = serving.is_some_and(|claim| gap.start - claim.at <= claim.near);
+            assert_eq!(board.is_served(&demand.range), is_known);
             assert!(is_near || board.claims.len() >= MAX_CLAIMS, "{gap:?} {all:?}");
         }
     }

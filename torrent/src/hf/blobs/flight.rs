@@ -93,7 +93,7 @@ async fn fetch(state: &Arc<State>, claim: u64, origin: &Origin) -> Result<(), Bl
     let shared = &state.shared;
     let mut failures = 0;
     loop {
-        let Some(class) = wait_for_room(state, claim).await else { return Ok(()) };
+        let Some(class) = wait_for_room(state, claim).await? else { return Ok(()) };
         let lane = shared.lanes.take(&origin.site(), class).await;
         // Much may have happened meanwhile.
         let (range, leave) = state.leave(claim);
@@ -137,18 +137,25 @@ fn pause_after(failures: u32) -> Duration {
 }
 
 /// Waits until the cache has room for what a claim fetches; how urgent it is then, or `None` once nobody wants it.
-async fn wait_for_room(state: &Arc<State>, claim: u64) -> Option<Class> {
+///
+/// # Errors
+/// [`BlobError::NoSpace`] when there was none for as long as a read may take, and no read waits for it.
+async fn wait_for_room(state: &Arc<State>, claim: u64) -> Result<Option<Class>, BlobError> {
+    let since = Instant::now();
     loop {
-        let (_, class) = state.claimed(claim)?;
+        let Some((_, class)) = state.claimed(claim) else { return Ok(None) };
         let least = match class {
             Class::Demand => Room::ReadsOnly,
             Class::Ahead | Class::Fill => Room::Demands,
         };
         if state.shared.budget().room() >= least {
-            return Some(class);
+            return Ok(Some(class));
         }
         if state.leave(claim).1 == Leave::End {
-            return None;
+            return Ok(None);
+        }
+        if class != Class::Demand && since.elapsed() > state.shared.read_timeout() {
+            return Err(BlobError::NoSpace);
         }
         tokio::time::sleep(ROOM_PAUSE).await;
     }
@@ -263,8 +270,10 @@ type Written = Result<(Arc<super::place::Part>, Range<u64>), Over>;
 
 /// Writes a batch; on a full disk after others gave something up.
 async fn write(state: &Arc<State>, claim: u64, at: u64, batch: Batch) -> Written {
-    if wait_for_room(state, claim).await.is_none() {
-        return Err(Over::Unwanted);
+    match wait_for_room(state, claim).await {
+        Ok(Some(_)) => {}
+        Ok(None) => return Err(Over::Unwanted),
+        Err(error) => return Err(Over::Here(error)),
     }
     let part = match state.part().await {
         Ok(Some(part)) => part,

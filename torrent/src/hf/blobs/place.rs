@@ -225,12 +225,15 @@ impl Place {
     /// When the system refuses; it is then still where it was.
     pub(super) fn promote(&self, part: &Part, id: ContentId, bytes: u64) -> Result<(), StoreError> {
         let whole = self.whole_path(id);
-        let mut record = part.record();
-        part.file.sync_data().map_err(StoreError::at("sync", &part.path))?;
         let dir = whole.parent().unwrap_or(&self.dir);
-        std::fs::create_dir_all(dir).map_err(StoreError::at("create", dir))?;
-        std::fs::rename(&part.path, &whole).map_err(StoreError::at("move", &part.path))?;
-        *record = None;
+        let mut record = part.record();
+        // Else it was moved the last time, and something failed afterwards.
+        if record.is_some() {
+            part.sync()?;
+            std::fs::create_dir_all(dir).map_err(StoreError::at("create", dir))?;
+            std::fs::rename(&part.path, &whole).map_err(StoreError::at("move", &part.path))?;
+            *record = None;
+        }
         if bytes >= SYNC_DIR_BYTES {
             File::open(dir).and_then(|dir| dir.sync_all()).map_err(StoreError::at("sync", dir))?;
         }
@@ -322,12 +325,20 @@ pub(super) enum Removed {
 }
 
 impl Part {
-    /// Syncs what was written and records it. Does nothing when the file was moved or removed meanwhile.
+    /// Makes what was written durable.
+    ///
+    /// # Errors
+    /// When the disk does not take it. The page cache may then have forgotten any of it, and the next sync succeeds all
+    /// the same.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        self.file.sync_data().map_err(StoreError::at("sync", &self.path))
+    }
+
+    /// Records what was made durable. Does nothing when the file was moved or removed meanwhile.
     ///
     /// # Errors
     /// When the disk does not take it; what is recorded is then what was before.
-    pub(super) fn checkpoint(&self, ranges: &RangeSet, all: &RangeSet) -> Result<(), StoreError> {
-        self.file.sync_data().map_err(StoreError::at("sync", &self.path))?;
+    pub(super) fn record_durable(&self, ranges: &RangeSet, all: &RangeSet) -> Result<(), StoreError> {
         match &mut *self.record() {
             Some(record) => record.add_durable(ranges, all),
             None => Ok(()),

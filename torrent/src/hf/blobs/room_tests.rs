@@ -79,6 +79,56 @@ async fn a_blob_larger_than_the_cache_is_read_through_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_fill_that_finds_no_room_ends_with_an_error_and_reads_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = session(dir.path(), |config| {
+        (config.cache_bytes, config.read_timeout) = (Some(8 << 20), Duration::from_secs(2));
+    })
+    .await;
+    let (kept, more) = (content(5 * MIB, 51), content(6 * MIB, 52));
+    let (kept_origin, more_origin) = (Scripted::new(kept.clone()), Scripted::new(more.clone()));
+    let blob = session.blobs().get(sha256(&kept), kept.len() as u64);
+    blob.fetch_all(&via(&kept_origin));
+    blob.whole().await.unwrap();
+    let held = blob.file().expect("whole");
+    let blob = session.blobs().get(sha256(&more), more.len() as u64);
+    blob.fetch_all(&via(&more_origin));
+    assert!(matches!(blob.whole().await, Err(BlobError::NoSpace)));
+    assert!(stream(&blob, &via(&more_origin)).await.unwrap() == more);
+    drop(held);
+    session.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_disk_lost_is_fetched_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = session(dir.path(), |_| {}).await;
+    let content = content(20 * MIB, 53);
+    let origin = Scripted::new(content.clone());
+    let blob = session.blobs().get(sha256(&content), content.len() as u64);
+    blob.read_at(0, 6 << 20, &via(&origin)).await.unwrap();
+    until("fetches end", || session.blobs().fills().is_empty()).await;
+    let state = blob.reader.state.clone();
+    until("it is hashed as far as it is here", || !state.lock().verify.is_running).await;
+    let part = state.lock().files.part.clone().expect("partial");
+    let mut lost = ranges::RangeSet::default();
+    lost.insert(MIB as u64..2 * MIB as u64);
+    rustix::fs::fallocate(
+        &part.file,
+        rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE,
+        MIB as u64,
+        MIB as u64,
+    )
+    .unwrap();
+    state.lose(&part, &lost);
+    assert!(!blob.has(0..2 << 20));
+    assert!(stream(&blob, &via(&origin)).await.unwrap() == content);
+    blob.whole().await.unwrap();
+    assert_eq!(origin.given(), (21 * MIB) as u64);
+    session.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_age_of_blobs_is_remembered() {
     let dir = tempfile::tempdir().unwrap();
     let all: Vec<_> = (0..3).map(|number| content(MIB, 60 + number)).collect();

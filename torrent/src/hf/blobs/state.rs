@@ -34,6 +34,7 @@ use super::segments::SegmentUses;
 use super::shared::Shared;
 use super::status::FillStatus;
 use super::verify::Verify;
+use crate::store::StoreError;
 
 mod files;
 mod leaving;
@@ -249,7 +250,10 @@ impl State {
             if self.shared.is_offline() {
                 return Err(BlobError::Offline);
             }
-            self.launch(&mut inner);
+            // Many readers that wait for one flight do not all plan at each of its steps.
+            if !inner.board.is_served(range) {
+                self.launch(&mut inner);
+            }
         }
         Ok(Answer::Wait(inner.progress(range)))
     }
@@ -546,14 +550,21 @@ async fn checkpoint_task(state: Arc<State>) {
                 }
             }
         };
-        let job = state.shared.disk().run(move || part.checkpoint(&ranges, &all));
-        match job.await {
-            Ok(Ok(())) => {}
+        let (syncing, synced) = (part.clone(), ranges.clone());
+        let job = state.shared.disk().run(move || {
+            syncing.sync()?;
             // What is not recorded is fetched again after a crash.
-            Ok(Err(error)) => tracing::warn!(id = %state.id, %error, "what was fetched is not recorded"),
-            Err(_lost) => return,
-        }
+            if let Err(error) = syncing.record_durable(&synced, &all) {
+                tracing::warn!(%error, "what was fetched is not recorded");
+            }
+            Ok::<(), StoreError>(())
+        });
+        let Ok(outcome) = job.await else { return };
         state.lock().syncing = RangeSet::default();
+        if let Err(error) = outcome {
+            tracing::warn!(id = %state.id, %error, "what was written does not reach the disk, and is fetched again");
+            state.lose(&part, &ranges);
+        }
     }
 }
 

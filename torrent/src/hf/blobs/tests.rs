@@ -1,6 +1,7 @@
 //! Reading blobs through a session, from an origin in memory that does everything right: what is fetched, what is kept, and
 //! what others may read of it.
 
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use super::scripted::*;
@@ -86,7 +87,12 @@ async fn a_blob_is_fetched_once_verified_and_then_a_plain_file() {
         assert!(all == content);
         blob.whole().await.unwrap();
         assert!(blob.is_whole());
+        // What is read past us: the file itself, and only to be read.
         let held = blob.file().expect("whole");
+        let (there, handed) = (blob.path().unwrap().metadata().unwrap(), held.file.metadata().unwrap());
+        assert_eq!((handed.ino(), handed.len()), (there.ino(), content.len() as u64));
+        let flags = rustix::fs::fcntl_getfl(&held.file).unwrap();
+        assert_eq!(flags & rustix::fs::OFlags::ACCMODE, rustix::fs::OFlags::RDONLY);
         let mut read = vec![0; content.len()];
         read_exact(&held.file, &mut read, 0).unwrap();
         assert!(read == content);

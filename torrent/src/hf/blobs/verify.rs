@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use super::Goal;
 use super::error::BlobError;
 use super::hashes::{BlobHasher, PieceHashes, PiecesHasher};
@@ -35,6 +37,8 @@ pub(super) struct Verify {
     pub(super) is_running: bool,
     /// The disk could not be read: there is no verdict.
     pub(super) is_broken: bool,
+    /// The disk lost some of what the page cache still had when it was hashed.
+    pub(super) is_stale: bool,
     wanted_pieces: Option<u32>,
     pieces: Option<Arc<PieceHashes>>,
 }
@@ -151,7 +155,13 @@ impl State {
     /// Moves a verified file to where whole blobs lie.
     async fn promote(self: &Arc<Self>, part: Arc<Part>) -> Result<(), BlobError> {
         let state = self.clone();
-        let pieces = self.lock().verify.pieces.clone();
+        let (pieces, is_stale) = {
+            let inner = self.lock();
+            (inner.verify.pieces.clone(), inner.verify.is_stale)
+        };
+        if is_stale {
+            return Err(StoreError::errno("sync", &part.path)(Errno::IO).into());
+        }
         let job = move || {
             let place = &state.shared.place;
             if let Some(pieces) = pieces
@@ -174,6 +184,24 @@ impl State {
         drop(inner);
         self.moved.notify_waiters();
         Ok(())
+    }
+
+    /// A verified blob cannot be made whole. What is verified can still be read, unless the disk lost some of it.
+    async fn not_kept(self: &Arc<Self>, error: BlobError) {
+        tracing::warn!(id = %self.id, %error, "a verified blob is not kept as whole");
+        let is_lost = !matches!(error, BlobError::NoSpace | BlobError::Closed);
+        {
+            let mut inner = self.lock();
+            inner.verify.is_running = false;
+            inner.fill_error = Some(error);
+        }
+        self.moved.notify_waiters();
+        if is_lost && let Some(part) = self.lose_all() {
+            let removed = self.shared.disk().run(move || part.remove()).await;
+            if let Ok(Err(error)) = removed {
+                tracing::warn!(id = %self.id, %error, "what was lost stays on the disk");
+            }
+        }
     }
 
     /// Asks for the hashes of pieces in the pass that verifies.
@@ -289,12 +317,7 @@ async fn verify_task(state: Arc<State>) {
                     outcome = state.promote(part).await;
                 }
                 if let Err(error) = outcome {
-                    tracing::warn!(id = %state.id, %error, "a verified blob is not kept as whole");
-                    let mut inner = state.lock();
-                    inner.verify.is_running = false;
-                    inner.fill_error = Some(error);
-                    drop(inner);
-                    state.moved.notify_waiters();
+                    state.not_kept(error).await;
                 }
                 return;
             }

@@ -33,6 +33,41 @@ impl State {
         part
     }
 
+    /// The disk lost some of what was written to `part`: it is not present any more.
+    pub(in crate::hf::blobs) fn lose(self: &Arc<Self>, part: &Arc<Part>, ranges: &RangeSet) {
+        let mut inner = self.lock();
+        if !inner.files.part.as_ref().is_some_and(|current| Arc::ptr_eq(current, part)) {
+            return;
+        }
+        if inner.phase != Phase::Open || inner.verify.is_running {
+            // Being judged, or judged, by what the page cache said.
+            inner.verify.is_stale = true;
+            return;
+        }
+        inner.epoch += 1;
+        let mut lost = 0;
+        for range in ranges.iter() {
+            lost += inner.board.present.remove(range.clone());
+            inner.verify.lose(range.start);
+        }
+        self.shared.shrink(self.key(), lost);
+        self.launch(&mut inner);
+        drop(inner);
+        self.moved.notify_waiters();
+    }
+
+    /// Forgets all of it because the disk lost some. Returns the file to remove.
+    pub(in crate::hf::blobs) fn lose_all(self: &Arc<Self>) -> Option<Arc<Part>> {
+        let mut inner = self.lock();
+        let part = inner.empty();
+        inner.phase = Phase::Open;
+        self.shared.unset(&self.key());
+        self.launch(&mut inner);
+        drop(inner);
+        self.moved.notify_waiters();
+        part
+    }
+
     /// Whether nobody has to do with it now, so that it may go.
     pub(in crate::hf::blobs) fn is_idle(&self) -> bool {
         self.lock().is_idle()
