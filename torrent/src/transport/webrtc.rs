@@ -10,6 +10,8 @@
 //! leaves these files.
 
 mod addresses;
+#[cfg(test)]
+mod hostile_tests;
 mod in_flight;
 mod link;
 mod outbox;
@@ -21,6 +23,8 @@ mod socket;
 mod stream;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod throughput_tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +35,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Connection;
 use link::Role;
-pub(crate) use policy::{AddressFilter, IceServer, Loopback, RtcPolicy};
+pub(crate) use policy::{AddressFilter, IceServer, RtcPolicy};
 use sdp::RemoteSdp;
 use servers::Servers;
 

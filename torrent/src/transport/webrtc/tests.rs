@@ -2,7 +2,7 @@
 //!
 //! Nothing here knows the library: another backend would have to pass the same.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use sha1::{Digest, Sha1};
@@ -14,9 +14,9 @@ use super::*;
 use crate::transport::{Direction, TransportKind};
 
 /// Far longer than anything here takes.
-const LIMIT: Duration = Duration::from_secs(120);
+pub(super) const LIMIT: Duration = Duration::from_secs(120);
 
-fn policy() -> RtcPolicy {
+pub(super) fn policy() -> RtcPolicy {
     RtcPolicy {
         addresses: AddressFilter { only: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)], ..AddressFilter::default() },
         ..RtcPolicy::default()
@@ -24,20 +24,20 @@ fn policy() -> RtcPolicy {
 }
 
 /// A factory with its own tasks, so that a test can wait for their end.
-struct Side {
-    factory: RtcFactory,
+pub(super) struct Side {
+    pub(super) factory: RtcFactory,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
 
 impl Side {
-    fn new(policy: RtcPolicy) -> Self {
+    pub(super) fn new(policy: RtcPolicy) -> Self {
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         Self { factory: RtcFactory::new(policy, tasks.clone(), shutdown.clone()), tasks, shutdown }
     }
 
     /// Waits until no task is left.
-    async fn is_idle(&self) {
+    pub(super) async fn is_idle(&self) {
         self.tasks.close();
         tokio::time::timeout(LIMIT, self.tasks.wait()).await.expect("all tasks end");
         self.tasks.reopen();
@@ -69,7 +69,7 @@ async fn connect_through(
 }
 
 /// Bytes that tell their offset apart.
-fn content(len: usize) -> Vec<u8> {
+pub(super) fn content(len: usize) -> Vec<u8> {
     wtfs_testkit::ramp::Ramp::new(5).bytes(0, len)
 }
 
@@ -106,6 +106,368 @@ async fn bytes_arrive_as_they_were_sent_in_both_directions_at_once() {
     };
     tokio::time::timeout(LIMIT, both).await.unwrap();
     drop((ours, theirs));
+    a.is_idle().await;
+    b.is_idle().await;
+}
+
+/// Sends `bytes` from one end to the other while both stay open. Returns what arrived and the longest pause in it.
+async fn carry(from: &mut Connection, to: &mut Connection, bytes: &[u8]) -> (Vec<u8>, Duration) {
+    let read = async {
+        let mut got = Vec::with_capacity(bytes.len());
+        let mut pause = Duration::ZERO;
+        let mut last = None;
+        while got.len() < bytes.len() {
+            let read = to.reader.read_buf(&mut got).await.unwrap();
+            assert_ne!(read, 0, "ended after {} bytes", got.len());
+            pause = pause.max(last.map_or(Duration::ZERO, |last: Instant| last.elapsed()));
+            last = Some(Instant::now());
+        }
+        (got, pause)
+    };
+    let both = async { tokio::join!(from.writer.write_all(bytes), read) };
+    let (written, read) = tokio::time::timeout(LIMIT, both).await.expect("it arrives in time");
+    written.unwrap();
+    read
+}
+
+pub(super) fn path(delay: Duration) -> Profile {
+    Profile { delay, in_flight_bytes: 8 << 20, ..Profile::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_stops_makes_the_writer_wait_in_bounded_memory() {
+    let (a, b) = (Side::new(policy()), Side::new(policy()));
+    let (mut ours, mut theirs) = connect(&a, &b).await;
+    let part = content(64 << 10);
+    let mut written = 0;
+    loop {
+        match tokio::time::timeout(Duration::from_secs(2), ours.writer.write(&part)).await {
+            Ok(bytes) => written += bytes.unwrap(),
+            Err(_) => break,
+        }
+        // The window of SCTP, what is queued behind it in messages, what is in flight and what is yet to be sent.
+        assert!(written < 16 << 20, "{written} bytes taken, and nobody reads");
+    }
+    // The other direction is not held up by it.
+    theirs.writer.write_all(b"still here").await.unwrap();
+    let mut said = [0; 10];
+    tokio::time::timeout(LIMIT, ours.reader.read_exact(&mut said)).await.unwrap().unwrap();
+    // And what was taken arrives once it is read.
+    drop(ours);
+    let mut got = Vec::new();
+    let read = tokio::time::timeout(LIMIT, theirs.reader.read_to_end(&mut got)).await.unwrap();
+    read.unwrap();
+    assert!(got.len() > 1 << 20 && got.len() <= written, "{} of {written}", got.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_before_the_end_arrives_and_then_the_end() {
+    let (a, b) = (Side::new(policy()), Side::new(policy()));
+    for _ in 0..5 {
+        let (mut ours, mut theirs) = connect(&a, &b).await;
+        let sent = content(1 << 20);
+        let bytes = sent.clone();
+        let writing = tokio::spawn(async move {
+            ours.writer.write_all(&bytes).await.unwrap();
+            drop(ours);
+        });
+        let mut got = Vec::new();
+        tokio::time::timeout(LIMIT, theirs.reader.read_to_end(&mut got)).await.unwrap().unwrap();
+        assert_eq!(sum(&got), sum(&sent));
+        writing.await.unwrap();
+        let closed = Instant::now();
+        while theirs.writer.write(b"x").await.is_ok() {
+            assert!(closed.elapsed() < LIMIT, "writes go on though the peer has closed");
+            tokio::task::yield_now().await;
+        }
+    }
+    a.is_idle().await;
+    b.is_idle().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_closes_is_noticed_at_once() {
+    let (a, b) = (Side::new(policy()), Side::new(policy()));
+    for _ in 0..3 {
+        let (ours, mut theirs) = connect(&a, &b).await;
+        let start = Instant::now();
+        drop(ours);
+        let read = tokio::time::timeout(LIMIT, theirs.reader.read(&mut [0; 10])).await.unwrap();
+        assert_eq!(read.unwrap(), 0);
+        // Far below what it takes to notice a peer that said nothing.
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_is_killed_is_noticed_in_seconds() {
+    let (a, b) = (Side::new(policy()), Side::new(policy()));
+    let (relay, mut ours, theirs) = connect_through(&a, &b, &path(Duration::ZERO)).await;
+    relay.cut();
+    let start = Instant::now();
+    let read = tokio::time::timeout(LIMIT, ours.reader.read(&mut [0; 10])).await.unwrap();
+    assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(30), "{took:?}");
+    let write = tokio::time::timeout(LIMIT, async { while ours.writer.write(&[0; 1000]).await.is_ok() {} });
+    write.await.expect("writes fail too");
+    drop((ours, theirs));
+    a.is_idle().await;
+    b.is_idle().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_20_ms_there_is_no_pause_and_every_second_packet_is_acknowledged() {
+    let (a, b) = (Side::new(policy()), Side::new(policy()));
+    let sent = content(16 << 20);
+    // A pause by the library's fault is one of a second, and comes each time; one by a busy machine does not.
+    let mut pauses = Vec::new();
+    while pauses.len() < 3 && pauses.last().is_none_or(|pause| *pause > Duration::from_millis(300)) {
+        let (relay, mut ours, mut theirs) = connect_through(&a, &b, &path(Duration::from_millis(10))).await;
+        let (got, pause) = carry(&mut ours, &mut theirs, &sent).await;
+        assert_eq!(sum(&got), sum(&sent));
+        // It closes once all is acknowledged.
+        drop(ours);
+        let end = tokio::time::timeout(LIMIT, theirs.reader.read(&mut [0; 10])).await.unwrap();
+        assert_eq!(end.unwrap(), 0);
+        let (data, acks) = (relay.from_target().data(), relay.to_target().short());
+        assert!(data > 10_000, "{data} data datagrams");
+        assert!(data <= 2 * acks, "{data} data datagrams, {acks} acknowledgements");
+        pauses.push(pause);
+    }
+    assert!(pauses.iter().any(|pause| *pause <= Duration::from_millis(300)), "{pauses:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_queue_on_the_way_is_not_overrun() {
+    let (a, b) = (Side::new(policy()), Side::new(policy()));
+    let profile =
+        Profile { rate_bytes: Some(12_500_000), queue_bytes: 250_000, ..path(Duration::from_millis(10)) };
+    let sent = content(16 << 20);
+    let mut pauses = Vec::new();
+    while pauses.len() < 3 && pauses.last().is_none_or(|pause| *pause > Duration::from_millis(300)) {
+        let (_relay, mut ours, mut theirs) = connect_through(&a, &b, &profile).await;
+        let (got, pause) = carry(&mut ours, &mut theirs, &sent).await;
+        assert_eq!(sum(&got), sum(&sent));
+        pauses.push(pause);
+    }
+    assert!(pauses.iter().any(|pause| *pause <= Duration::from_millis(300)), "{pauses:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_arrive_whole_over_a_path_that_loses_some() {
+    let (a, b) = (Side::new(policy()), Side::new(policy()));
+    let profile = Profile { loss: 0.01, ..path(Duration::from_millis(5)) };
+    let (_relay, mut ours, mut theirs) = connect_through(&a, &b, &profile).await;
+    let sent = content(2 << 20);
+    let (got, _) = carry(&mut ours, &mut theirs, &sent).await;
+    assert_eq!(sum(&got), sum(&sent));
+    let (got, _) = carry(&mut theirs, &mut ours, &sent).await;
+    assert_eq!(sum(&got), sum(&sent));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stun_server_that_does_not_answer_holds_an_offer_up_for_the_cap_alone() {
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let server = IceServer {
+        url: format!("stun:{}", silent.local_addr().unwrap()),
+        username: String::new(),
+        credential: String::new(),
+    };
+    let a = Side::new(RtcPolicy { servers: vec![server], ..policy() });
+    let b = Side::new(policy());
+    let start = Instant::now();
+    let (offer, pending) = a.factory.offer().await.unwrap();
+    let took = start.elapsed();
+    let cap = policy().gather_cap;
+    assert!(took >= cap / 2 && took < cap + Duration::from_secs(4), "{took:?}");
+    assert!(candidate_of(&offer).is_some(), "{offer}");
+    let (answer, answered) = b.factory.answer(&offer).await.unwrap();
+    let (ours, theirs) = tokio::join!(pending.accept(&answer), answered.connected());
+    drop((ours.unwrap(), theirs.unwrap()));
+    a.is_idle().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stun_server_that_answers_is_not_waited_for_longer() {
+    let server = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("stun:{}", server.local_addr().unwrap());
+    let answering = tokio::spawn(async move {
+        let mut request = [0; 1500];
+        loop {
+            let (_, from) = server.recv_from(&mut request).await.unwrap();
+            // A binding response (RFC 8489) that says 203.0.113.7:4242, whoever asks.
+            let mut response = vec![0x01, 0x01, 0, 12];
+            response.extend_from_slice(&request[4..20]);
+            response.extend_from_slice(&[0, 0x20, 0, 8, 0, 1]);
+            response.extend_from_slice(&(4242_u16 ^ 0x2112).to_be_bytes());
+            response
+                .extend_from_slice(&(u32::from(Ipv4Addr::new(203, 0, 113, 7)) ^ 0x2112_a442).to_be_bytes());
+            server.send_to(&response, from).await.unwrap();
+        }
+    });
+    let server = IceServer { url, username: String::new(), credential: String::new() };
+    let gather_cap = Duration::from_secs(60);
+    let a = Side::new(RtcPolicy { servers: vec![server], gather_cap, ..policy() });
+    let (offer, _pending) = tokio::time::timeout(LIMIT / 4, a.factory.offer()).await.unwrap().unwrap();
+    assert!(offer.contains("203.0.113.7 4242 typ srflx"), "{offer}");
+    answering.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nonsense_is_refused_and_leaves_nothing_behind() {
+    let side = Side::new(policy());
+    let (offer, pending) = side.factory.offer().await.unwrap();
+    let long = "v".repeat(1 << 20);
+    assert!(matches!(side.factory.answer(&long).await, Err(RtcError::LongSdp(_))));
+    for nonsense in ["", "v=0", "{}", "v=0\r\nm=audio 9 RTP/AVP 0\r\n", "\u{0}\u{1}\u{2}"] {
+        let refused = side.factory.answer(nonsense).await.unwrap_err();
+        assert!(refused.is_peers_fault(), "{refused}");
+    }
+    assert!(pending.accept("nonsense").await.unwrap_err().is_peers_fault());
+    // Each line left out, doubled, cut or replaced: whatever becomes of it, it ends, and nothing panics.
+    let lines: Vec<&str> = offer.lines().collect();
+    let mut random = fastrand::Rng::with_seed(11);
+    let mut refused = 0;
+    for turn in 0..120 {
+        let mut broken: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+        let at = turn % broken.len();
+        match random.u8(..5) {
+            0 => drop(broken.remove(at)),
+            1 => broken.insert(at, lines[at].to_owned()),
+            2 => broken[at].truncate(random.usize(..lines[at].len())),
+            3 => broken[at] = broken[at].replace(|c: char| c.is_ascii_digit(), "9999999999"),
+            _ => broken.swap(at, random.usize(..lines.len())),
+        }
+        match side.factory.answer(&broken.join("\r\n")).await {
+            Ok((_, pending)) => drop(pending),
+            Err(RtcError::Backend(error)) => panic!("{error}\n{broken:#?}"),
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(refused > 10, "{refused} refused");
+    side.is_idle().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_to_nobody_ends_at_the_deadline() {
+    let open_timeout = Duration::from_secs(1);
+    let (a, b) = (Side::new(policy()), Side::new(RtcPolicy { open_timeout, ..policy() }));
+    let (offer, pending) = a.factory.offer().await.unwrap();
+    let (_, answered) = b.factory.answer(&offer).await.unwrap();
+    let error = tokio::time::timeout(LIMIT, answered.connected()).await.unwrap().unwrap_err();
+    assert_eq!(error, RtcError::Timeout(open_timeout));
+    b.is_idle().await;
+    drop(pending);
+    a.is_idle().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_connections_and_offers_than_allowed_are_made() {
+    let side = Side::new(RtcPolicy { connections_max: 3, offers_max: 2, ..policy() });
+    let (_, first) = side.factory.offer().await.unwrap();
+    let (offer, _second) = side.factory.offer().await.unwrap();
+    assert_eq!(side.factory.offer().await.unwrap_err(), RtcError::TooMany);
+    let (_, _third) = side.factory.answer(&offer).await.unwrap();
+    assert_eq!(side.factory.answer(&offer).await.unwrap_err(), RtcError::TooMany);
+    drop(first);
+    while side.factory.connections() == 3 {
+        tokio::task::yield_now().await;
+    }
+    side.factory.offer().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_the_session_ends_everything() {
+    let (a, b) = (Side::new(policy()), Side::new(policy()));
+    let (mut ours, _theirs) = connect(&a, &b).await;
+    let (_, pending) = a.factory.offer().await.unwrap();
+    a.shutdown.cancel();
+    let end = tokio::time::timeout(LIMIT, ours.reader.read(&mut [0; 10])).await.unwrap();
+    assert_eq!(end.unwrap(), 0);
+    assert_eq!(a.factory.offer().await.unwrap_err(), RtcError::Closing);
+    a.is_idle().await;
+    drop(pending);
+}
+
+/// What this process has open, and the memory it holds.
+fn held() -> (usize, u64) {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    (open, resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10)
+}
+
+/// Runs in a process of its own: what others open meanwhile must not count.
+const ALONE: &str = "WTFS_TEST_ALONE";
+
+#[test]
+fn nothing_is_left_of_a_thousand_offers() {
+    if std::env::var_os(ALONE).is_none() {
+        let name = "transport::webrtc::tests::nothing_is_left_of_a_thousand_offers";
+        let run = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([name, "--exact", "--nocapture"])
+            .env(ALONE, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&run.stdout);
+        assert!(run.status.success(), "{said}\n{}", String::from_utf8_lossy(&run.stderr));
+        assert!(said.contains("1 passed"), "{said}");
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (a, b) = (Side::new(policy()), Side::new(policy()));
+        spoil(&a, &b, 40).await;
+        let before = held();
+        spoil(&a, &b, 1000).await;
+        // The library's own tasks close their sockets soon after ours have ended.
+        wtfs_testkit::wait::eventually("all sockets are closed", LIMIT, || {
+            (held().0 <= before.0).then_some(())
+        });
+        let after = held();
+        assert!(after.1 < before.1 + (24 << 20), "bytes before and after: {} and {}", before.1, after.1);
+    });
+}
+
+/// Makes `count` offers of which none becomes a connection that stays, each spoiled in another way.
+async fn spoil(a: &Side, b: &Side, count: usize) {
+    for turn in 0..count {
+        let (offer, pending) = match turn % 8 {
+            // Dropped while it is made.
+            0 => {
+                let _ = tokio::time::timeout(Duration::from_micros(turn as u64), a.factory.offer()).await;
+                continue;
+            }
+            _ => a.factory.offer().await.unwrap(),
+        };
+        match turn % 8 {
+            1 | 2 => drop(pending),
+            3 => assert!(pending.accept("nonsense").await.is_err()),
+            4 => {
+                // Answered, but the answer is lost.
+                let (_, answered) = b.factory.answer(&offer).await.unwrap();
+                drop((pending, answered));
+            }
+            5 => {
+                // Dropped while it connects.
+                let (answer, answered) = b.factory.answer(&offer).await.unwrap();
+                let wait = Duration::from_millis(turn as u64 % 40);
+                let _ = tokio::time::timeout(wait, pending.accept(&answer)).await;
+                drop(answered);
+            }
+            6 => {
+                // Its own description as the answer to it.
+                let accept = pending.accept(&offer);
+                let _ = tokio::time::timeout(Duration::from_millis(20), accept).await;
+            }
+            _ => {
+                let (answer, answered) = b.factory.answer(&offer).await.unwrap();
+                let (ours, theirs) = tokio::join!(pending.accept(&answer), answered.connected());
+                drop((ours.unwrap(), theirs));
+            }
+        }
+    }
     a.is_idle().await;
     b.is_idle().await;
 }
