@@ -233,7 +233,7 @@
   const NAMES = { tcp: "TCP", utp: "uTP", webrtc: "WebRTC", web_seed: "Web seeds", memory: "Memory" };
 
   /** Rows of a name, a bar and a number, each kept while its name is there. */
-  function bars(list, rows) {
+  function bars(list, rows, write = count) {
     const most = Math.max(1, ...rows.map(([, value]) => value));
     rows.forEach(([name, value, ink], i) => {
       let row = list.children[i];
@@ -244,7 +244,7 @@
       say(row.children[0], name);
       row.children[1].firstChild.className = ink;
       row.children[1].firstChild.style.width = `${value / most * 100}%`;
-      say(row.children[2], count(value));
+      say(row.children[2], write(value));
     });
     while (list.children.length > rows.length) list.lastChild.remove();
   }
@@ -474,6 +474,65 @@
   $("previous").addEventListener("click", () => { table.offset = Math.max(0, table.offset - PAGE_ROWS); load(); });
   $("next").addEventListener("click", () => { table.offset += PAGE_ROWS; load(); });
 
+  // ---- what is kept of Hugging Face --------------------------------------------------------------------------
+
+  const MODEL_STATES = { ready: "ready", preparing: "hashing", failed: "refused" };
+  /** Looked at now and then, behind everything else: each look is at files. */
+  async function loadModels() {
+    if (!document.hidden) {
+      try {
+        const now = await ask("hf-stats");
+        // A hub without the proxy says so for good.
+        if (now === null) return;
+        showModels(now);
+      } catch { /* Comes with the next one. */ }
+    }
+    setTimeout(loadModels, 4000);
+  }
+  function showModels(now) {
+    $("models").hidden = !(now.upstream_requests || now.blobs || now.models.length);
+    bars($("models-bytes"), [
+      ["From upstream", now.upstream_bytes, "s3"],
+      ["To clients", now.served_bytes, "s0"],
+      ["To peers", now.peer_bytes, "s1"],
+    ], bytes);
+    const [sum, all] = now.fills.reduce(([sum, all], fill) => [sum + fill.present_bytes, all + fill.bytes], [0, 0]);
+    say($("fills"), now.fills.length ? `Fetching ${plural(now.fills.length, "file")}: ${bytes(sum)} of ${bytes(all)}` : "");
+    say($("models-count"), `${plural(now.blobs, "file")}, ${bytes(now.blobs_bytes)}`);
+    const body = $("models-rows"), known = new Map([...body.children].map((row) => [row.dataset.key, row]));
+    const rows = now.models.map((model) => {
+      const path = model.path === undefined ? "" : `/${model.path}`, key = `${model.repo}@${model.commit}${path}`;
+      const row = known.get(key) ?? blank(key);
+      fillModel(row, model, path);
+      return row;
+    });
+    rows.forEach((row, i) => { if (body.children[i] !== row) body.insertBefore(row, body.children[i] ?? null); });
+    while (body.children.length > rows.length) body.lastChild.remove();
+    $("models-table").hidden = rows.length === 0;
+  }
+  function fillModel(row, model, path) {
+    const [name, size, peers, state, links] = row.children;
+    say(name.firstChild, model.repo + path);
+    name.firstChild.title = `${model.repo}@${model.commit}${path}`;
+    say(name.lastChild, model.reason ?? model.commit);
+    say(size, bytes(model.total_bytes));
+    if (peers.children.length) peers.replaceChildren();
+    say(peers, bytes(model.uploaded_bytes));
+    const badge = state.firstChild, part = model.total_bytes ? Math.floor(model.present_bytes / model.total_bytes * 100) : 100;
+    badge.dataset.state = MODEL_STATES[model.state] ?? model.state;
+    say(badge, model.state === "preparing" ? `Preparing ${part} %`
+      : model.state === "failed" ? "Failed"
+      : model.is_seeded ? "Seeded" : `Kept, ${part} % here`);
+    const actions = links.firstChild, hash = model.info_hash;
+    if (!hash || actions.dataset.hash === hash) return;
+    actions.dataset.hash = hash;
+    const encoded = path.split("/").map(encodeURIComponent).join("/");
+    const file = at(`torrent/${model.repo}@${model.commit}${encoded}`);
+    const link = make("a", { href: file, download: "" }, ".torrent");
+    link.setAttribute("aria-label", `Download the .torrent of ${model.repo}${path}`);
+    actions.replaceChildren(link);
+  }
+
   // ---- the line to the hub -----------------------------------------------------------------------------------
 
   async function ask(path) {
@@ -533,5 +592,6 @@
   document.addEventListener("visibilitychange", () => { if (!document.hidden && stats) { paint(); refresh(); } });
 
   load();
+  loadModels();
   connect();
 })();

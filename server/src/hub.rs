@@ -24,7 +24,7 @@ use crate::dashboard;
 use crate::hf::{self, HfError, HfProxy, Swarms};
 use crate::library::Library;
 use crate::metrics::{self, traffic::Traffic};
-use crate::own_peer;
+use crate::own_peer::{self, Others};
 use crate::places::PublicUrl;
 use crate::roots::{Roots, RootsConfig};
 use crate::routes::{self, IsReady, Routes};
@@ -145,7 +145,10 @@ impl Hub {
             }
         };
         let swarms = hf.clone().map(|hf| Swarms::start(hf, session.clone(), &cache_dir, stop.clone()));
-        let others = swarms.as_ref().map_or_else(|| watch::channel(0).1, Swarms::changes);
+        let others = swarms.as_ref().map_or_else(
+            || Others { changes: watch::channel(0).1, announced: watch::channel(0).0 },
+            Swarms::others,
+        );
         let roots = RootsConfig { roots, records_dir, quiet: config.quiet, rescan: config.rescan };
         let roots = match Roots::start(roots, session.clone(), stop.clone()).await {
             Ok(roots) => roots,
@@ -162,7 +165,8 @@ impl Hub {
             tracker.clone(),
             session.clone(),
             config.public_url.clone(),
-            [roots.changes(), others],
+            roots.changes(),
+            others,
             stop.clone(),
         ));
         let library: Arc<dyn Library> = Arc::new(Shelves::new(roots.clone(), session.clone()));
@@ -214,7 +218,7 @@ impl Hub {
                 .layer(from_fn_with_state(self.visibility.metrics.clone(), audience::admit));
         let shown = stats::router(self.stats.clone())
             .merge(dashboard::router())
-            .merge(self.swarms.clone().map(hf::stats_router).unwrap_or_default())
+            .merge(hf::stats_router(self.swarms.clone()))
             .layer(from_fn_with_state(self.visibility.stats.clone(), audience::admit));
         let root_state = (self.tracker.clone(), self.visibility.stats.clone());
         let traffic = self.stats.sources().traffic.clone();

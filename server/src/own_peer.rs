@@ -25,21 +25,33 @@ const SETTLE: Duration = Duration::from_millis(300);
 /// How often everything is announced again, so that the tracker does not forget: well below its shortest memory.
 const REFRESH: Duration = Duration::from_secs(300);
 
-/// Announces until `stop`, at each change (of the roots, and of what else comes and goes) and before the tracker would
-/// forget.
+/// The same for what comes one by one, and whose first readers announce themselves at once.
+const SETTLE_OTHERS: Duration = Duration::from_millis(50);
+
+/// What comes and goes besides the roots' torrents.
+#[derive(Debug)]
+pub(crate) struct Others {
+    /// Grows with each change.
+    pub(crate) changes: watch::Receiver<u64>,
+    /// Is told up to which change the tracker knows.
+    pub(crate) announced: watch::Sender<u64>,
+}
+
+/// Announces until `stop`, at each change and before the tracker would forget.
 pub(crate) async fn announce_task(
     tracker: Tracker,
     session: Session,
     public_url: Option<PublicUrl>,
-    changes: [watch::Receiver<u64>; 2],
+    mut changes: watch::Receiver<u64>,
+    mut others: Others,
     stop: CancellationToken,
 ) {
     // As which it speaks over the tracker's own line, and shakes hands.
     let peer_id = session.peer_id();
     let mut announced: HashMap<(InfoHash, SocketAddr), Presence> = HashMap::new();
-    let [mut of_roots, mut of_others] = changes;
     let mut refreshed = Instant::now();
     loop {
+        let generation = *others.changes.borrow_and_update();
         let addrs = own_addrs(session.listening(), public_url.as_ref());
         if refreshed.elapsed() >= REFRESH {
             refreshed = Instant::now();
@@ -64,16 +76,17 @@ pub(crate) async fn announce_task(
         for (info_hash, addr) in before.into_keys() {
             tracker.announce_own(info_hash, peer_id, addr, Presence::Gone);
         }
+        others.announced.send_replace(generation);
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            changed = of_roots.changed() => {
+            changed = changes.changed() => {
                 if changed.is_err() {
                     break;
                 }
                 tokio::time::sleep(SETTLE).await;
             }
-            Ok(()) = of_others.changed() => tokio::time::sleep(SETTLE).await,
+            Ok(()) = others.changes.changed() => tokio::time::sleep(SETTLE_OTHERS).await,
             () = tokio::time::sleep(LOOK) => {}
         }
     }

@@ -24,6 +24,7 @@ use wtfs_torrent::hf::blobs::BlobsStatus;
 
 use super::refusal::Refusal;
 use super::{Caller, HfCounters, HfProxy};
+use crate::own_peer::Others;
 use asked::Asked;
 use made::{Key, Part, part, parts};
 use seeding::Seed;
@@ -70,7 +71,9 @@ struct Inner {
     seeding: tokio::sync::Mutex<()>,
     /// Preparations that fetch and hash at once; the others wait.
     slots: Arc<Semaphore>,
+    /// Grows when a torrent is given to peers from now on, or no more; and up to where the tracker knows.
     changed: watch::Sender<u64>,
+    announced: watch::Sender<u64>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -130,6 +133,7 @@ impl Swarms {
             seeding: tokio::sync::Mutex::default(),
             slots: Arc::new(Semaphore::new(preparing::AT_ONCE)),
             changed: watch::channel(0).0,
+            announced: watch::channel(0).0,
             tasks: TaskTracker::new(),
             stop,
         }));
@@ -137,9 +141,9 @@ impl Swarms {
         swarms
     }
 
-    /// Changes when a torrent is given to peers from now on, or no more.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        self.0.changed.subscribe()
+    /// What tells the hub's tracker of torrents that come and go.
+    pub(crate) fn others(&self) -> Others {
+        Others { changes: self.0.changed.subscribe(), announced: self.0.announced.clone() }
     }
 
     async fn look_after(self) {

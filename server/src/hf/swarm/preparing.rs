@@ -83,6 +83,9 @@ impl Swarms {
             };
             let stage = match made {
                 Ok(metainfo) => {
+                    // Before anybody is given it: who announces itself finds us then.
+                    swarms.seed(&key, &metainfo).await;
+                    swarms.until_announced().await;
                     tracing::info!(repo = %key.repo, commit = %key.commit, info_hash = %metainfo.hashes.primary(), "a torrent is ready");
                     Stage::Made(metainfo)
                 }
@@ -91,12 +94,8 @@ impl Swarms {
                     Stage::Failed { reason: error.to_string(), at: Instant::now() }
                 }
             };
-            let is_made = matches!(stage, Stage::Made(_));
             if let Some(entry) = swarms.0.state().torrents.get_mut(&key) {
                 entry.stage = stage;
-            }
-            if is_made {
-                swarms.seed(&key).await;
             }
         });
         Ok(())

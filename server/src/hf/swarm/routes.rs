@@ -52,10 +52,16 @@ pub(crate) fn router(swarms: Swarms, public_url: Option<PublicUrl>, udp_port: Op
     router.with_state(Routes { swarms, public_url, udp_port })
 }
 
-/// Numbers about all of them.
-pub(crate) fn stats_router(swarms: Swarms) -> Router {
-    let stats = async |State(swarms): State<Swarms>| json(StatusCode::OK, &swarms.stats().await);
+/// Numbers about all of them; `null` from a hub without a proxy.
+pub(crate) fn stats_router(swarms: Option<Swarms>) -> Router {
     Router::new().route("/hf-stats", get(stats)).with_state(swarms)
+}
+
+async fn stats(State(swarms): State<Option<Swarms>>) -> Response<Body> {
+    match swarms {
+        Some(swarms) => json(StatusCode::OK, &swarms.stats().await),
+        None => json(StatusCode::OK, &()),
+    }
 }
 
 impl Routes {

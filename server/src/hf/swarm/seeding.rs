@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use wtfs_proto::hf::Repo;
 use wtfs_proto::id::InfoHash;
@@ -18,6 +19,9 @@ use super::{Stage, State, Swarms};
 
 /// Files that are looked at in one turn; what is beyond has its turn later.
 const LOOKED_AT_MAX: usize = 8192;
+
+/// How long the tracker is waited for; it is told within a tenth of a second.
+const ANNOUNCED_WITHIN: Duration = Duration::from_secs(2);
 
 /// A torrent that peers are given.
 #[derive(Debug)]
@@ -47,12 +51,12 @@ impl Swarms {
 
     /// Seeds what can be, and ends what cannot. `start` is where the last turn ended.
     pub(super) async fn look_at_blobs(&self, start: &mut usize) {
-        let mut made: Vec<(Key, Arc<[Part]>, bool)> = {
+        let mut made: Vec<(Key, Arc<[Part]>, Arc<Metainfo>, bool)> = {
             let state = self.0.state();
             let made = state.torrents.iter().filter_map(|(key, entry)| match &entry.stage {
                 Stage::Made(metainfo) => {
                     let is_seeded = state.is_seeded(metainfo.hashes.primary(), key);
-                    Some((key.clone(), entry.parts.clone(), is_seeded))
+                    Some((key.clone(), entry.parts.clone(), metainfo.clone(), is_seeded))
                 }
                 Stage::Preparing | Stage::Failed { .. } => None,
             });
@@ -61,11 +65,11 @@ impl Swarms {
         made.sort_by(|a, b| a.0.cmp(&b.0));
         let (mut left, count) = (LOOKED_AT_MAX, made.len());
         let from = if count == 0 { 0 } else { *start % count };
-        for (key, parts, is_seeded) in made.into_iter().cycle().skip(from).take(count) {
+        for (key, parts, metainfo, is_seeded) in made.into_iter().cycle().skip(from).take(count) {
             *start += 1;
             let looked_at = parts.len();
             match (self.are_here(parts).await, is_seeded) {
-                (true, false) => self.seed(&key).await,
+                (true, false) => self.seed(&key, &metainfo).await,
                 (false, true) => self.unseed(&key).await,
                 _ => {}
             }
@@ -80,30 +84,38 @@ impl Swarms {
         *start = 0;
     }
 
+    /// Waits until the hub's tracker names us for what is seeded, or that takes too long.
+    pub(super) async fn until_announced(&self) {
+        let generation = *self.0.changed.borrow();
+        let mut announced = self.0.announced.subscribe();
+        let told = announced.wait_for(|told| *told >= generation);
+        let _ = tokio::time::timeout(ANNOUNCED_WITHIN, told).await;
+    }
+
     /// Gives a torrent to peers.
-    pub(super) async fn seed(&self, key: &Key) {
+    pub(super) async fn seed(&self, key: &Key, metainfo: &Arc<Metainfo>) {
         let _one = self.0.seeding.lock().await;
-        let (metainfo, parts) = {
+        let info_hash = metainfo.hashes.primary();
+        let parts = {
             let mut state = self.0.state();
+            // Withdrawn meanwhile, it is gone.
             let Some(entry) = state.torrents.get(key) else { return };
-            let Stage::Made(metainfo) = &entry.stage else { return };
-            let (metainfo, parts) = (metainfo.clone(), entry.parts.clone());
-            if let Some(seed) = state.seeds.get_mut(&metainfo.hashes.primary()) {
+            let parts = entry.parts.clone();
+            if let Some(seed) = state.seeds.get_mut(&info_hash) {
                 if !seed.keys.contains(key) {
                     seed.keys.push(key.clone());
                 }
                 return;
             }
-            (metainfo, parts)
+            parts
         };
-        let info_hash = metainfo.hashes.primary();
         let blobs = self.0.session.blobs().clone();
         let of_files = metainfo.clone();
         let files = tokio::task::spawn_blocking(move || sealed(&blobs, &of_files, &parts)).await;
         // A blob went just now.
         let Ok(Some(files)) = files else { return };
         let options = AddOptions { storage: StorageKind::Sealed(Arc::new(files)), ..AddOptions::default() };
-        let source = Source::Metainfo(Box::new(Metainfo::clone(&metainfo)));
+        let source = Source::Metainfo(Box::new(Metainfo::clone(metainfo)));
         let owner = match self.0.session.add(source, options).await {
             Ok(_) => Owner::We,
             Err(AddError::Duplicate(_)) => Owner::Others,
