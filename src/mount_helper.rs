@@ -18,10 +18,13 @@ const NO_SOURCE: &[&[u8]] = &[b"none", b"wtfs"];
 
 /// Options with a value, and the flag that takes it.
 const VALUES: &[(&str, &str)] = &[
+    ("allow_upstream_host", "--allow-upstream-host"),
     ("cache_dir", "--cache-dir"),
     ("cache_size", "--cache-size"),
     ("config", "--config"),
     ("download_limit", "--download-limit"),
+    ("hf_endpoint", "--hf-endpoint"),
+    ("hub", "--hub"),
     ("listen", "--listen"),
     ("max_peers", "--max-peers"),
     ("memory", "--memory"),
