@@ -77,7 +77,7 @@ struct Noted {
 struct State {
     refs: Recent<(Repo, Revision), Noted>,
     /// Repositories whose records were read from the disk, and how open they are.
-    repos: Recent<Repo, Option<RefsRecord>>,
+    repos: Recent<Repo, Option<Arc<RefsRecord>>>,
     infos: Recent<(Repo, Commit), Arc<RepoInfo>>,
     trees: Recent<(Repo, Commit), Arc<RepoTree>>,
 }
@@ -108,9 +108,7 @@ impl Repos {
     /// # Cancel safety
     /// Cancel safe.
     pub(crate) async fn find(&self, typed: &Repo, revision: &Revision, now: Instant) -> Found {
-        let recorded = self.recorded(typed).await;
-        let mut state = self.lock();
-        let noted = state.refs.find(&(typed.clone(), revision.clone())).cloned();
+        let noted = self.lock().refs.find(&(typed.clone(), revision.clone())).cloned();
         let age = |at: Option<Instant>, ttl: Duration| match at {
             Some(at) if now.saturating_duration_since(at) < ttl => Age::Fresh,
             _ => Age::Stale,
@@ -121,15 +119,12 @@ impl Repos {
                 return Found::Missing;
             }
             _ => {
-                drop(state);
-                let Some(recorded) = recorded else { return Found::Nothing };
-                match recorded.refs.get(revision.as_str()) {
-                    Some(record) => (record.clone(), Age::Stale),
-                    None => match revision.commit() {
-                        // Known by another name of it.
-                        Some(commit) => (RefRecord { commit, ..recorded.latest }, Age::Stale),
-                        None => return Found::Nothing,
-                    },
+                let Some(recorded) = self.recorded(typed).await else { return Found::Nothing };
+                match (recorded.refs.get(revision.as_str()), revision.commit()) {
+                    (Some(record), _) => (record.clone(), Age::Stale),
+                    // Known by another name of it.
+                    (None, Some(commit)) => (RefRecord { commit, ..recorded.latest.clone() }, Age::Stale),
+                    (None, None) => return Found::Nothing,
                 }
             }
         };
@@ -151,12 +146,12 @@ impl Repos {
         known.unwrap_or_else(|| typed.clone())
     }
 
-    async fn recorded(&self, typed: &Repo) -> Option<RefsRecord> {
+    async fn recorded(&self, typed: &Repo) -> Option<Arc<RefsRecord>> {
         if let Some(recorded) = self.lock().repos.find(typed) {
             return recorded.clone();
         }
         let (shelf, repo) = (self.shelf.clone(), typed.clone());
-        let read = tokio::task::spawn_blocking(move || shelf.refs(&repo)).await.ok().flatten();
+        let read = tokio::task::spawn_blocking(move || shelf.refs(&repo)).await.ok().flatten().map(Arc::new);
         let mut state = self.lock();
         if state.repos.find(typed).is_none() {
             state.repos.put(typed.clone(), read.clone(), 1);
@@ -187,24 +182,37 @@ impl Repos {
             known.push((self.recorded(&repo).await, repo));
         }
         let mut records = Vec::new();
+        let is_news;
         {
             let mut state = self.lock();
             let weight = 1 + info.json.get("siblings").and_then(|list| list.as_array()).map_or(0, Vec::len);
-            state.infos.put((canonical.clone(), info.commit), info.clone(), weight);
+            let key = (canonical.clone(), info.commit);
+            is_news = state.infos.find(&key).is_none_or(|known| *known != info);
+            state.infos.put(key, info.clone(), weight);
             for (known, repo) in known {
                 let noted = Noted { record: Some(record.clone()), at: Some(now) };
                 state.refs.put((repo.clone(), revision.clone()), noted, 1);
                 // Another note may have come in between.
                 let known = state.repos.find(&repo).cloned().flatten().or(known);
+                if known.as_ref().is_some_and(|known| known.says(revision, &record)) {
+                    continue;
+                }
+                let known = known.map(Arc::unwrap_or_clone);
                 let mut refs = known.unwrap_or_else(|| RefsRecord::new(record.clone()));
                 refs.add(revision, record.clone());
+                let refs = Arc::new(refs);
                 state.repos.put(repo.clone(), Some(refs.clone()), 1);
                 records.push((repo, refs));
             }
         }
+        if !is_news && records.is_empty() {
+            return;
+        }
         let shelf = self.shelf.clone();
         let written = tokio::task::spawn_blocking(move || {
-            shelf.keep_info(&canonical, &info);
+            if is_news {
+                shelf.keep_info(&canonical, &info);
+            }
             for (repo, refs) in records {
                 shelf.keep_refs(&repo, &refs);
             }

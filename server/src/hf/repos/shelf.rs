@@ -93,6 +93,11 @@ impl RefsRecord {
         Self { refs: BTreeMap::new(), latest }
     }
 
+    /// Whether this is what is known already.
+    pub(super) fn says(&self, revision: &Revision, record: &RefRecord) -> bool {
+        self.latest == *record && self.refs.get(revision.as_str()) == Some(record)
+    }
+
     /// Adds a name. Where there are too many, another goes.
     pub(super) fn add(&mut self, revision: &Revision, record: RefRecord) {
         self.refs.insert(revision.as_str().to_owned(), record.clone());
