@@ -1,0 +1,112 @@
+//! What the hub keeps of Hugging Face is a swarm that other people's clients take part in: libtorrent reads the torrent of a
+//! revision as it was meant, and gets the revision from the address of its files, and from the hub as a peer that it finds
+//! at the hub's tracker.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use wtfs_proto::metainfo::Metainfo;
+use wtfs_testkit::{
+    hf_hub::{Content, HfHub, RepoKind, Side},
+    wait,
+};
+
+use crate::support::{
+    hf::World,
+    libtorrent::{self, Libtorrent},
+    need::{Need, missing},
+    stage::PATIENCE,
+};
+
+/// Clients take their time: they rest between announces and choke in rounds of ten seconds.
+const LONG: Duration = Duration::from_secs(180);
+
+const FILES: [(&str, u64); 6] = [
+    ("config.json", 700),
+    ("a/b.json", 10),
+    ("a-b.json", 20),
+    ("empty.txt", 0),
+    ("sub dir/we ird#1%.safetensors", 9_000_000),
+    ("w-00001.safetensors", 5_000_001),
+];
+
+fn world(name: &str) -> World {
+    let builder =
+        (1..).zip(FILES).fold(HfHub::builder().model("org/model"), |builder, (seed, (path, bytes))| {
+            builder.ramp(path, seed, bytes)
+        });
+    World::with_hub(name, builder, &[])
+}
+
+/// The torrent of the revision, changed, as a file.
+fn torrent(world: &World, change: impl FnOnce(&mut Metainfo)) -> PathBuf {
+    let answer = wait::eventually("the torrent is ready", PATIENCE, || {
+        Some(world.get("/torrent/org/model")).filter(|answer| answer.status != 202)
+    });
+    assert_eq!(answer.status, 200, "{}", answer.head);
+    let mut metainfo = Metainfo::parse(&answer.body).expect("a torrent");
+    change(&mut metainfo);
+    let path = world.stage.join("revision.torrent");
+    fs::write(&path, metainfo.to_bytes()).expect("the scratch directory can be written");
+    path
+}
+
+#[track_caller]
+fn assert_downloaded(world: &World, torrent: &Path, saved: &Path) {
+    let mut leecher = Libtorrent::leecher(&world.stage, torrent, saved, &[]);
+    let stats = leecher.wait_complete(LONG);
+    assert_eq!(stats.failed_bytes, 0, "{stats:?}");
+    let commit = world.upstream.commit_of(RepoKind::Model, "org/model", "main");
+    for (seed, (path, bytes)) in (1..).zip(FILES) {
+        let expected = Content::ramp(seed, bytes).read(0, bytes as usize);
+        // libtorrent counts a piece before it is written.
+        wait::eventually("every byte is there and right", LONG, || {
+            (fs::read(saved.join(&commit).join(path)).ok()? == expected).then_some(())
+        });
+    }
+    let fetched = world.upstream.log().at(Side::Cdn).sent_bytes();
+    assert!(fetched < 14_100_000, "{fetched} bytes came from upstream");
+}
+
+#[test]
+fn libtorrent_reads_the_torrent_of_a_revision_as_it_was_meant() {
+    if missing(&[Need::Libtorrent]) {
+        return;
+    }
+    let world = world("hf-swarm-read");
+    assert!(matches!(world.get("/torrent/org/model").status, 200 | 202));
+    let path = torrent(&world, |_| {});
+    let ours = Metainfo::parse(&fs::read(&path).expect("just written")).expect("a torrent");
+    let said = libtorrent::describe(&world.stage, &path);
+    assert_eq!(said["info_hash"], ours.hashes.primary().to_string(), "{said}");
+    let text = said.to_string();
+    assert!(text.contains("we ird#1%.safetensors") && text.contains("empty.txt"), "{said}");
+}
+
+#[test]
+fn libtorrent_downloads_a_revision_from_the_address_of_its_files() {
+    if missing(&[Need::Libtorrent]) {
+        return;
+    }
+    let world = world("hf-swarm-web");
+    assert!(matches!(world.get("/torrent/org/model").status, 200 | 202));
+    let path = torrent(&world, |metainfo| metainfo.announce.clear());
+    assert_downloaded(&world, &path, &world.stage.subdir("saved"));
+    assert_eq!(world.get("/hf-stats").json()["peer_bytes"], 0);
+}
+
+#[test]
+fn libtorrent_downloads_a_revision_from_the_hub_as_a_peer() {
+    if missing(&[Need::Libtorrent]) {
+        return;
+    }
+    let world = world("hf-swarm-peer");
+    assert!(matches!(world.get("/torrent/org/model").status, 200 | 202));
+    let path = torrent(&world, |metainfo| metainfo.url_list.clear());
+    assert_downloaded(&world, &path, &world.stage.subdir("saved"));
+    let stats = world.get("/hf-stats").json();
+    assert!(stats["peer_bytes"].as_u64() >= Some(14_000_000), "{stats}");
+}
