@@ -52,6 +52,21 @@ fn thirty_clients_at_once_cost_one_copy() {
 }
 
 #[test]
+fn a_hundred_downloads_by_one_address_are_served_in_their_turn() {
+    const BYTES: u64 = 4 << 20;
+    let world = world("hf-hundred", BYTES);
+    assert_eq!(world.ask("HEAD", PATH, &[]).status, 200);
+    world.upstream.fault(Fault::cdn(FaultKind::Slow { rate: BYTES / 2 }));
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..100).map(|_| scope.spawn(|| world.get(PATH))).collect();
+        for client in clients {
+            assert_right(&client.join().expect("it ends"), BYTES);
+        }
+    });
+    assert_eq!(world.upstream.log().at(Side::Cdn).sent_bytes(), BYTES);
+}
+
+#[test]
 fn the_first_byte_of_a_slow_file_does_not_wait_for_the_rest() {
     const BYTES: u64 = 200 << 20;
     let world = world("hf-slow", BYTES);

@@ -4,7 +4,7 @@
 //! the `ETag`, and what clients name their files by.
 
 use std::sync::PoisonError;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::header::{
@@ -30,6 +30,9 @@ use crate::webseed::range::Wanted;
 const X_LINKED_ETAG: HeaderName = HeaderName::from_static("x-linked-etag");
 const X_LINKED_SIZE: HeaderName = HeaderName::from_static("x-linked-size");
 
+/// How long a client that has much under way waits for its turn: it gives up after 10 s.
+const PLACE_WAIT: Duration = Duration::from_secs(7);
+
 /// A file that a caller may read.
 struct Found {
     snapshot: Snapshot,
@@ -46,10 +49,7 @@ async fn find(
 ) -> Result<Found, Refusal> {
     let pinned = asked.pin(proxy, repo, revision).await?;
     let token = proxy.may_read(&pinned, &asked.caller).await?;
-    let snapshot = proxy.snapshot(pinned, &asked.caller).await?;
-    let missing = || Refusal::Entry { commit: snapshot.tree.commit, path: path.to_string() };
-    let file = snapshot.tree.find(path.as_str()).ok_or_else(missing)?.clone();
-    proxy.0.sightings.note(&snapshot);
+    let (snapshot, file) = proxy.file_at(pinned, path, &asked.caller).await?;
     Ok(Found { snapshot, file, token })
 }
 
@@ -197,7 +197,7 @@ async fn bytes(
         blob.want_hashes(piece_bytes(file.bytes));
     }
     let pinned = &snapshot.pinned;
-    let place = proxy.0.limits.take(client).ok_or(Refusal::Busy)?;
+    let place = proxy.0.limits.take(client, PLACE_WAIT).await.ok_or(Refusal::Busy)?;
     let origin = proxy.origin_of(pinned, file, token.clone());
     let wish = Wish { blob, range, origin, lane, client, _place: place, taints: taints.clone() };
     let body = arrival::arriving(wish).await.map_err(|error| {
