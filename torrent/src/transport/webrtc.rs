@@ -35,7 +35,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Connection;
 use link::Role;
-pub(crate) use policy::{AddressFilter, IceServer, RtcPolicy};
+pub(crate) use policy::{IceServer, RtcPolicy};
 use sdp::RemoteSdp;
 use servers::Servers;
 

@@ -35,7 +35,7 @@ struct Received {
     /// The length of each datagram but the last.
     stride: usize,
     from: SocketAddr,
-    /// Data datagrams handed up since the library last had nothing.
+    /// Data datagrams handed up that the library has not acknowledged yet.
     unflushed: u32,
 }
 
@@ -127,8 +127,10 @@ impl AsyncUdpSocket for PacedSocket {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    // The library sends now.
-                    received.unflushed = 0;
+                    // The library sends now; but of one alone it waits for the next before it acknowledges (RFC 9260).
+                    if received.unflushed >= self.flush.datagrams {
+                        received.unflushed = 0;
+                    }
                     return Poll::Pending;
                 }
             }

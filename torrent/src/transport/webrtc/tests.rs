@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wtfs_testkit::path::Profile;
 use wtfs_testkit::udp_relay::{UdpRelay, candidate_of, with_candidate};
 
+use super::policy::AddressFilter;
 use super::*;
 use crate::transport::{Direction, TransportKind};
 
