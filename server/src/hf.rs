@@ -21,6 +21,7 @@ mod config;
 mod counters;
 mod flights;
 mod limits;
+mod lookup;
 mod nobody;
 mod passing;
 mod provenance;
@@ -393,10 +394,16 @@ impl HfProxy {
                 tree.map_err(|trouble| trouble.refusal(caller.asker()))?
             }
         };
-        let is_public = pinned.viewer == Viewer::Anonymous
-            && inner.repos.openness(&pinned.repo).is_none_or(|openness| openness == Openness::Open)
-            && pinned.info.is_public();
+        let is_public = self.is_public(&pinned);
         Ok(Snapshot { pinned, tree, is_public })
+    }
+
+    /// Whether everybody may read a revision's content, as far as is known.
+    fn is_public(&self, pinned: &Pinned) -> bool {
+        let openness = self.0.repos.openness(&pinned.repo);
+        pinned.viewer == Viewer::Anonymous
+            && openness.is_none_or(|openness| openness == Openness::Open)
+            && pinned.info.is_public()
     }
 
     /// Whether a caller may read the content of a revision, and with which token upstream gives it.

@@ -145,3 +145,19 @@ async fn the_hubs_own_token_opens_what_it_may_for_its_audience_and_for_no_page()
     let error = wtfs_server::Hub::open(config).await.expect_err("no token");
     assert!(!error.to_string().contains("not a token"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_a_repository_whose_listing_takes_long_is_found_by_itself() {
+    let (stage, upstream) = (Stage::new(), upstream());
+    let hub = Served::start(before(&stage, &upstream)).await;
+    upstream.fault(Fault::hub(FaultKind::Delay(Duration::from_secs(600))).path("*/tree/*"));
+    let head = hub.ask("HEAD", FILE, &[]).await;
+    assert_eq!((head.status, head.header("content-length")), (200, Some("48000000")));
+    let part = hub.ask("GET", FILE, &["Range: bytes=40000000-40000099"]).await;
+    assert_eq!(part.status, 206);
+    Ramp::new(5).check(40_000_000, &part.body).expect("the right bytes");
+    // What it does not say is waited for: nothing is said not to exist because a listing is slow.
+    assert_eq!(hub.get("/org/model/resolve/main/absent.bin").await.status, 504);
+    hub.stop.cancel();
+    hub.hub.shutdown().await;
+}
