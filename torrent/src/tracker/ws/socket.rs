@@ -92,6 +92,8 @@ struct Member {
     waiting: Option<Reply>,
     offers: Offers<Box<dyn Offered>>,
     is_gathering: bool,
+    /// Others are there, but no offer could be made: there were too many at once.
+    is_owed: bool,
 }
 
 /// Where an offer of somebody else came from.
@@ -259,6 +261,10 @@ impl SocketTask {
         for info_hash in gone {
             self.leave(info_hash);
         }
+        let owed = self.members.iter().filter(|(_, member)| member.is_owed);
+        for info_hash in owed.map(|(hash, _)| *hash).collect::<Vec<_>>() {
+            self.gather(info_hash);
+        }
         let silence = now.saturating_duration_since(self.heard_at);
         if self.writing_since.is_some_and(|since| now.duration_since(since) >= self.times.write) {
             self.handle_lost("it takes nothing any more".to_owned());
@@ -298,6 +304,7 @@ impl SocketTask {
             waiting: None,
             offers: Offers::new(self.times.offer_life),
             is_gathering: false,
+            is_owed: false,
         });
         (member.caller, member.request, member.waiting) = (caller, request, Some(reply));
         if self.line.is_some() {
@@ -352,6 +359,7 @@ impl SocketTask {
                 let now = self.now();
                 let Some(member) = self.members.get_mut(&info_hash) else { return };
                 member.is_gathering = false;
+                member.is_owed = made.is_empty();
                 if made.is_empty() || self.line.is_none() {
                     return;
                 }
@@ -478,6 +486,7 @@ impl SocketTask {
         let place = self.place();
         let Some(member) = self.members.get_mut(&info_hash) else { return };
         let count = member.caller.swarm.wanted().min(MAX_OFFERS).saturating_sub(member.offers.len());
+        member.is_owed = false;
         if count == 0 || member.is_gathering {
             return;
         }

@@ -46,6 +46,7 @@ async fn eventually(what: &str, is_so: impl Fn() -> bool) {
 /// Makes offers that are nothing but a number, and counts those that somebody still holds.
 #[derive(Debug, Default)]
 struct FakeFactory {
+    is_full: std::sync::atomic::AtomicBool,
     made: AtomicUsize,
     alive: Arc<AtomicUsize>,
 }
@@ -77,6 +78,9 @@ fn addr() -> SocketAddr {
 
 impl Factory for FakeFactory {
     fn offer(&self, _: Place) -> BoxFuture<'static, Described<dyn Offered>> {
+        if self.is_full.load(Ordering::Relaxed) {
+            return async { Err(RtcError::TooMany) }.boxed();
+        }
         let (sdp, held) = self.hold();
         async move { Ok((sdp, Box::new(held) as Box<dyn Offered>)) }.boxed()
     }
@@ -520,5 +524,19 @@ async fn offers_of_others_are_answered_in_bounded_numbers() {
     // The queue of connections holds 64, and as many answers as may be under way wait for it.
     assert!(rig.factory.made.load(Ordering::Relaxed) <= 64 + 32 + 1, "{:?}", rig.factory.made);
     drop(rig.welcomed.try_recv());
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn offers_that_could_not_be_made_are_made_once_there_is_room() {
+    let mut rig = rig(2);
+    rig.factory.is_full.store(true, Ordering::Relaxed);
+    let announcing = rig.announce(hash(1), AnnounceEvent::Started);
+    let mut tracker = rig.line().await;
+    tracker.announce().await;
+    tracker.say_counts(hash(1), 1, 1).await;
+    announcing.await.unwrap().expect("answered");
+    rig.factory.is_full.store(false, Ordering::Relaxed);
+    assert_eq!(tracker.announce().await.offers.len(), 2);
     rig.end().await;
 }
