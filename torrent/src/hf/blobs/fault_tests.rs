@@ -282,3 +282,27 @@ async fn two_processes_on_one_cache_do_not_disturb_each_other() {
         .collect();
     assert!(parts.is_empty(), "{parts:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_that_do_not_read_on_leave_their_lanes_to_those_that_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    // Memory for four flights.
+    let session = session(dir.path(), |config| {
+        (config.memory_bytes, config.max_readahead_bytes) = (1, 1 << 20);
+    })
+    .await;
+    let content = content(40 * MIB, 32);
+    let origin = Scripted::new(content.clone());
+    let mut idle = Vec::new();
+    for number in 0..6_u64 {
+        // Each its own blob, as far as the store knows.
+        let id = git_sha1(&number.to_le_bytes());
+        let blob = session.blobs().get(id, content.len() as u64);
+        blob.expect(0..blob.len());
+        let since = Instant::now();
+        assert_eq!(blob.read_at(0, 1000, &via(&origin)).await.unwrap(), content.slice(0..1000));
+        assert!(since.elapsed() < Duration::from_secs(5), "{number} waited {:?}", since.elapsed());
+        idle.push(blob);
+    }
+    session.shutdown().await;
+}

@@ -50,8 +50,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 const NEAR_TIME: Duration = Duration::from_millis(300);
 const NEAR_BYTES: std::ops::RangeInclusive<u64> = (256 << 10)..=(8 << 20);
 
-/// A flight that has brought this much since it took its lane lets others go first.
+/// A flight that has brought this much since it took its lane, or has had it for so long, lets others go first.
 const TURN_BYTES: u64 = 8 << 20;
+const TURN_TIME: Duration = Duration::from_secs(2);
+
+/// How often one that waits for its reader looks whether somebody else waits for its lane.
+const PAUSE_LOOK: Duration = Duration::from_millis(100);
 
 /// How often it is looked whether the cache has room again.
 const ROOM_PAUSE: Duration = Duration::from_millis(20);
@@ -196,7 +200,11 @@ async fn request(state: &Arc<State>, claim: u64, origin: &Origin, range: Range<u
             over = match leave {
                 _ if arrived >= missing.end => Some(Over::Complete),
                 Leave::End => Some(Over::Unwanted),
-                Leave::Until(_) | Leave::Pause if arrived - begin >= TURN_BYTES && lane.is_wanted() => {
+                Leave::Pause if lane.is_wanted() => Some(Over::Unwanted),
+                Leave::Until(_)
+                    if (arrived - begin >= TURN_BYTES || since.elapsed() >= TURN_TIME)
+                        && lane.is_wanted() =>
+                {
                     Some(Over::Turn)
                 }
                 Leave::Until(_) | Leave::Pause => None,
@@ -251,7 +259,11 @@ async fn request(state: &Arc<State>, claim: u64, origin: &Origin, range: Range<u
             }
             // Somebody reads on, or the claim was cut.
             () = &mut moved, if is_paused && !is_writing => last_arrival = tokio::time::Instant::now(),
-            () = tokio::time::sleep_until(pause_ends), if is_paused && !is_writing => over = Some(Over::Unwanted),
+            () = tokio::time::sleep(PAUSE_LOOK), if is_paused && !is_writing => {
+                if tokio::time::Instant::now() >= pause_ends {
+                    over = Some(Over::Unwanted);
+                }
+            }
         }
     }
 }
