@@ -1,12 +1,12 @@
 // What this browser keeps, how much it may, and letting it go.
 import { $, choices, make, say, toast } from "./dom.js";
 import { bytes, plural } from "./numbers.js";
-import { BOUND_DEFAULT, BOUNDS } from "./shelf.js";
+import { BOUND_DEFAULT, BOUND_MIN, BOUNDS } from "./shelf.js";
 
 /** The bound the user chose, or the usual one. */
 export function chosenBound() {
   const chosen = Number(choices.get("keep-bytes"));
-  return BOUNDS.includes(chosen) ? chosen : BOUND_DEFAULT;
+  return Number.isSafeInteger(chosen) && chosen >= BOUND_MIN ? chosen : BOUND_DEFAULT;
 }
 
 export class KeptView {
@@ -18,7 +18,9 @@ export class KeptView {
     this.#onOpen = onOpen;
     const select = $("bound");
     select.append(...BOUNDS.map((bound) => make("option", { value: bound }, bound >= 2 ** 30 ? `${bound / 2 ** 30} GiB` : `${bound / 2 ** 20} MiB`)));
-    select.value = String(chosenBound());
+    const chosen = chosenBound();
+    if (!BOUNDS.includes(chosen)) select.prepend(make("option", { value: chosen }, bytes(chosen)));
+    select.value = String(chosen);
     select.addEventListener("change", async () => {
       choices.set("keep-bytes", select.value);
       await shelf.setBound(Number(select.value));

@@ -44,7 +44,9 @@ export class Overview {
     this.#showPeers(peers);
     this.#showTrackers();
     const all = $("fetch-all"), isDone = torrent.ready && have >= torrent.length;
-    all.disabled = !torrent.ready || isDone;
+    const isTooLarge = !isDone && torrent.length > this.#swarm.keptMax;
+    all.disabled = !torrent.ready || isDone || isTooLarge;
+    all.title = isTooLarge ? "It is larger than what may be kept in this browser: read what you need of it, or choose a larger bound" : "";
     all.setAttribute("aria-pressed", String(this.#swarm.isFetchingAll && !isDone));
     say(all, isDone ? "Everything is here" : this.#swarm.isFetchingAll ? "Stop fetching" : "Fetch everything");
   }

@@ -4,7 +4,7 @@
 // `Stalled` when nothing came for a while, or the reason it was called off for.
 
 /** How much is asked for ahead of where a read stands. */
-const AHEAD_BYTES = 64 * 2 ** 20;
+const AHEAD_BYTES_MAX = 64 * 2 ** 20;
 const AHEAD_PIECES_MIN = 2;
 /** How long a read waits while no byte comes at all. */
 export const PATIENCE_MS = 60_000;
@@ -32,9 +32,11 @@ export async function* readRange(swarm, file, start, end, signal) {
   const stop = file.offset + end;
   if (at >= stop) return;
   const last = Math.floor((stop - 1) / piece);
-  const ahead = Math.max(AHEAD_PIECES_MIN, Math.floor(AHEAD_BYTES / piece));
+  // What is fetched ahead must not push out what is read next.
+  const ahead = Math.max(AHEAD_PIECES_MIN, Math.floor(Math.min(AHEAD_BYTES_MAX, swarm.keptMax / 4) / piece));
   let wanted = null;
   let wantedLast = -1;
+  let evictions = swarm.evictions;
   try {
     while (at < stop) {
       const index = Math.floor(at / piece);
@@ -43,17 +45,18 @@ export async function* readRange(swarm, file, start, end, signal) {
         wanted?.();
         wantedLast = Math.min(last, index + ahead - 1);
         wanted = swarm.want(index, wantedLast, PRIORITY);
+      } else if (!swarm.has(index) && evictions !== swarm.evictions) {
+        // It was here and had to make room: it is not asked for a second time unless it is wanted anew.
+        wanted?.();
+        wanted = swarm.want(index, wantedLast, PRIORITY);
       }
+      evictions = swarm.evictions;
       const offset = at - index * piece;
       const length = Math.min(piece - offset, stop - at);
       await arrived(swarm, index, signal);
       const bytes = await swarm.piece(index, offset, length);
-      if (bytes === null) {
-        // It had to make room before it was read: once more.
-        wanted?.();
-        wanted = swarm.want(index, wantedLast = Math.max(index, wantedLast), PRIORITY);
-        continue;
-      }
+      // It had to make room before it was read: once more.
+      if (bytes === null) continue;
       at += length;
       yield bytes;
     }

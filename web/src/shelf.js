@@ -9,6 +9,7 @@ const NAME = "wtfs-pieces";
 const MEMORY_BYTES_MAX = 256 * 2 ** 20;
 /** The bounds a user may choose. */
 export const BOUNDS = [256 * 2 ** 20, 2 ** 30, 2 * 2 ** 30, 8 * 2 ** 30, 32 * 2 ** 30];
+export const BOUND_MIN = 2 ** 20;
 export const BOUND_DEFAULT = 2 * 2 ** 30;
 
 /** There is no room, even with nothing else kept. */

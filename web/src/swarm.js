@@ -42,6 +42,8 @@ export class Swarm extends EventTarget {
   got = [0, 0, 0, 0, 0];
   /** Bytes of pieces given to others. */
   sent = 0;
+  /** How many pieces had to make room since the page was opened. */
+  evictions = 0;
   /** When bytes last came, in `performance.now()`. */
   lastByteAt = 0;
 
@@ -62,6 +64,8 @@ export class Swarm extends EventTarget {
     this.dispatchEvent(new CustomEvent(kind, { detail }));
   }
   get client() { return this.#client; }
+  /** How many bytes may be kept. */
+  get keptMax() { return this.#shelf.bound; }
   get canWebRtc() { return WebTorrent.WEBRTC_SUPPORT; }
 
   /**
@@ -298,6 +302,7 @@ export class Swarm extends EventTarget {
   #evicted(hash, index) {
     const { torrent } = this;
     if (!torrent?.ready || torrent.infoHash !== hash || !this.has(index)) return;
+    this.evictions += 1;
     torrent._markUnverified(index);
     torrent._reservations[index] = [];
     torrent.done = false;

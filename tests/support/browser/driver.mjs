@@ -88,7 +88,9 @@ async function read(page, press) {
 }
 /** What the page says of its pieces: how many are here, and from whom. */
 async function pieces(page) {
-  return page.evaluate(() => {
+  return page.evaluate(async () => {
+    // The map is drawn once a frame.
+    await new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
     const number = (element) => Number((element?.textContent ?? "0").replaceAll(",", "").split(" ")[0]) || 0;
     const from = Object.fromEntries([...document.querySelectorAll("#map-legend li")].map((row) => [row.dataset.from, number(row.lastChild)]));
     return { have: number(document.querySelector("#map-count")), from };
@@ -109,7 +111,15 @@ const commands = {
     const page = await bare(name, "hostile");
     return page.evaluate((given) => window.peer.start(given), options);
   },
-  async told({ tab: name }) { return tab(name).evaluate(() => window.peer.told()); },
+  // Waits until hostile peers say so of themselves: "open", "dropped" or "poured".
+  async told({ tab: name, until }) {
+    await tab(name).waitForFunction((what) => {
+      const told = window.peer.told();
+      const isDropped = told.opened > 0 && told.opened === told.closed;
+      return { open: told.opened > 0, dropped: isDropped, poured: isDropped || told.isPoured }[what];
+    }, until, { polling: 200 });
+    return tab(name).evaluate(() => window.peer.told());
+  },
   async close({ tab: name }) {
     await tab(name).close();
     tabs.delete(name);
@@ -125,8 +135,9 @@ const commands = {
   },
 
   // The page of the hub.
-  async visit({ tab: name, profile, url, isWebSeeded }) {
+  async visit({ tab: name, profile, url, isWebSeeded, keep }) {
     const { page } = await newTab(name, profile);
+    if (keep) await page.addInitScript((bytes) => localStorage.setItem("wtfs-keep-bytes", String(bytes)), keep);
     if (isWebSeeded === false) await page.addInitScript(() => localStorage.setItem("wtfs-web-seed", "off"));
     await page.goto(url);
     await page.waitForSelector('body[data-started="yes"]');
@@ -187,6 +198,18 @@ const commands = {
   async link({ tab: name, state }) {
     await tab(name).waitForSelector(`#link[data-state="${state}"]`);
     return { alert: await tab(name).locator("#alert").isVisible() ? await tab(name).textContent("#alert") : null };
+  },
+  async kept({ tab: name }) {
+    // It is shown every few seconds.
+    await tab(name).waitForFunction(() => Number(document.querySelector("#kept-bar").dataset.used) > 0);
+    return Number(await tab(name).getAttribute("#kept-bar", "data-used"));
+  },
+  /** What the site answers for a path below the page, as to a person who follows a link. */
+  async status({ tab: name, path }) {
+    const page = await tab(name).context().newPage();
+    const answer = await page.goto(new URL(path, tab(name).url()).href);
+    await page.close();
+    return answer.status();
   },
   async text({ tab: name, selector }) { return (await tab(name).textContent(selector)).trim(); },
   async waitText({ tab: name, selector, text }) {

@@ -1,0 +1,244 @@
+//! Trackers that go and come back, tabs that are killed, peers that never answer, answer nonsense, stop in the middle of a
+//! message or flood: reads go on, what misbehaves is dropped, and nothing of it stays behind.
+
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use wtfs_testkit::{ramp::Ramp, torrent_file::TorrentFile, wait::eventually};
+
+use crate::support::{
+    browser::{BROWSER, Browser},
+    hub::Hub,
+    mount::Mount,
+    need::missing,
+    stage::{PATIENCE, Stage, text},
+};
+
+const BYTES: u64 = 4_000_003;
+const PIECE: u32 = 64 << 10;
+/// What a daemon may have grown by when all is over: allocators give little back.
+const GROWTH_BYTES_MAX: u64 = 96 << 20;
+
+fn content() -> Ramp {
+    Ramp::new(73)
+}
+
+/// A hub that shares nothing but its tracker, a torrent, and a browser.
+struct World {
+    stage: Stage,
+    hub: Hub,
+    torrent: std::path::PathBuf,
+    data: std::path::PathBuf,
+    hash: String,
+    browser: Browser,
+}
+
+impl World {
+    fn new(name: &str) -> Self {
+        let stage = Stage::new(name);
+        let hub = Hub::start(&stage, &stage.subdir("nothing"), &[]);
+        let data = stage.join("faulty.bin");
+        content().write_file(&data, BYTES).expect("the scratch directory can be written");
+        let tracker = format!("ws://{}/announce", hub.addr);
+        let made = TorrentFile::ramp("faulty.bin", content(), BYTES, PIECE, &[tracker]);
+        let torrent = stage.write_torrent(&made);
+        let browser = Browser::start(&stage);
+        Self { stage, hub, torrent, data, hash: made.hash_hex(), browser }
+    }
+
+    fn tracker(&self) -> String {
+        format!("ws://{}/announce", self.hub.addr)
+    }
+}
+
+/// What a process holds.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    sockets: usize,
+    threads: usize,
+    memory_bytes: u64,
+}
+
+fn held(pid: u32) -> Held {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let number = |name: &str| -> u64 {
+        let line = status.lines().find(|line| line.starts_with(name)).expect("the kernel tells it");
+        line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number")
+    };
+    let fds = fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs");
+    let sockets = fds
+        .filter_map(|fd| fs::read_link(fd.ok()?.path()).ok())
+        .filter(|target| target.to_string_lossy().starts_with("socket:"))
+        .count();
+    let threads = usize::try_from(number("Threads:")).expect("fits");
+    Held { sockets, threads, memory_bytes: number("VmRSS:") * 1024 }
+}
+
+fn webrtc_peers(mount: &Mount<'_>) -> usize {
+    let status = mount.torrent_status();
+    let peers = status["peers"].as_array().into_iter().flatten();
+    peers.filter(|peer| peer["source"] == "webrtc").count()
+}
+
+#[test]
+fn a_read_that_waits_for_the_tracker_goes_on_when_it_comes_back() {
+    if missing(BROWSER) {
+        return;
+    }
+    let mut world = World::new("faults-tracker");
+    let (torrent, data, url) = (world.torrent.clone(), world.data.clone(), world.tracker());
+    let World { stage, hub, browser, .. } = &mut world;
+    let mount = stage.mount(&[&text(&torrent)], &["--read-timeout", "110s"]);
+    let path = mount.wait_for_entry("faulty.bin");
+    eventually("the tracker is reached", PATIENCE, || {
+        (mount.torrent_status()["trackers"][0]["state"] == "working").then_some(())
+    });
+    let (addr, root) = (hub.addr, stage.join("nothing"));
+    hub.process.kill();
+    let reader = thread::spawn(move || content().check_file(&path, BYTES));
+    eventually("the mount notices", PATIENCE, || {
+        (mount.torrent_status()["trackers"][0]["state"] != "working").then_some(())
+    });
+    *hub = Hub::start_at(stage, &root, addr, &[]);
+    // Somebody who has it comes by the tracker that is back: only a new announce can lead to the mount.
+    browser.seed("seed", &torrent, &data, &[&url]);
+    reader.join().expect("no panic").unwrap_or_else(|error| panic!("{error}"));
+    mount.unmount();
+}
+
+#[test]
+fn a_tab_that_is_killed_is_noticed_and_its_place_is_taken() {
+    if missing(BROWSER) {
+        return;
+    }
+    let mut world = World::new("faults-killed");
+    let (torrent, data, url) = (world.torrent.clone(), world.data.clone(), world.tracker());
+    let World { stage, browser, .. } = &mut world;
+    let mut mount = stage.mount(&[&text(&torrent)], &["--read-timeout", "110s"]);
+    let path = mount.wait_for_entry("faulty.bin");
+    for round in 0..3 {
+        let tab = format!("seed {round}");
+        browser.seed(&tab, &torrent, &data, &[&url]);
+        eventually("the browser is connected", PATIENCE, || (webrtc_peers(&mount) == 1).then_some(()));
+        let began = Instant::now();
+        if round < 2 {
+            browser.ask("crash", json!({ "tab": tab }));
+            eventually("it is noticed", PATIENCE, || (webrtc_peers(&mount) == 0).then_some(()));
+            assert!(began.elapsed() < Duration::from_secs(40), "it took {:?}", began.elapsed());
+        }
+    }
+    content().check_file(&path, BYTES).unwrap_or_else(|error| panic!("{error}"));
+    let pid = mount.process().id();
+    browser.ask("close", json!({ "tab": "seed 2" }));
+    eventually("it has gone", PATIENCE, || (webrtc_peers(&mount) == 0).then_some(()));
+    let after = held(pid);
+    assert!(after.sockets < 40, "{after:?}");
+    mount.unmount();
+}
+
+/// Opens a tab with four peers that misbehave, waits until the tracker knows them.
+#[track_caller]
+fn besiege(browser: &mut Browser, kind: &str, tracker: &str, hash: &str) {
+    let pieces = BYTES.div_ceil(PIECE.into());
+    let options =
+        json!({ "tab": kind, "kind": kind, "count": 4, "tracker": tracker, "hash": hash, "pieces": pieces });
+    browser.ask("hostile", options);
+}
+
+/// Waits until a tab with peers that misbehave says this of itself: that a channel was `open`, that all were `dropped`, or
+/// that what was to be said is `poured`.
+#[track_caller]
+fn wait_told(browser: &mut Browser, kind: &str, until: &str) -> Value {
+    browser.ask("told", json!({ "tab": kind, "until": until }))
+}
+
+/// Waits until a process holds hardly more than it did.
+#[track_caller]
+fn wait_released(pid: u32, before: Held) {
+    let mut after = held(pid);
+    let released = wtfs_testkit::wait::within(PATIENCE, || {
+        after = held(pid);
+        (after.sockets <= before.sockets + 4).then_some(())
+    });
+    assert!(released.is_some(), "sockets stay behind: {before:?}, {after:?}");
+    assert!(after.threads <= before.threads + 24, "{before:?}, {after:?}");
+    assert!(after.memory_bytes <= before.memory_bytes + GROWTH_BYTES_MAX, "{before:?}, {after:?}");
+}
+
+#[test]
+fn peers_that_never_answer_or_stop_in_the_middle_hold_up_nobody_and_leave_nothing() {
+    if missing(BROWSER) {
+        return;
+    }
+    let mut world = World::new("faults-silent");
+    let (torrent, data, url, hash) =
+        (world.torrent.clone(), world.data.clone(), world.tracker(), world.hash.clone());
+    let World { stage, browser, .. } = &mut world;
+    let mut mount = stage.mount(&[&text(&torrent)], &["--read-timeout", "110s"]);
+    let path = mount.wait_for_entry("faulty.bin");
+    eventually("the tracker is reached", PATIENCE, || {
+        (mount.torrent_status()["trackers"][0]["state"] == "working").then_some(())
+    });
+    let pid = mount.process().id();
+    let before = held(pid);
+    let kinds = ["silent", "garbage", "mute", "half", "cut"];
+    for kind in kinds {
+        besiege(browser, kind, &url, &hash);
+    }
+    for kind in ["mute", "half", "cut"] {
+        wait_told(browser, kind, "open");
+    }
+    // One that is honest comes last: what it has is read past all the others.
+    browser.seed("honest", &torrent, &data, &[&url]);
+    content().check_file(&path, BYTES).unwrap_or_else(|error| panic!("{error}"));
+    // Who does not shake hands is hung up on while its tab is still there.
+    for kind in ["mute", "half"] {
+        wait_told(browser, kind, "dropped");
+    }
+    for kind in kinds.into_iter().chain(["honest"]) {
+        browser.ask("close", json!({ "tab": kind }));
+    }
+    eventually("none is left", PATIENCE, || (webrtc_peers(&mount) == 0).then_some(()));
+    // Sockets of offers that nobody answered go when the offers lapse.
+    wait_released(pid, before);
+    mount.unmount();
+}
+
+#[test]
+fn peers_that_flood_or_lie_are_dropped_while_a_read_goes_on_and_leave_nothing() {
+    if missing(BROWSER) {
+        return;
+    }
+    let mut world = World::new("faults-flood");
+    let (torrent, data, url, hash) =
+        (world.torrent.clone(), world.data.clone(), world.tracker(), world.hash.clone());
+    let World { stage, browser, .. } = &mut world;
+    // Everything in this browser has the same addresses, and liars are banned by theirs: who is honest is elsewhere.
+    let (_seed, seed) = stage.seed(&torrent, &data, &["--no-webrtc", "--upload-limit", "200K"]);
+    let peer = seed.to_string();
+    let mut mount = stage.mount(&[&text(&torrent)], &["--read-timeout", "110s", "--peer", &peer]);
+    let path = mount.wait_for_entry("faulty.bin");
+    eventually("the tracker is reached", PATIENCE, || {
+        (mount.torrent_status()["trackers"][0]["state"] == "working").then_some(())
+    });
+    let pid = mount.process().id();
+    let before = held(pid);
+    let reader = thread::spawn(move || content().check_file(&path, BYTES));
+    // What nobody asked for is read and thrown away; a lie about lengths or blocks ends it.
+    for (kind, until) in [("flood", "poured"), ("endless", "dropped"), ("liar", "dropped")] {
+        besiege(browser, kind, &url, &hash);
+        wait_told(browser, kind, "open");
+        let told = wait_told(browser, kind, until);
+        assert_eq!(told["errors"], json!([]), "{kind}: {told}");
+    }
+    reader.join().expect("no panic").unwrap_or_else(|error| panic!("{error}"));
+    for kind in ["flood", "endless", "liar"] {
+        browser.ask("close", json!({ "tab": kind }));
+    }
+    eventually("none is left", PATIENCE, || (webrtc_peers(&mount) == 0).then_some(()));
+    wait_released(pid, before);
+    mount.unmount();
+}
