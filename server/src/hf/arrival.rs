@@ -30,8 +30,9 @@ const HELD_FOR_PART_BYTES_MAX: u64 = 1 << 20;
 /// How long that may take. Clients give up after 10 s without a byte.
 const HELD_MAX: Duration = Duration::from_secs(4);
 
-/// How long the first bytes are waited for before the head of the response is sent: until then, a failure has a status.
-const FIRST_MAX: Duration = Duration::from_secs(7);
+/// How long the first bytes are waited for, that included, before the head of the response is sent: until then, a failure
+/// has a status.
+const FIRST_MAX: Duration = Duration::from_secs(8);
 
 /// Most bytes that are passed on at once.
 const STEP_BYTES: u64 = 256 << 10;
@@ -79,6 +80,7 @@ pub(crate) async fn whole(blob: &Blob, range: &Range<u64>, lane: Option<&Lane>) 
 /// # Cancel safety
 /// Cancel safe: what is fetched already goes on being fetched only if all of the blob was asked for.
 pub(crate) async fn arriving(wish: Wish) -> Result<Body, BlobError> {
+    let began = tokio::time::Instant::now();
     let len = wish.blob.len();
     let is_all = wish.range == (0..len);
     let is_held = len <= if is_all { HELD_BYTES_MAX } else { HELD_FOR_PART_BYTES_MAX };
@@ -96,7 +98,7 @@ pub(crate) async fn arriving(wish: Wish) -> Result<Body, BlobError> {
     wish.blob.expect(wish.range.clone());
     let generation = wish.blob.generation();
     let mut cold = Cold { wish, is_all, generation };
-    let first = match tokio::time::timeout(FIRST_MAX, cold.next()).await {
+    let first = match tokio::time::timeout_at(began + FIRST_MAX, cold.next()).await {
         Ok(first) => Some(first?),
         Err(_elapsed) => None,
     };
