@@ -82,7 +82,8 @@ async function start() {
     if (!source && !picker.isThere) throw new Error("The hub cannot be reached, and nothing of this torrent is kept here.");
     source ??= `magnet:?xt=urn:btih:${hash}`;
     if (location.hash.slice(1).toLowerCase() !== hash) return;
-    await swarm.open(source, { hash, isOfHub });
+    const torrent = await swarm.open(source, { hash, isOfHub });
+    if (typeof source === "string" && !torrent.metadata) say($("name"), "Waiting for somebody who knows what it is…");
   }
   function shut() {
     $("torrent").hidden = true;

@@ -42,7 +42,7 @@ impl Area {
             "seed" | "files" => Self::WebSeed,
             "announce" | "scrape" => Self::Tracker,
             "torrent" | "torrents" | "magnet" => Self::Torrents,
-            "" | "assets" | "stats" | "metrics" | "healthz" | "readyz" => Self::Operations,
+            "" | "assets" | "browser" | "stats" | "metrics" | "healthz" | "readyz" => Self::Operations,
             "hf" | "api" => Self::HuggingFace,
             _ if matches!(second, Some("announce" | "scrape")) => Self::Tracker,
             // At the root: behind an owner and a name, or a name alone, perhaps of a data set.
