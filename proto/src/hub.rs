@@ -146,10 +146,8 @@ pub struct HfStats {
     pub upstream_rate_limited: u64,
     /// Of those, without an answer or with a status of 5xx.
     pub upstream_failed: u64,
-    /// Bytes of files that clients were given over HTTP: what was here, and what came while they waited.
+    /// Bytes that clients of the Hub API were sent over HTTP, of files above all. A response counts once it is over.
     pub served_bytes: u64,
-    /// Of those, bytes that were here.
-    pub cached_bytes: u64,
     /// Bytes that peers were given of torrents of repositories.
     pub peer_bytes: u64,
     /// Files that are here and verified, and their bytes, now.

@@ -216,12 +216,12 @@ impl Hub {
         let metrics =
             metrics::router(self.stats.clone(), Arc::new(move || roots.hashed_count()), self.swarms.clone())
                 .layer(from_fn_with_state(self.visibility.metrics.clone(), audience::admit));
+        let traffic = self.stats.sources().traffic.clone();
         let shown = stats::router(self.stats.clone())
             .merge(dashboard::router())
-            .merge(hf::stats_router(self.swarms.clone()))
+            .merge(hf::stats_router(self.swarms.clone(), traffic.clone()))
             .layer(from_fn_with_state(self.visibility.stats.clone(), audience::admit));
         let root_state = (self.tracker.clone(), self.visibility.stats.clone());
-        let traffic = self.stats.sources().traffic.clone();
         let observer = Observer { traffic, log: self.visibility.log };
         // What no other route takes.
         let hf = self.hf.clone().map(hf::router).unwrap_or_default();

@@ -170,15 +170,13 @@ fn hugging_face(out: &mut Exposition, numbers: &HfNumbers) {
         out.sample(name, &[("why", why)], count);
     }
     out.one("wtfs_hf_upstream_bytes_total", Counter, "Bytes of files from upstream", upstream.file_bytes);
-    let name = "wtfs_hf_served_bytes_total";
-    out.family(name, Counter, "Bytes of files that were given out");
-    for (to, bytes) in [
-        ("clients_warm", counters.warm_bytes),
-        ("clients_cold", counters.cold_bytes),
-        ("peers", numbers.peer_bytes),
-    ] {
-        out.sample(name, &[("to", to)], bytes);
+    let name = "wtfs_hf_asked_bytes_total";
+    out.family(name, Counter, "Bytes of files that clients asked for");
+    for (state, bytes) in [("warm", counters.warm_bytes), ("cold", counters.cold_bytes)] {
+        out.sample(name, &[("state", state)], bytes);
     }
+    let name = "wtfs_hf_peer_bytes_total";
+    out.one(name, Counter, "Bytes of files that peers were given", numbers.peer_bytes);
     let name = "wtfs_hf_stale_answers_total";
     out.one(name, Counter, "Answers of what may be out of date", counters.stale);
     out.one("wtfs_hf_refused_total", Counter, "Requests that were refused", counters.refused);

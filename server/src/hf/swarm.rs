@@ -284,8 +284,8 @@ impl Swarms {
         HfNumbers { counters, blobs, peer_bytes, seeded, kept, preparing, failed }
     }
 
-    /// Everything that is known of torrents and of what came from upstream.
-    pub(crate) async fn stats(&self) -> HfStats {
+    /// Everything that is known of torrents and of what came from upstream. `served_bytes` are those of HTTP.
+    pub(crate) async fn stats(&self, served_bytes: u64) -> HfStats {
         let mut entries: Vec<(Key, Entry)> = {
             let state = self.0.state();
             state.torrents.iter().map(|(key, entry)| (key.clone(), entry.clone())).collect()
@@ -305,8 +305,7 @@ impl Swarms {
             upstream_requests: counters.upstream.requests,
             upstream_rate_limited: counters.upstream.rate_limited,
             upstream_failed: counters.upstream.failed,
-            served_bytes: counters.warm_bytes + counters.cold_bytes,
-            cached_bytes: counters.warm_bytes,
+            served_bytes,
             peer_bytes,
             blobs: blobs.whole,
             blobs_bytes: blobs.whole_bytes,

@@ -176,6 +176,10 @@ impl TrafficStats {
     pub(crate) fn web_seed_bytes(&self) -> u64 {
         self.areas[Area::WebSeed as usize].sent_bytes
     }
+
+    pub(crate) fn hugging_face_bytes(&self) -> u64 {
+        self.areas[Area::HuggingFace as usize].sent_bytes
+    }
 }
 
 #[cfg(test)]

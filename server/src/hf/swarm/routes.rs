@@ -5,6 +5,8 @@
 //! to prepare it, asking for `/model/…` only looks. Trackers are this hub's, and the web seed is the address of the files
 //! in its API.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -26,6 +28,7 @@ use super::super::{Caller, routes::PREFIX};
 use super::asked::{self, Asked};
 use super::made::Key;
 use super::{Found, Swarms, Wish};
+use crate::metrics::traffic::Traffic;
 use crate::names::attachment;
 use crate::places::PublicUrl;
 use crate::routes::wants_json;
@@ -53,13 +56,13 @@ pub(crate) fn router(swarms: Swarms, public_url: Option<PublicUrl>, udp_port: Op
 }
 
 /// Numbers about all of them; `null` from a hub without a proxy.
-pub(crate) fn stats_router(swarms: Option<Swarms>) -> Router {
-    Router::new().route("/hf-stats", get(stats)).with_state(swarms)
+pub(crate) fn stats_router(swarms: Option<Swarms>, traffic: Arc<Traffic>) -> Router {
+    Router::new().route("/hf-stats", get(stats)).with_state((swarms, traffic))
 }
 
-async fn stats(State(swarms): State<Option<Swarms>>) -> Response<Body> {
+async fn stats(State((swarms, traffic)): State<(Option<Swarms>, Arc<Traffic>)>) -> Response<Body> {
     match swarms {
-        Some(swarms) => json(StatusCode::OK, &swarms.stats().await),
+        Some(swarms) => json(StatusCode::OK, &swarms.stats(traffic.snapshot().hugging_face_bytes()).await),
         None => json(StatusCode::OK, &()),
     }
 }

@@ -31,6 +31,15 @@ pub(super) struct Seed {
     owner: Owner,
 }
 
+/// A torrent that there is, seeded or not.
+#[derive(Debug, Clone)]
+struct Made {
+    key: Key,
+    parts: Arc<[Part]>,
+    metainfo: Arc<Metainfo>,
+    is_seeded: bool,
+}
+
 /// Who put it into the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owner {
@@ -51,21 +60,22 @@ impl Swarms {
 
     /// Seeds what can be, and ends what cannot. `start` is where the last turn ended.
     pub(super) async fn look_at_blobs(&self, start: &mut usize) {
-        let mut made: Vec<(Key, Arc<[Part]>, Arc<Metainfo>, bool)> = {
+        let mut made: Vec<Made> = {
             let state = self.0.state();
             let made = state.torrents.iter().filter_map(|(key, entry)| match &entry.stage {
                 Stage::Made(metainfo) => {
                     let is_seeded = state.is_seeded(metainfo.hashes.primary(), key);
-                    Some((key.clone(), entry.parts.clone(), metainfo.clone(), is_seeded))
+                    let (key, parts, metainfo) = (key.clone(), entry.parts.clone(), metainfo.clone());
+                    Some(Made { key, parts, metainfo, is_seeded })
                 }
                 Stage::Preparing | Stage::Failed { .. } => None,
             });
             made.collect()
         };
-        made.sort_by(|a, b| a.0.cmp(&b.0));
+        made.sort_by(|a, b| a.key.cmp(&b.key));
         let (mut left, count) = (LOOKED_AT_MAX, made.len());
         let from = if count == 0 { 0 } else { *start % count };
-        for (key, parts, metainfo, is_seeded) in made.into_iter().cycle().skip(from).take(count) {
+        for Made { key, parts, metainfo, is_seeded } in made.into_iter().cycle().skip(from).take(count) {
             *start += 1;
             let looked_at = parts.len();
             match (self.are_here(parts).await, is_seeded) {
