@@ -34,9 +34,6 @@ use crate::transport::{Connection, Direction, TransportKind};
 /// cost half as much again less than packets that move between several.
 const REACTORS: usize = 1;
 
-/// Above what is ever put in flight, so that sends do not wait in the library.
-const SEND_LIMIT_BYTES: usize = 16 << 20;
-
 /// Between looks at what is in flight, should the library not say that it worked.
 const LOOK: std::time::Duration = std::time::Duration::from_millis(50);
 
@@ -213,7 +210,6 @@ async fn build(
         .with_handler(events)
         .with_runtime(Arc::new(RtcRuntime::new(policy, watch)))
         .with_dedicated_reactor_pool_size(REACTORS)
-        .with_data_channel_send_buffer_limit(SEND_LIMIT_BYTES)
         .with_udp_addrs(addrs)
         .build()
         .await?;
@@ -360,7 +356,8 @@ impl Open {
     }
 }
 
-/// An open connection's sending side.
+/// An open connection's sending side. The library is given no limit of its own, which would cost it a look at each round:
+/// what it holds is bounded here.
 struct Link {
     peer: Box<dyn PeerConnection>,
     channel: Arc<dyn DataChannel>,
