@@ -329,8 +329,9 @@ impl Blob {
             let is_refused = state.lock().phase == Phase::Refused;
             return if is_refused { Err(BlobError::Corrupt) } else { Ok(Bytes::new()) };
         }
-        reader.advise(&range, Some(origin));
         let demand = Demanded { state, id: state.add_demand(range.clone(), reader.id, origin.clone()) };
+        // Afterwards: one request may then be for both, and none for later goes first.
+        reader.advise(&range, Some(origin));
         let timeout = state.shared.read_timeout();
         let mut deadline = tokio::time::Instant::now() + timeout;
         let mut progress = None;

@@ -15,7 +15,7 @@ async fn what_an_origin_does_wrong_now_and_then_no_reader_notices() {
     let session = session(dir.path(), |_| {}).await;
     let soon = Some(Duration::from_millis(20));
     let scripts: &[&[Fault]] = &[
-        &[Fault::Truncate(MIB as u64)],
+        &[Fault::Truncate(300_000)],
         &[Fault::Truncate(0), Fault::Truncate(1), Fault::Truncate(99_999)],
         &[Fault::Reset(500_000), Fault::Reset(0), Fault::Reset(200_000)],
         &[Fault::Refuse(OriginFault::Transient, soon), Fault::Refuse(OriginFault::Transient, soon)],
@@ -25,15 +25,17 @@ async fn what_an_origin_does_wrong_now_and_then_no_reader_notices() {
     for (number, script) in scripts.iter().enumerate() {
         let content = content(LEN, number as u64);
         let origin = Scripted::new(content.clone());
+        let errors = || session.blobs().status().origin_errors;
+        let before = errors();
         origin.script(script.iter().cloned());
         let blob = session.blobs().get(sha256(&content), LEN as u64);
         assert!(stream(&blob, &via(&origin)).await.unwrap() == content, "{script:?}");
         blob.whole().await.unwrap();
         if script[0] != Fault::Chatter {
             assert_eq!(origin.given(), LEN as u64, "resumed, not begun again: {script:?}");
+            assert!(errors() > before, "{script:?}");
         }
     }
-    assert!(session.blobs().status().origin_errors >= 9);
     session.shutdown().await;
 }
 

@@ -82,7 +82,7 @@ async fn a_blob_larger_than_the_cache_is_read_through_it() {
 async fn a_fill_that_finds_no_room_ends_with_an_error_and_reads_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let session = session(dir.path(), |config| {
-        (config.cache_bytes, config.read_timeout) = (Some(8 << 20), Duration::from_secs(2));
+        (config.cache_bytes, config.read_timeout) = (Some(8 << 20), Duration::from_secs(5));
     })
     .await;
     let (kept, more) = (content(5 * MIB, 51), content(6 * MIB, 52));

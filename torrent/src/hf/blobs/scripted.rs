@@ -27,6 +27,8 @@ pub(crate) enum Fault {
     Reset(u64),
     /// So many bytes and then nothing, for ever.
     Stall(u64),
+    /// In the first request from the beginning of the blob: so many bytes, and the others once [`Scripted::release`] was called.
+    Hold(u64),
     /// The byte at this place of the blob is another one.
     Flip(u64),
     /// More than was asked for.
@@ -47,6 +49,7 @@ pub(crate) struct Scripted {
     /// While set, nothing is given.
     is_closed: AtomicBool,
     opened: Notify,
+    is_released: AtomicBool,
     site: String,
 }
 
@@ -65,6 +68,7 @@ impl Scripted {
             pause,
             is_closed: AtomicBool::new(false),
             opened: Notify::new(),
+            is_released: AtomicBool::new(false),
             site: "origin.test".to_owned(),
         })
     }
@@ -79,6 +83,11 @@ impl Scripted {
 
     pub(crate) fn open_gate(&self) {
         self.is_closed.store(false, Ordering::SeqCst);
+        self.opened.notify_waiters();
+    }
+
+    pub(crate) fn release(&self) {
+        self.is_released.store(true, Ordering::SeqCst);
         self.opened.notify_waiters();
     }
 
@@ -136,7 +145,11 @@ fn open(
     async move {
         assert!(range.start < range.end && range.end <= origin.content.len() as u64, "{range:?}");
         origin.requests.lock().unwrap().push(range.clone());
-        let fault = origin.faults.lock().unwrap().pop_front();
+        let fault = {
+            let mut faults = origin.faults.lock().unwrap();
+            let is_not_for_it = matches!(faults.front(), Some(Fault::Hold(_))) && range.start > 0;
+            if is_not_for_it { None } else { faults.pop_front() }
+        };
         origin.pass_gate().await;
         if let Some(Fault::Refuse(fault, retry_after)) = fault {
             return Err(OriginError::new(fault, "refused").retry_after(retry_after));
@@ -172,7 +185,16 @@ impl BlobBody for Body {
                     return Some(Err(OriginError::new(OriginFault::Transient, "reset")));
                 }
                 Some(Fault::Stall(after)) if given >= *after => std::future::pending().await,
-                Some(Fault::Truncate(after) | Fault::Reset(after) | Fault::Stall(after)) => {
+                Some(Fault::Hold(after)) if given >= *after => loop {
+                    let opened = self.origin.opened.notified();
+                    if self.origin.is_released.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    opened.await;
+                },
+                Some(
+                    Fault::Truncate(after) | Fault::Reset(after) | Fault::Stall(after) | Fault::Hold(after),
+                ) => {
                     most = most.min(after - given);
                 }
                 _ => {}
