@@ -14,7 +14,7 @@ use wtfs_testkit::{
 };
 
 use crate::support::{
-    hf::{NEWEST, Way, World, cache_dir},
+    hf::{NEWEST, Way, World, cache_dir, ok},
     need::{self, Need, missing},
     stage::{text, walk},
 };
@@ -106,4 +106,13 @@ fn a_model_that_a_client_downloads_through_the_hub_computes_the_same() {
     let taken = world.client(NEWEST, Way::Hub).does(step);
     let path = PathBuf::from(taken["path"].as_str().expect("a path"));
     assert_eq!(computed(&path), computed(&model));
+    // By its name alone, as most programs load it: the client's own cache is filled through the hub.
+    let text_of = "A hub is asked as the origin is.";
+    for way in [Way::Hub, Way::HubBelow] {
+        let done = world.client(NEWEST, way).steps(&[
+            json!({ "do": "auto_config", "id": ID, "text": text_of }),
+            json!({ "do": "auto_config", "path": text(&model), "text": text_of }),
+        ]);
+        assert_eq!(ok(&done[0]), ok(&done[1]), "{way:?}");
+    }
 }
