@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use wtfs_torrent::hf::UpstreamError;
 use wtfs_torrent::hf::blobs::{BlobBody, BlobOrigin, OriginError, OriginFault};
 
 use crate::content::BoxFuture;
@@ -23,6 +24,20 @@ impl Origins {
     }
 }
 
+/// Whether the next is asked. Whoever may not read it at our hub may not read it, and a hub that is busy or broke off is
+/// asked again: going around it is for one that is not there or has not got it, since it spares those behind it.
+fn is_gone_around(error: &OriginError) -> bool {
+    let upstream = error.source.as_ref().and_then(|source| source.downcast_ref::<UpstreamError>());
+    match (error.fault, upstream) {
+        (OriginFault::Forbidden, _) => false,
+        (OriginFault::Transient, Some(upstream)) => {
+            matches!(upstream, UpstreamError::Unreachable(_) | UpstreamError::Timeout { .. })
+        }
+        (OriginFault::Transient, None) => true,
+        (OriginFault::Gone | OriginFault::Lying | OriginFault::Offline, _) => true,
+    }
+}
+
 impl BlobOrigin for Origins {
     fn open(&self, range: Range<u64>) -> BoxFuture<'_, Result<Box<dyn BlobBody>, OriginError>> {
         Box::pin(async move {
@@ -35,8 +50,7 @@ impl BlobOrigin for Origins {
             for origin in &self.hubs {
                 match origin.open(range.clone()).await {
                     Ok(body) => return Ok(body),
-                    // A refusal is not gone around: whoever may not read it at our hub may not read it.
-                    Err(error) if error.fault == OriginFault::Forbidden => return Err(error),
+                    Err(error) if !is_gone_around(&error) => return Err(error),
                     Err(error) => {
                         tracing::debug!(origin = origin.describe(), "{error}");
                         first.get_or_insert(error);
@@ -91,6 +105,9 @@ mod tests {
             let error = origins.open(0..1).await.err().expect("both fail");
             assert_eq!((error.fault, second.1.load(Ordering::SeqCst)), (first, asked_second));
         }
+        let busy = UpstreamError::Unavailable { host: "hub".into(), status: 503, retry_after: None };
+        assert!(!is_gone_around(&busy.into()));
+        assert!(is_gone_around(&UpstreamError::Timeout { host: "hub".into() }.into()));
         let error = Origins::new(None, Vec::new()).open(0..1).await.err().expect("nobody is asked");
         assert_eq!(error.fault, OriginFault::Offline);
     }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use wtfs_proto::hf::{ContentId, ErrorCode, Repo, RepoInfo, Revision, TreeFile};
@@ -24,6 +25,12 @@ use crate::hf::dates;
 use crate::hf::origins::Origins;
 use crate::hf::source::{Local, RepoError, RepoRevision, RepoSource};
 use crate::hf::swarm::{SwarmConfig, Swarms};
+
+/// Where something is known from before, hubs have so long to say what it is now.
+const STALE_AFTER: Duration = Duration::from_secs(5);
+
+/// After that they are not waited for again for so long.
+const AWAY: Duration = Duration::from_secs(20);
 
 /// Whether hubs may be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +70,7 @@ struct Shared {
     swarms: Option<Arc<Swarms>>,
     /// Of blobs that were thrown away because they were not what their hash says: how often, when they were last opened.
     replaced: Mutex<HashMap<ContentId, u32>>,
+    away_until: Mutex<Option<Instant>>,
 }
 
 impl Repositories {
@@ -72,8 +80,8 @@ impl Repositories {
         let swarms = config.swarms.clone().filter(|_| config.reach == Reach::Online);
         let swarms = swarms.map(|swarms| Arc::new(Swarms::new(session.clone(), swarms, runtime)));
         let blobs = session.blobs().clone();
-        let replaced = Mutex::default();
-        Self { shared: Arc::new(Shared { config, archive, blobs, swarms, replaced }) }
+        let (replaced, away_until) = (Mutex::default(), Mutex::default());
+        Self { shared: Arc::new(Shared { config, archive, blobs, swarms, replaced, away_until }) }
     }
 }
 
@@ -88,47 +96,57 @@ fn told(text: String) -> Cause {
 
 impl Shared {
     async fn resolve(self: Arc<Self>, repo: Repo, revision: Revision) -> Result<RepoRevision, RepoError> {
-        if let Some(commit) = revision.commit()
-            && let Some(kept) = self.read(repo.clone(), revision.clone()).await
-            && kept.tree.commit == commit
-        {
-            return Ok(shown(kept));
+        let known = self.read(repo.clone(), revision.clone()).await;
+        if let Some(kept) = known.as_ref().filter(|kept| revision.commit() == Some(kept.tree.commit)) {
+            return Ok(shown(kept.clone()));
         }
         if self.config.reach == Reach::Offline {
-            let kept = self.read(repo.clone(), revision.clone()).await;
-            return kept.map(shown).ok_or_else(|| {
+            return known.map(shown).ok_or_else(|| {
                 let text =
                     format!("{repo}@{revision} was never looked at before; mount it once without --offline");
                 RepoError::NoRepo(told(text))
             });
         }
-        let mut last = None;
+        let Some(known) = known else {
+            let asked = self.ask_all(&repo, &revision).await;
+            return asked.map(shown);
+        };
+        if self.are_away() {
+            return Ok(shown(known));
+        }
+        let why = match tokio::time::timeout(STALE_AFTER, self.ask_all(&repo, &revision)).await {
+            Ok(Err(RepoError::Unreachable(why) | RepoError::Garbage(why))) => why,
+            Ok(asked) => return asked.map(shown),
+            Err(_) => told(format!("no hub answered within {} s", STALE_AFTER.as_secs())),
+        };
+        *self.away_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + AWAY);
+        tracing::warn!(%repo, %revision, commit = %known.tree.commit, "it is shown as it was before: {why}");
+        Ok(shown(known))
+    }
+
+    /// Whether no hub could be asked a moment ago: what is known is not kept waiting for then.
+    fn are_away(&self) -> bool {
+        let until = *self.away_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
+    async fn ask_all(&self, repo: &Repo, revision: &Revision) -> Result<Kept, RepoError> {
+        let mut first = None;
         for hub in &self.config.hubs {
-            match self.ask(hub, &repo, &revision).await {
-                Ok(kept) => return Ok(shown(kept)),
-                Err(error) if is_passing(&error) => {
+            match self.ask(hub, repo, revision).await {
+                Ok(kept) => return Ok(kept),
+                Err(error) => {
+                    let told = explain(hub, repo, revision, &error, self.config.token.as_ref());
+                    if !is_passing(&error) {
+                        return Err(told);
+                    }
                     tracing::debug!(%repo, %revision, "{error}");
-                    last.get_or_insert((hub, error));
-                }
-                Err(error) => return Err(explain(hub, &repo, &revision, &error, self.config.token.as_ref())),
-            }
-        }
-        if let Some(kept) = self.read(repo.clone(), revision.clone()).await {
-            let commit = kept.tree.commit;
-            match &last {
-                Some((_, error)) => {
-                    tracing::warn!(%repo, %revision, %commit, "as it was known before: {error}")
-                }
-                None => {
-                    tracing::warn!(%repo, %revision, %commit, "as it was known before: no hub is configured")
+                    first.get_or_insert(told);
                 }
             }
-            return Ok(shown(kept));
         }
-        Err(match last {
-            Some((hub, error)) => explain(hub, &repo, &revision, &error, self.config.token.as_ref()),
-            None => RepoError::Unreachable(told(format!("{repo}: no hub is configured to ask"))),
-        })
+        let nobody = || RepoError::Unreachable(told(format!("{repo}: no hub is configured to ask")));
+        Err(first.unwrap_or_else(nobody))
     }
 
     async fn ask(&self, hub: &Upstream, repo: &Repo, revision: &Revision) -> Result<Kept, UpstreamError> {

@@ -32,6 +32,9 @@ const SPOT_SLOT: u32 = 1;
 /// The view in the shape of the clients' cache.
 pub(super) const CACHE_VIEW: &str = ".cache-view";
 
+/// In that view; found, but not listed.
+const LOCKS: &str = ".locks";
+
 /// Positions of fixed entries come first in a listing.
 const FIRST_PIN: u64 = 16;
 
@@ -43,6 +46,8 @@ pub(super) enum What {
     /// What one owner has.
     Owner(RepoKind, Box<str>),
     CacheView,
+    /// Where clients want a directory for each repository, though they lock nothing that is there already.
+    Locks,
     Cached(Repo),
     /// Names of revisions below a prefix that ends with a slash or is empty.
     Refs(Repo, String),
@@ -273,6 +278,11 @@ impl Space {
                 let shown = self.resolved(&repo, &revision)?;
                 Some(self.repository(spot, name, &repo, &revision, &shown))
             }
+            What::CacheView if name == LOCKS => Some(self.spot(spot, name, "", What::Locks, Hold::Firm)),
+            What::Locks => {
+                names::of_folder(name)?;
+                Some(self.spot(spot, name, "", What::Empty, Hold::Loose))
+            }
             What::CacheView => {
                 let repo = names::of_folder(name)?;
                 self.pins_of(&repo).any(|(_, pin)| pin.shown.is_some()).then_some(())?;
@@ -495,7 +505,12 @@ impl Space {
                     Some((at, format!("{}{suffix}", known(found, revision)?.revision.commit)))
                 }))
             }
-            What::Lacks(..) | What::Empty | What::Link(_) | What::Text(_) | What::TreeText(..) => Vec::new(),
+            What::Locks
+            | What::Lacks(..)
+            | What::Empty
+            | What::Link(_)
+            | What::Text(_)
+            | What::TreeText(..) => Vec::new(),
         }
     }
 }
@@ -514,6 +529,7 @@ impl Spot {
             What::Snapshots(repo) | What::NoExist(repo) => Some((repo.clone(), exact_commit(name)?.into())),
             What::Trees(repo) => Some((repo.clone(), exact_commit(name.strip_suffix(".json")?)?.into())),
             What::Cached(_)
+            | What::Locks
             | What::Lacks(..)
             | What::Empty
             | What::Link(_)

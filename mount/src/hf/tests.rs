@@ -344,6 +344,7 @@ async fn the_view_for_caches_has_what_clients_look_for() {
         assert_eq!(is_file, is_marked, "{path}");
     }
     assert_eq!(fake.asked(), Vec::<String>::new());
+    assert!(walk(&tree, ".cache-view/.locks/models--org--repo").await.is_ok());
     let dir = walk(&tree, &at("")).await.unwrap().ino;
     assert_eq!(names(&tree, dir), ["refs", "snapshots", "trees", ".no_exist", "blobs"]);
     assert_eq!(names(&tree, walk(&tree, &at("refs")).await.unwrap().ino), ["main", "refs"]);
