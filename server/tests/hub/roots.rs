@@ -39,6 +39,8 @@ async fn files_that_come_change_move_and_go_are_followed() {
 
     fs::write(&path, noise(61_000)).expect("written");
     served.wait_for(&format!("/seed/{first}/a"), 404).await;
+    // The file is looked at when it is asked for; that it changed is told to the hub a little later.
+    served.wait_for(&format!("/torrent/{first}.torrent"), 404).await;
     let second = served.hash_of("a").await;
     assert_ne!(first, second);
     assert_eq!(served.get("/files/a").await.body, noise(61_000));
