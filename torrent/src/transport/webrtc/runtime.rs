@@ -107,3 +107,29 @@ impl fmt::Debug for RtcRuntime {
         f.debug_struct("RtcRuntime").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_the_librarys_task_is_told_also_when_it_panics() {
+        for panics in [false, true] {
+            let watch = Arc::new(Watch::default());
+            let runtime = RtcRuntime::new(&RtcPolicy::default(), Arc::clone(&watch));
+            assert!(!watch.ended.is_cancelled());
+            runtime.spawn_reactor(1, Box::pin(async move { assert!(!panics, "as told") }));
+            let told = tokio::time::timeout(Duration::from_secs(60), watch.ended.cancelled());
+            told.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_description_makes_nobody_connect_or_look_names_up() {
+        let runtime = RtcRuntime::new(&RtcPolicy::default(), Arc::default());
+        let addr = "127.0.0.1:9".parse().unwrap();
+        assert_eq!(runtime.connect_tcp(addr).await.unwrap_err().kind(), io::ErrorKind::Unsupported);
+        assert_eq!(runtime.resolve_host("localhost:9").await.unwrap_err().kind(), io::ErrorKind::Unsupported);
+        assert_eq!(runtime.resolve_host("127.0.0.1:9").await.unwrap(), [addr]);
+    }
+}

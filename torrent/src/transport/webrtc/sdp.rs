@@ -7,8 +7,9 @@
 
 use super::RtcError;
 
-/// Candidates of one description that are kept. Browsers send one for each interface and family, some twice.
-const CANDIDATES_MAX: usize = 24;
+/// Candidates of one description that are kept: a check goes to each, twenty times a second, whoever it belongs to. Browsers
+/// send one for each interface and family, and what STUN servers say.
+const CANDIDATES_MAX: usize = 16;
 
 /// The longest line that is kept.
 const LINE_BYTES_MAX: usize = 1024;
@@ -106,9 +107,10 @@ impl Found {
 
 /// Whether a candidate (RFC 8839, section 5.1) is one that a UDP check can be sent to.
 fn is_reachable(candidate: &str) -> bool {
-    let mut fields = candidate.split_ascii_whitespace().skip(2);
-    let (Some(transport), Some(_priority), Some(address), Some(port)) =
-        (fields.next(), fields.next(), fields.next(), fields.next())
+    let mut fields = candidate.split_ascii_whitespace().skip(1);
+    // Of the two components that there may be, data has one.
+    let (Some("1"), Some(transport), Some(_priority), Some(address), Some(port)) =
+        (fields.next(), fields.next(), fields.next(), fields.next(), fields.next())
     else {
         return false;
     };
@@ -151,6 +153,7 @@ mod tests {
             "a=candidate:1 1 udp 2122252543 255.255.255.255 9 typ host",
             "a=candidate:1 1 udp 2122252543 ff02::1 9 typ host",
             "a=candidate:1 1 udp 2122252543 10.0.0.1 0 typ host",
+            "a=candidate:1 2 udp 2122252542 192.168.1.2 40000 typ host",
             "a=candidate:nonsense",
         ] {
             assert_eq!(check(&with(line), 32 << 10).unwrap().text, OFFER, "{line}");
