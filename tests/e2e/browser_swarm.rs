@@ -28,7 +28,7 @@ fn content() -> Ramp {
 /// Whose tracker peers meet at.
 #[derive(Debug)]
 enum Tracker {
-    Npm(Process, SocketAddr),
+    Npm { _process: Process, addr: SocketAddr },
     Hub(Hub),
 }
 
@@ -41,7 +41,7 @@ impl Tracker {
         command.arg(node_modules()).args([addr.ip().to_string(), addr.port().to_string()]);
         let mut process = Process::spawn("tracker", command, &stage.log("tracker"));
         process.wait_for_line("the tracker listens", PATIENCE, 0, |line| (line == "listening").then_some(()));
-        Self::Npm(process, addr)
+        Self::Npm { _process: process, addr }
     }
 
     /// A hub that shares nothing.
@@ -51,7 +51,7 @@ impl Tracker {
 
     fn url(&self) -> String {
         match self {
-            Self::Npm(_, addr) => format!("ws://{addr}"),
+            Self::Npm { addr, .. } => format!("ws://{addr}"),
             Self::Hub(hub) => format!("ws://{}/announce", hub.addr),
         }
     }

@@ -242,6 +242,7 @@ const commands = {
   },
 };
 
+console.log(JSON.stringify({ ready: true }));
 for await (const line of createInterface({ input: process.stdin })) {
   const { id, command, ...options } = JSON.parse(line);
   const say = (answer) => console.log(JSON.stringify({ id, ...answer }));

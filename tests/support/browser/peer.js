@@ -15,6 +15,8 @@ class Memory {
 }
 
 let torrent;
+/** When the first and the last byte came, in `performance.now()`. */
+const came = { first: 0, last: 0 };
 const seen = new Map();
 export async function open({ library, role, torrent: torrentUrl, data, trackers, strategy }) {
   const { default: WebTorrent } = await import(library);
@@ -36,6 +38,10 @@ export async function open({ library, role, torrent: torrentUrl, data, trackers,
     };
   }
   torrent = client.add(file, options);
+  torrent.on("download", () => {
+    came.last = performance.now();
+    came.first ||= came.last;
+  });
   torrent.on("wire", (wire) => seen.set(wire.peerId, wire));
   await new Promise((resolve, reject) => {
     torrent.once("ready", resolve);
@@ -54,7 +60,7 @@ export async function done() {
     pieces.push(await new Promise((resolve, reject) => torrent.store.get(index, (error, bytes) => (error ? reject(error) : resolve(bytes)))));
   }
   const digest = await crypto.subtle.digest("SHA-256", await new Blob(pieces).arrayBuffer());
-  return { sha256: Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join(""), ...stats() };
+  return { sha256: Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join(""), transfer: { bytes: torrent.length, seconds: (came.last - came.first) / 1000 }, ...stats() };
 }
 
 export function stats() {
