@@ -20,6 +20,8 @@ use crate::support::{
 };
 
 const ID: &str = "sentence-transformers/all-MiniLM-L6-v2";
+/// Fetched bytes for each byte of the weights, at most: where a loader jumps, what was on its way to the old place is lost.
+const MOST_FETCHED: f64 = 1.15;
 /// Far beyond what a load takes; only a hang reaches it.
 const LOAD_DEADLINE: Duration = Duration::from_secs(300);
 
@@ -94,7 +96,7 @@ fn a_model_from_a_cold_mount_through_a_cold_hub_computes_what_it_computes_from_d
     eprintln!(
         "{fetched} bytes were fetched from upstream for weights of {weights}, by two mounts through one hub"
     );
-    assert!(fetched <= weights + weights / 20, "{fetched} of {weights}");
+    assert!(fetched as f64 <= weights as f64 * MOST_FETCHED, "{fetched} of {weights}");
     world.upstream.log().assert_no_token_at_cdn();
 }
 
