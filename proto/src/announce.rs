@@ -386,7 +386,8 @@ impl AnnounceSchedule {
     }
 
     /// The connection to the tracker at `index` broke, and with it our place in its swarm: it is announced to anew, as if
-    /// never before, after the wait of a first failure. `message` is a sentence for people.
+    /// never before, after the wait of a first failure. `message` is a sentence for people. Told again, of another swarm of
+    /// the same torrent, nothing changes.
     pub fn handle_lost(
         &mut self,
         index: TrackerIndex,
@@ -395,8 +396,8 @@ impl AnnounceSchedule {
         random: &mut impl FnMut() -> u64,
     ) {
         let Some(tracker) = self.trackers.get_mut(index.0) else { return };
-        tracker.accepted_started = false;
-        if tracker.under_way.is_none() {
+        let was_known_there = std::mem::take(&mut tracker.accepted_started);
+        if was_known_there && tracker.under_way.is_none() {
             // As if an announce had found it out.
             tracker.under_way = Some(AnnounceEvent::None);
             self.handle_failure(index, now, message, None, random);

@@ -208,6 +208,8 @@ fn after_a_lost_connection_started_is_said_again() {
     let state = schedule.tracker(first.tracker).unwrap().state().clone();
     assert_eq!(state, TrackerState::Failing("it broke off".to_owned()));
     assert!(schedule.clone().stop().is_empty(), "it does not know us any more");
+    // A hybrid's other swarm was lost too.
+    schedule.handle_lost(first.tracker, SECOND, "it broke off".to_owned(), &mut zero);
     assert_eq!(schedule.next_wake(SECOND), Some(SECOND + RETRY_FIRST));
     let again = schedule.poll(SECOND + RETRY_FIRST).unwrap();
     assert_eq!(again.event, AnnounceEvent::Started);

@@ -61,3 +61,6 @@ impl LocalTracker for Tracker {
         line
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,6 +87,12 @@ impl Browser {
         (count("complete"), count("incomplete"))
     }
 
+    /// The description of the next message, which is an answer to an offer.
+    pub(in crate::tracker) async fn next_answer(&mut self) -> String {
+        let message = self.next().await.expect("a message");
+        message["answer"]["sdp"].as_str().unwrap_or_else(|| panic!("{message}")).to_owned()
+    }
+
     async fn next_failure(&mut self) -> String {
         let message = self.next().await.expect("a message");
         message["failure reason"].as_str().unwrap_or_else(|| panic!("{message}")).to_owned()

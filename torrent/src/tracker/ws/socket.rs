@@ -439,8 +439,12 @@ impl SocketTask {
                     ..AnnounceResponse::default()
                 };
                 let _gone = reply.send(Ok(answer));
-                // We are one of those it counts.
-                if complete.saturating_add(incomplete) > 1 {
+                // We are one of those it counts; and two that lack nothing have nothing to say to each other.
+                let is_of_use = match member.request.left {
+                    0 => incomplete > 0,
+                    _ => complete.saturating_add(incomplete) > 1,
+                };
+                if is_of_use {
                     self.gather(info_hash);
                 }
             }

@@ -540,3 +540,22 @@ async fn offers_that_could_not_be_made_are_made_once_there_is_room() {
     assert_eq!(tracker.announce().await.offers.len(), 2);
     rig.end().await;
 }
+
+#[tokio::test]
+async fn a_seed_makes_offers_only_where_somebody_lacks_something() {
+    let mut rig = rig(2);
+    let complete = AnnounceRequest { left: 0, ..request(hash(1), AnnounceEvent::Started) };
+    let mut lines = Vec::new();
+    for (complete_count, incomplete) in [(5, 0), (1, 1)] {
+        let (client, caller, complete) = (rig.client.clone(), rig.caller(), complete.clone());
+        let announcing = tokio::spawn(async move { client.announce(URL, &complete, &caller).await });
+        if lines.is_empty() {
+            lines.push(rig.line().await);
+        }
+        assert_eq!(lines[0].announce().await.offers, []);
+        lines[0].say_counts(hash(1), complete_count, incomplete).await;
+        announcing.await.unwrap().expect("answered");
+    }
+    assert_eq!(lines[0].announce().await.offers.len(), 2, "the first time there were none");
+    rig.end().await;
+}
