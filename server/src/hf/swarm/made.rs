@@ -142,7 +142,8 @@ mod tests {
     #[test]
     fn a_revisions_pieces_are_those_of_its_longest_file() {
         assert_eq!(piece_bytes(0), 256 << 10);
-        assert_eq!(piece_bytes(500 << 20), 512 << 10);
+        assert_eq!(piece_bytes(500 << 20), 256 << 10);
+        assert_eq!(piece_bytes((500 << 20) + 1), 512 << 10);
         assert_eq!(piece_bytes(5_000_000_000), 4 << 20);
         assert_eq!(piece_bytes(1 << 40), 4 << 20);
         assert_eq!(piece_bytes_of(&[part("a", 1), part("b", 3 << 30)]), piece_bytes(3 << 30));
