@@ -154,7 +154,7 @@ impl<O: Clone> Board<O> {
         while let Some(gap) = self.present.first_gap(&(cursor..range.end)) {
             let mut at = gap.start;
             while at < gap.end {
-                let has_place = self.claims.len() < MAX_CLAIMS;
+                let has_place = self.claims.len() < MAX_CLAIMS || self.idlest().is_some();
                 if let Some(claim) = self.claims.values_mut().find(|claim| claim.at <= at && at < claim.end) {
                     if at - claim.at <= claim.near || !has_place {
                         claim.class = Class::Demand;
@@ -164,8 +164,9 @@ impl<O: Clone> Board<O> {
                     let aligned = at / ALIGN * ALIGN;
                     claim.end = if aligned > claim.at { aligned } else { at };
                 }
-                if !has_place {
-                    return;
+                if self.claims.len() >= MAX_CLAIMS {
+                    let Some(idlest) = self.idlest() else { return };
+                    self.claims.remove(&idlest);
                 }
                 let mut end = range.end.max(at.saturating_add(BLOCK_BYTES));
                 if let Some(ahead) = self.aheads.get(&reader)
@@ -214,6 +215,12 @@ impl<O: Clone> Board<O> {
         let id = self.take_number();
         self.claims.insert(id, Claim { at: start, end, class, origin: origin.clone(), near: NEAR_BYTES });
         id
+    }
+
+    /// The claim that a read may best have the place of: one that no read waits for.
+    fn idlest(&self) -> Option<u64> {
+        let idle = self.claims.iter().filter(|(_, claim)| self.waiting_for(claim).is_empty());
+        idle.max_by_key(|(id, claim)| (claim.class, **id)).map(|(id, _)| *id)
     }
 
     /// The first byte of a range that is neither present nor claimed.
@@ -275,8 +282,8 @@ impl<O: Clone> Board<O> {
         if self.aheads.values().any(will_go_on) {
             return Leave::Pause;
         }
-        match claim.at.next_multiple_of(BLOCK_BYTES) {
-            block if block > claim.at => Leave::Until(block.min(claim.end)),
+        match claim.at.checked_next_multiple_of(BLOCK_BYTES) {
+            Some(block) if block > claim.at => Leave::Until(block.min(claim.end)),
             _ => Leave::End,
         }
     }
@@ -394,6 +401,26 @@ mod tests {
             board.add_demand(demand(at << 31..(at << 31) + 1));
         }
         board.plan();
+        assert_eq!(board.claims.len(), MAX_CLAIMS);
+    }
+
+    #[test]
+    fn readers_that_pause_leave_their_places_to_a_read_that_waits() {
+        let mut board = Board::new(1 << 40);
+        for reader in 0..MAX_CLAIMS as u64 {
+            let at = reader << 34;
+            board
+                .aheads
+                .insert(reader, Ahead { window: vec![at..at + MIB], reach: at + (1 << 30), origin: 0 });
+            let id = board.add_demand(Demand { reader, ..demand(at..at + MIB) });
+            let claim = board.plan()[0];
+            board.settle(claim, at..at + MIB);
+            board.demands.remove(&id);
+            assert_eq!(board.leave(claim), Leave::Pause);
+        }
+        assert_eq!(board.claims.len(), MAX_CLAIMS);
+        board.add_demand(demand(1 << 39..(1 << 39) + 1));
+        assert_eq!(board.plan().len(), 1);
         assert_eq!(board.claims.len(), MAX_CLAIMS);
     }
 

@@ -390,11 +390,12 @@ impl State {
     pub(super) fn fail(self: &Arc<Self>, claim: u64, origin: &Origin, error: &BlobError) {
         let mut inner = self.lock();
         let Some(claim) = inner.board.claims.remove(&claim) else { return };
-        let site = origin.site();
+        let name = origin.describe();
         let fault = error.origin().map(|error| error.fault);
         let is_hit = |other: &Origin| match fault {
             Some(OriginFault::Forbidden | OriginFault::Offline) => Arc::ptr_eq(other, origin),
-            Some(OriginFault::Gone | OriginFault::Lying) => other.site() == site,
+            // The same content may still be had elsewhere at the same site.
+            Some(OriginFault::Gone | OriginFault::Lying) => other.describe() == name,
             Some(OriginFault::Transient) | None => true,
         };
         let waiting = inner.board.waiting_for(&claim);
