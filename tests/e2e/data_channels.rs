@@ -117,7 +117,7 @@ fn a_hub_alone_gives_what_it_shares_over_data_channels() {
     let got = stage.subdir("got");
     let listen = net::fresh_addr().to_string();
     let get = ["get", "--listen", &listen, "--cache-dir", "other", "-o", &text(&got), &magnet];
-    stage.run(&get).expect_success("wtfs get");
+    let _said = stage.run(&get).expect_success("wtfs get");
     content().check_file(&got.join("shared.bin"), BYTES).expect("every byte is right");
     let stats: Value = serde_json::from_slice(&hub.get("/stats").body).expect("JSON");
     let relay = &stats["tracker"]["relay"];
@@ -147,7 +147,7 @@ fn a_hub_behind_tls_gives_over_data_channels_too() {
     let said = &refused.stderr;
     assert!(!refused.success() && said.contains("no secure connection"), "{said}\n{made}");
     stage.set_variable("SSL_CERT_FILE", &text(&certificate.authority));
-    stage.run(&get).expect_success("wtfs get");
+    let _said = stage.run(&get).expect_success("wtfs get");
     content().check_file(&stage.join("got/shared.bin"), BYTES).expect("every byte is right");
 }
 

@@ -178,7 +178,7 @@ fn a_client_that_goes_on_from_corrupt_bytes_does_not_end_with_them() {
         let mut turns = 0;
         loop {
             turns += 1;
-            let done = client.steps(&[step.clone()]).remove(0);
+            let done = client.steps(std::slice::from_ref(&step)).remove(0);
             if let Some(file) = done.get("ok") {
                 assert_eq!(file["sha256"], *expected, "{version} keeps corrupt bytes after {turns} turns");
                 break;

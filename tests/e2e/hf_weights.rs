@@ -69,10 +69,9 @@ fn a_model_from_a_cold_mount_through_a_cold_hub_computes_what_it_computes_from_d
     let number = |key: &str| expected[key].as_f64().expect("a number");
     assert!(number("alike") > 0.6 && number("unlike") < 0.2, "{expected}");
     let world = World::with_hub("hf-weights", upstream(&model), &[]);
-    let mut sources = 0;
-    for source in [world.endpoint(Way::HubBelow), format!("hf://{ID}")] {
+    for (turn, source) in [world.endpoint(Way::HubBelow), format!("hf://{ID}")].into_iter().enumerate() {
         let hub = world.endpoint(Way::Hub);
-        let cache = text(&world.stage.subdir(format!("mount-cache-{sources}")));
+        let cache = text(&world.stage.subdir(format!("mount-cache-{turn}")));
         let is_whole = source.starts_with("http");
         let mut flags = vec!["--cache-dir", &*cache];
         if !is_whole {
@@ -89,7 +88,6 @@ fn a_model_from_a_cold_mount_through_a_cold_hub_computes_what_it_computes_from_d
         };
         assert_eq!(words(&dir), words(&model), "{source}");
         mount.unmount();
-        sources += 1;
     }
     let weights = model.join("model.safetensors").metadata().expect("it is there").len();
     let fetched = world.upstream.log().at(Side::Cdn).sent_bytes();
