@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 
-from parts import cold, growth, hugging_face, machine, paths, report, results, tools, trackers, webseed
+from parts import channels, cold, growth, hugging_face, machine, paths, report, results, tools, trackers, webseed
 from parts.clients import Place
 from parts.processes import run
 from parts.worlds import own_network, remove_stale, scratch
@@ -25,6 +25,7 @@ GROUPS = {
     "readers": growth.readers,
     "webseed": webseed.ranged_gets,
     "trackers": trackers.trackers,
+    "webrtc": channels.channels,
     "huggingface": hugging_face.proxy,
 }
 
@@ -49,6 +50,7 @@ class Options:
         self.reader_counts = [1, 64] if quick else [1, 64, 1000]
         self.load_seconds = 5 if quick else 10
         self.socket_count = 1000 if quick else 10_000
+        self.channel_count = 50 if quick else 150
 
     @staticmethod
     def say(text):
