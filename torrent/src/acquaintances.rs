@@ -41,6 +41,10 @@ impl Acquaintances {
         self.lock().connected.remove(&peer_id);
     }
 
+    pub(crate) fn connected(&self) -> usize {
+        self.lock().connected.len()
+    }
+
     pub(crate) fn is_connected(&self, peer_id: PeerId) -> bool {
         self.lock().connected.contains(&peer_id)
     }

@@ -35,6 +35,10 @@ impl Swarm for Rendezvous {
         self.shared.acquaintances.room() > 0
     }
 
+    fn connected(&self) -> usize {
+        self.shared.acquaintances.connected()
+    }
+
     fn is_connected(&self, peer_id: PeerId) -> bool {
         self.shared.acquaintances.is_connected(peer_id)
     }

@@ -80,6 +80,8 @@ pub(crate) trait Swarm: fmt::Debug + Send + Sync {
     fn wanted(&self) -> usize;
     /// Whether it takes another one that comes by itself.
     fn has_room(&self) -> bool;
+    /// How many peers it is connected with, in whatever way.
+    fn connected(&self) -> usize;
     /// Whether it is connected with this peer, in whatever way.
     fn is_connected(&self, peer_id: PeerId) -> bool;
     /// Whether it has ended.

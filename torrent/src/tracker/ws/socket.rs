@@ -230,7 +230,7 @@ impl SocketTask {
             } else {
                 self.writing_since.get_or_insert(now);
             }
-            if !self.members.is_empty() || !self.jobs.is_empty() {
+            if !self.members.is_empty() || !self.jobs.is_empty() || !self.outbox.is_empty() {
                 idle_since = now;
             }
             let has_failed = self.failed.as_ref().is_some_and(|(_, until)| *until > now);
@@ -440,11 +440,12 @@ impl SocketTask {
                 };
                 let _gone = reply.send(Ok(answer));
                 // We are one of those it counts; and two that lack nothing have nothing to say to each other.
-                let is_of_use = match member.request.left {
-                    0 => incomplete > 0,
-                    _ => complete.saturating_add(incomplete) > 1,
+                let others = match member.request.left {
+                    0 => incomplete,
+                    _ => complete.saturating_add(incomplete).saturating_sub(1),
                 };
-                if is_of_use {
+                // Those we are connected with would be offered a connection again.
+                if others as usize > member.caller.swarm.connected() {
                     self.gather(info_hash);
                 }
             }

@@ -138,6 +138,10 @@ impl Swarm for FakeSwarm {
         self.wanted > 0
     }
 
+    fn connected(&self) -> usize {
+        self.connected.lock().unwrap().len()
+    }
+
     fn is_connected(&self, peer_id: PeerId) -> bool {
         self.connected.lock().unwrap().contains(&peer_id)
     }
