@@ -37,6 +37,7 @@ fn throughput_beside_tcp() {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
+    let pid = sender.id();
     let mut orders = sender.stdin.take().unwrap();
     let mut lines = std::io::BufReader::new(sender.stdout.take().unwrap()).lines().map(Result::unwrap);
     let mut said = move || {
@@ -51,7 +52,7 @@ fn throughput_beside_tcp() {
             order(&listener.local_addr().unwrap().to_string());
             let (stream, from) = listener.accept().await.unwrap();
             let tcp = tcp::from_stream(stream, from, Direction::Incoming);
-            measure("TCP", tcp, 1 << 30).await;
+            measure("TCP", pid, tcp, 1 << 30).await;
             for (ms, mib) in [(0, 512), (1, 128), (10, 128)] {
                 order("offer");
                 let offer = said();
@@ -62,7 +63,7 @@ fn throughput_beside_tcp() {
                 let (answer, answered) = side.factory.answer(&offer).await.unwrap();
                 order(&relay.as_ref().map_or(answer.clone(), |_| with_candidate(&answer, None)));
                 let what = format!("WebRTC at {} ms", 2 * ms);
-                measure(&what, answered.connected().await.unwrap(), mib << 20).await;
+                measure(&what, pid, answered.connected().await.unwrap(), mib << 20).await;
             }
         }
     });
@@ -70,10 +71,21 @@ fn throughput_beside_tcp() {
     assert!(sender.wait().unwrap().success());
 }
 
-/// Reads `bytes` from whoever sends without an end, and says how fast.
-async fn measure(what: &str, mut from: Connection, bytes: usize) {
+/// Processor time of a process so far, in seconds.
+fn processor_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().collect();
+    // utime and stime (proc(5)), in hundredths.
+    fields[11..=12].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
+}
+
+/// Reads `bytes` from the process `sender`, which sends without an end, and says how fast, and at what cost: that does not
+/// depend on what else the machine does.
+async fn measure(what: &str, sender: u32, mut from: Connection, bytes: usize) {
     let mut buffer = vec![0; 256 << 10];
     let (mut got, mut pause) = (0, Duration::ZERO);
+    let pids = [std::process::id(), sender];
+    let before = pids.map(processor_seconds);
     let start = Instant::now();
     let mut last = start;
     while got < bytes {
@@ -84,7 +96,12 @@ async fn measure(what: &str, mut from: Connection, bytes: usize) {
         last = Instant::now();
     }
     let rate = got as f64 / start.elapsed().as_secs_f64() / 1e6;
-    println!("{what}: {rate:.1} MB/s, longest pause {} ms", pause.as_millis());
+    let spent = pids.map(processor_seconds);
+    let [receiving, sending] = [0, 1].map(|who| (spent[who] - before[who]) / (got as f64 / 1e9));
+    println!(
+        "{what}: {rate:.1} MB/s, longest pause {} ms, processor seconds for 1 GB: {receiving:.1} and {sending:.1}",
+        pause.as_millis()
+    );
 }
 
 /// The other process: each line of the input is an address to send to, or asks for an offer and then answers it.
