@@ -44,9 +44,10 @@ pub(crate) enum Way {
 /// Upstream, and a hub before it once it is started.
 #[derive(Debug)]
 pub(crate) struct World {
-    pub(crate) stage: Stage,
-    pub(crate) upstream: HfHub,
+    /// Ended first: it writes below the stage, which takes everything with it.
     hub: Option<Hub>,
+    pub(crate) upstream: HfHub,
+    pub(crate) stage: Stage,
 }
 
 impl World {
