@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use wtfs_proto::geometry::FileIndex;
 use wtfs_proto::hf::{Commit, ContentId, FilePath, Repo, TreeFile, encode_path};
 use wtfs_proto::metainfo::Metainfo;
@@ -41,6 +42,10 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// How long a file stays of interest after it was closed: loaders open one shard after the other, some several times.
 const INTEREST: Duration = Duration::from_secs(60);
+
+/// How long after a file was opened its first bytes wait for the hub to say whether there is a torrent: a request that has
+/// begun goes to its end, and that of a reader in order is a long one.
+const ANSWER_PATIENCE: Duration = Duration::from_millis(300);
 
 /// What a torrent gives first must be here by then, or the hub is asked instead.
 const FIRST_BYTES: Duration = Duration::from_secs(5);
@@ -83,6 +88,9 @@ enum Entry {
 #[derive(Debug)]
 pub(super) struct Slot {
     reader: OnceLock<FileReader>,
+    since: Instant,
+    /// Whether the hub has said a first time if there is a torrent, and it was joined if so.
+    is_answered: watch::Sender<bool>,
     /// Not asked before this.
     distrusted_until: Mutex<Option<Instant>>,
     /// How often the blob had been thrown away when it was joined: what happens after may be the torrent's doing.
@@ -95,6 +103,23 @@ enum Answer {
     Torrent(Box<Metainfo>),
     NotYet(Option<Duration>),
     Never,
+}
+
+/// Lets reads of a file go on that wait for the first answer; at the latest when it is dropped.
+struct Answered(Weak<Slot>);
+
+impl Answered {
+    fn tell(&self) {
+        if let Some(slot) = self.0.upgrade() {
+            slot.is_answered.send_replace(true);
+        }
+    }
+}
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        self.tell();
+    }
 }
 
 /// Which file of which revision.
@@ -139,6 +164,8 @@ impl Swarms {
         }
         let slot = Arc::new(Slot {
             reader: OnceLock::new(),
+            since: Instant::now(),
+            is_answered: watch::Sender::new(false),
             distrusted_until: Mutex::new(None),
             generation: OnceLock::new(),
             blob: blob.clone(),
@@ -153,7 +180,8 @@ impl Swarms {
 
     /// Ends when the torrent is joined and the blob whole, when there never will be a torrent, or nobody wants the file.
     async fn join(self: Arc<Self>, wanted: Wanted, id: ContentId, slot: Weak<Slot>) {
-        let Some(metainfo) = self.await_torrent(&wanted, &slot).await else { return };
+        let answered = Answered(slot.clone());
+        let Some(metainfo) = self.await_torrent(&wanted, &slot, &answered).await else { return };
         let Some(slot) = slot.upgrade() else { return };
         let metainfo = Arc::new(metainfo);
         let is_ours = if slot.blob.is_whole() {
@@ -169,6 +197,7 @@ impl Swarms {
                 }
             }
         };
+        drop(answered);
         {
             let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
             slots.insert(id, Entry::Joined(Arc::clone(&slot)));
@@ -191,7 +220,12 @@ impl Swarms {
         }
     }
 
-    async fn await_torrent(&self, wanted: &Wanted, slot: &Weak<Slot>) -> Option<Metainfo> {
+    async fn await_torrent(
+        &self,
+        wanted: &Wanted,
+        slot: &Weak<Slot>,
+        answered: &Answered,
+    ) -> Option<Metainfo> {
         let mut pause = PAUSE;
         let mut last_wanted = Instant::now();
         loop {
@@ -199,6 +233,7 @@ impl Swarms {
                 Answer::Torrent(metainfo) => return Some(*metainfo),
                 Answer::Never => return None,
                 Answer::NotYet(asked) => {
+                    answered.tell();
                     tokio::time::sleep(asked.unwrap_or_default().clamp(pause, PAUSE_MAX)).await;
                     pause = (pause * 2).min(PAUSE_MAX);
                 }
@@ -279,6 +314,10 @@ impl Slot {
     /// The torrent's bytes from the start of `range` on, if it is joined, was good so far, and gives the first of them
     /// soon.
     pub(super) async fn open(self: &Arc<Self>, range: Range<u64>) -> Option<Box<dyn BlobBody>> {
+        let mut is_answered = self.is_answered.subscribe();
+        let answered = async { is_answered.wait_for(|is_answered| *is_answered).await.is_ok() };
+        // Late or not: what is there now counts.
+        let _late = tokio::time::timeout_at((self.since + ANSWER_PATIENCE).into(), answered).await;
         let reader = self.reader.get()?;
         let is_distrusted = {
             let until = self.distrusted_until.lock().unwrap_or_else(PoisonError::into_inner);
