@@ -14,7 +14,7 @@ const told = { offers: 0, offered: 0, answered: 0, opened: 0, closed: 0, sent: 0
 const latin = (bytes) => String.fromCharCode(...bytes);
 const bytesOf = (hex) => Uint8Array.from(hex.match(/../g), (pair) => Number.parseInt(pair, 16));
 const random = (length) => crypto.getRandomValues(new Uint8Array(length));
-const FLOOD_BYTES_MAX = 48 * 2 ** 20;
+const FLOOD_BYTES_MAX = 24 * 2 ** 20;
 const GARBAGE = ["", "v=0\r\n", "garbage", `v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=fingerprint:sha-256 ${"00:".repeat(5000)}\r\n`, "x".repeat(40_000)];
 const open = new Set();
 
