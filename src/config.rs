@@ -20,9 +20,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use wtfs_proto::announce::TrackerKind;
 use wtfs_torrent::http::PrivateHosts;
-use wtfs_torrent::{
-    ListenConfig, NetworkPolicy, PortPolicy, SessionConfig, UploadPolicy, WebRtcPolicy,
-};
+use wtfs_torrent::{ListenConfig, NetworkPolicy, PortPolicy, SessionConfig, UploadPolicy, WebRtcPolicy};
 
 pub(crate) use self::directories::Directories;
 pub(crate) use self::hub::HubLayer;

@@ -17,9 +17,9 @@ use bytes::{Bytes, BytesMut};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Client, ClientBuilder, Response, StatusCode, redirect};
 
-use self::reach::{GuardedResolver, OutOfReach, Reach};
 #[cfg(feature = "webrtc")]
 pub(crate) use self::reach::is_public;
+use self::reach::{GuardedResolver, OutOfReach, Reach};
 pub use self::reach::{NamedHosts, PrivateHosts};
 
 mod hops;

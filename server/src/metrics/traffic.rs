@@ -25,14 +25,8 @@ pub(crate) enum Area {
 }
 
 impl Area {
-    pub(crate) const ALL: [Self; 6] = [
-        Self::WebSeed,
-        Self::Tracker,
-        Self::Torrents,
-        Self::HuggingFace,
-        Self::Operations,
-        Self::Other,
-    ];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::WebSeed, Self::Tracker, Self::Torrents, Self::HuggingFace, Self::Operations, Self::Other];
 
     /// The part that a path belongs to.
     pub(crate) fn of(path: &str) -> Self {

@@ -23,8 +23,6 @@ mod socket;
 mod stream;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod throughput_tests;
 
 use std::sync::Arc;
 use std::time::Duration;

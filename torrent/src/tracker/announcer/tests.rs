@@ -94,7 +94,11 @@ async fn a_hybrid_is_announced_to_both_of_its_swarms_and_told_where_it_is_seen()
     let origin = Origin::start([("/announce", Behaviour::ok(answer.to_vec()))]).await;
     let hashes = InfoHashes { v1: Some(INFO_HASH), v2: Some(InfoHashV2::of_info(b"hybrid")) };
     let mut rig = spawn_for(hashes, &[vec![origin.url("/announce")]]);
-    assert_eq!(next_peers(&mut rig).await, ["10.1.2.3:6881".parse::<SocketAddr>().unwrap()], "each peer once");
+    assert_eq!(
+        next_peers(&mut rig).await,
+        ["10.1.2.3:6881".parse::<SocketAddr>().unwrap()],
+        "each peer once"
+    );
     let status = wait_status(&rig, |status| status[0].state == TrackerStateName::Working).await;
     assert_eq!(status[0].external_ip, Some([192, 0, 2, 7].into()));
     rig.handle.stop().await;

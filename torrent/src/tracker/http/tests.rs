@@ -45,7 +45,10 @@ async fn compact_answer_gives_peers_of_both_families() {
 async fn dictionary_answer_gives_peers() {
     let body = "d8:intervali900e5:peersld2:ip8:10.1.2.37:peer id20:-XX0000-0000000000004:porti6881eed2:ip3:::14:porti1eeee";
     let response = announce(Behaviour::ok(body)).await.unwrap();
-    assert_eq!(response.peers, ["10.1.2.3:6881".parse::<SocketAddr>().unwrap(), "[::1]:1".parse::<SocketAddr>().unwrap()]);
+    assert_eq!(
+        response.peers,
+        ["10.1.2.3:6881".parse::<SocketAddr>().unwrap(), "[::1]:1".parse::<SocketAddr>().unwrap()]
+    );
 }
 
 #[tokio::test]

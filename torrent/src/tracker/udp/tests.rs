@@ -112,7 +112,10 @@ async fn announce_connects_and_reads_ipv4_peers() {
 async fn announce_over_ipv6_reads_ipv6_peers() {
     let tracker = Tracker::start("[::1]:0", Box::new(|_, packet| vec![honest(packet, true)])).await;
     let response = announce(&tracker, "/announce").await.unwrap();
-    assert_eq!(response.peers, ["[2020:2020:2020:2020:2020:2020:2020:2020]:6881".parse::<SocketAddr>().unwrap()]);
+    assert_eq!(
+        response.peers,
+        ["[2020:2020:2020:2020:2020:2020:2020:2020]:6881".parse::<SocketAddr>().unwrap()]
+    );
 }
 
 #[tokio::test]
