@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 
-from parts import channels, cold, growth, hugging_face, machine, paths, report, results, tools, trackers, webseed
+from parts import browsers, channels, cold, growth, hugging_face, machine, paths, report, results, tools, trackers, webseed
 from parts.clients import Place
 from parts.processes import run
 from parts.worlds import own_network, remove_stale, scratch
@@ -26,6 +26,7 @@ GROUPS = {
     "webseed": webseed.ranged_gets,
     "trackers": trackers.trackers,
     "webrtc": channels.channels,
+    "browsers": browsers.browsers,
     "huggingface": hugging_face.proxy,
 }
 
