@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use wtfs_proto::geometry::FileIndex;
 use wtfs_proto::hf::{Commit, ContentId, FilePath, Repo, TreeFile, encode_path};
+use wtfs_proto::hub::{ModelState, ModelStatus};
 use wtfs_proto::metainfo::Metainfo;
 use wtfs_torrent::hf::blobs::{Blob, BlobBody, OriginError, OriginFault};
 use wtfs_torrent::hf::{ApiRequest, Upstream};
@@ -32,6 +33,11 @@ use crate::hf::source::RepoRevision;
 
 /// Smaller files come from the hub in one request.
 const SWARM_MIN_BYTES: u64 = 1 << 20;
+
+/// A hub that has not all of a file fetches all of it when it is asked for the file's torrent. That is asked at once of files
+/// up to this length; of longer ones once the hub has all of it, or half of it was read here: who looks at the header of a
+/// hundred gigabytes must not have all of them fetched.
+const EAGER_MAX_BYTES: u64 = 64 << 20;
 
 /// Torrents joined at once. What is beyond is read from the hub alone.
 const JOINED_MAX: usize = 512;
@@ -229,7 +235,8 @@ impl Swarms {
         let mut pause = PAUSE;
         let mut last_wanted = Instant::now();
         loop {
-            match self.ask(wanted).await {
+            let local = slot.upgrade().map_or(0, |slot| slot.blob.present_bytes());
+            match self.ask(wanted, local).await {
                 Answer::Torrent(metainfo) => return Some(*metainfo),
                 Answer::Never => return None,
                 Answer::NotYet(asked) => {
@@ -246,8 +253,25 @@ impl Swarms {
         }
     }
 
-    async fn ask(&self, wanted: &Wanted) -> Answer {
+    /// `local` is how many bytes of the file are here.
+    async fn ask(&self, wanted: &Wanted, local: u64) -> Answer {
         let Wanted { repo, commit, path, bytes } = wanted;
+        if *bytes > EAGER_MAX_BYTES && local < bytes / 2 {
+            let place = format!("/model/{repo}@{commit}/{}", encode_path(path));
+            match self.config.hub.pass(ApiRequest::get(place), None).await {
+                Ok(answer) if answer.status == 200 => match serde_json::from_slice(&answer.body) {
+                    Ok(status) if can_have_it(&status) => {}
+                    Ok(_) => return Answer::NotYet(None),
+                    Err(_) => return Answer::Never,
+                },
+                Ok(answer) if matches!(answer.status, 202 | 408 | 429 | 500..=599) => {
+                    return Answer::NotYet(answer.retry_after);
+                }
+                Ok(_) => return Answer::Never,
+                Err(error) if error.is_transient() => return Answer::NotYet(error.retry_after()),
+                Err(_) => return Answer::Never,
+            }
+        }
         let place = format!("/torrent/{repo}@{commit}/{}", encode_path(path));
         // In nobody's name: what has a torrent is for everybody.
         let answer = match self.config.hub.pass(ApiRequest::get(place), None).await {
@@ -283,6 +307,15 @@ impl Swarms {
             Err(AddError::Duplicate(_)) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Whether a hub makes a torrent without fetching anything for it.
+fn can_have_it(status: &ModelStatus) -> bool {
+    match status.state {
+        ModelState::Ready => true,
+        ModelState::Absent => status.present_bytes >= status.total_bytes,
+        _ => false,
     }
 }
 
@@ -399,6 +432,26 @@ impl BlobBody for SwarmBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hub_that_lacks_bytes_is_not_made_to_fetch_them() {
+        let status = |state: &str, present: u64| -> ModelStatus {
+            let text = format!(
+                r#"{{"repo":"a/b","commit":"","state":"{state}","files":1,"files_present":0,"total_bytes":9,"present_bytes":{present}}}"#
+            );
+            serde_json::from_str(&text).expect("a status")
+        };
+        for (state, present, is_had) in [
+            ("ready", 0, true),
+            ("absent", 9, true),
+            ("absent", 8, false),
+            ("preparing", 9, false),
+            ("restricted", 9, false),
+            ("failed", 9, false),
+        ] {
+            assert_eq!(can_have_it(&status(state, present)), is_had, "{state} {present}");
+        }
+    }
 
     #[test]
     fn steps_end_at_whole_steps_and_at_the_end() {
