@@ -49,7 +49,7 @@ pub(crate) struct Verbosity {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Mount torrents as a read-only directory
+    /// Mount torrents or Hugging Face repositories as a read-only directory
     Mount(Mount),
     /// Add torrents to a running mount
     Add(Add),
@@ -210,7 +210,7 @@ wtfs mount hf://openai-community/gpt2 /mnt/gpt2\n  \
 wtfs mount http://hub:8080/hf /mnt/hf")
 )]
 pub(crate) struct Mount {
-    /// .torrent files, URLs, magnet links or info hashes
+    /// .torrent files, URLs, magnet links or info hashes; or hf:// repositories, or a hub's http://HOST:PORT/hf
     #[arg(value_name = "SOURCE")]
     pub(crate) sources: Vec<String>,
     /// The directory to mount on; it must exist
