@@ -1,9 +1,11 @@
 //! The same controls over HTTP, below `/_admin/` of the hub's origin, for tests that are not written in Rust:
 //!
-//!     GET  /_admin/log                 the requests so far, as JSON; DELETE forgets them
-//!     POST /_admin/fault               {"kind":"truncate","after":1000,"side":"cdn","path":"*","times":1,"skip":0}
-//!     DELETE /_admin/fault             takes all faults away
-//!     POST /_admin/ref                 {"kind":"models","id":"org/name","branch":"main","commit":"<40 hex>"}
+//! ```text
+//! GET  /_admin/log                 the requests so far, as JSON; DELETE forgets them
+//! POST /_admin/fault               {"kind":"truncate","after":1000,"side":"cdn","path":"*","times":1,"skip":0}
+//! DELETE /_admin/fault             takes all faults away
+//! POST /_admin/ref                 {"kind":"models","id":"org/name","branch":"main","commit":"<40 hex>"}
+//! ```
 
 use std::time::Duration;
 
