@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     io,
     os::unix::fs::FileExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     time::Duration,
 };
@@ -26,20 +26,6 @@ use crate::support::{
 const BYTES: u64 = 24 << 20;
 const STEP: u64 = 256 << 10;
 const RAMP_SEED: u64 = 91;
-
-/// A file system of 12 MiB. The stage detaches it again.
-fn small_disk(stage: &Stage) -> Option<PathBuf> {
-    let disk = stage.subdir("disk");
-    let mut small = Command::new("mount");
-    small.args(["-t", "tmpfs", "-o", "size=12M", "tmpfs"]).arg(&disk);
-    if process::run(small, Duration::from_secs(20)).success() {
-        return Some(disk);
-    }
-    // Only root may mount it.
-    assert!(std::env::var_os("WTFS_REQUIRE_FUSE").is_none(), "no file system of its own can be mounted here");
-    eprintln!("skipped: no file system of its own can be mounted here");
-    None
-}
 
 fn mount<'a>(stage: &'a Stage, disk: &Path) -> (Mount<'a>, ScriptedPeer) {
     let ramp = Ramp::new(RAMP_SEED);
@@ -63,7 +49,7 @@ fn a_full_disk_gives_way_to_what_is_read_and_every_byte_is_right() {
         return;
     }
     let stage = Stage::new("enospc-evict");
-    let Some(disk) = small_disk(&stage) else { return };
+    let Some(disk) = stage.small_disk(12) else { return };
     let (mut mount, _seeder) = mount(&stage, &disk);
     let file = File::open(mount.join("full.bin")).expect("it can be opened");
     for offset in (0..BYTES).step_by(STEP as usize) {
@@ -85,7 +71,7 @@ fn a_disk_full_of_what_must_stay_is_told_as_such_and_nothing_is_lost() {
         return;
     }
     let stage = Stage::new("enospc");
-    let Some(disk) = small_disk(&stage) else { return };
+    let Some(disk) = stage.small_disk(12) else { return };
     let (mut mount, _seeder) = mount(&stage, &disk);
     let _said = stage.run(&["pin", &text(&mount.join("full.bin"))]).expect_success("wtfs pin");
     let file = File::open(mount.join("full.bin")).expect("it can be opened");

@@ -4,7 +4,6 @@
 use std::{
     fs,
     io::Read as _,
-    path::PathBuf,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -21,7 +20,7 @@ use wtfs_testkit::{
 use crate::support::{
     hf::{NEWEST, Reply, Way, World, begin, cache_dir},
     need::{Need, missing},
-    stage::{PATIENCE, Stage, text},
+    stage::{PATIENCE, text},
 };
 
 const PATH: &str = "/org/model/resolve/main/w.bin";
@@ -155,25 +154,12 @@ fn a_hub_that_is_killed_in_a_fill_goes_on_with_what_it_has() {
     assert_right(&world.get(PATH), BYTES);
 }
 
-/// A file system of so many MiB. The stage detaches it again.
-fn small_disk(stage: &Stage, mib: u32) -> Option<PathBuf> {
-    let disk = stage.subdir("disk");
-    let mut small = Command::new("mount");
-    small.args(["-t", "tmpfs", "-o", &format!("size={mib}M"), "tmpfs"]).arg(&disk);
-    if process::run(small, Duration::from_secs(20)).success() {
-        return Some(disk);
-    }
-    assert!(std::env::var_os("WTFS_REQUIRE_FUSE").is_none(), "no file system of its own can be mounted here");
-    eprintln!("skipped: no file system of its own can be mounted here");
-    None
-}
-
 #[test]
 fn a_full_disk_ends_in_an_error_or_in_right_bytes_and_in_nothing_half() {
     const BYTES: u64 = 24 << 20;
     let builder = HfHub::builder().model("org/model").ramp("w.bin", 1, BYTES).ramp("small.bin", 2, 200_000);
     let mut world = World::new("hf-full", builder);
-    let Some(disk) = small_disk(&world.stage, 12) else { return };
+    let Some(disk) = world.stage.small_disk(12) else { return };
     world.start_hub(&["--cache-dir", &text(&disk)]);
     let answer = world.get(PATH);
     if answer.status == 200 && answer.is_complete() {

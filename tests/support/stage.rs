@@ -52,6 +52,23 @@ impl Stage {
         self.scratch.subdir(path)
     }
 
+    /// A file system of its own of so many MiB, which goes with the stage. `None` where it cannot be made and need not be:
+    /// only root may mount it.
+    pub(crate) fn small_disk(&self, mib: u32) -> Option<PathBuf> {
+        let disk = self.subdir("disk");
+        let mut small = Command::new("mount");
+        small.args(["-t", "tmpfs", "-o", &format!("size={mib}M"), "tmpfs"]).arg(&disk);
+        if process::run(small, Duration::from_secs(20)).success() {
+            return Some(disk);
+        }
+        assert!(
+            std::env::var_os("WTFS_REQUIRE_FUSE").is_none(),
+            "no file system of its own can be mounted here"
+        );
+        eprintln!("skipped: no file system of its own can be mounted here");
+        None
+    }
+
     /// Sets a variable of the environment for every command from now on.
     pub(crate) fn set_variable(&mut self, name: &'static str, value: &str) {
         self.variables.push((name, value.to_owned()));
