@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use self::companions::Companions;
+pub use self::companions::Keys;
 pub use self::narrow::RestIs;
 use self::narrow::{Narrow, Take, Then};
 use super::contested::Alone;
@@ -23,6 +25,7 @@ use crate::bitfield::Bitfield;
 use crate::geometry::{Geometry, PieceIndex};
 use crate::time::Moment;
 
+mod companions;
 mod narrow;
 
 /// Names one source (a peer connection or a web seed) for as long as it is connected; never reused in a session.
@@ -144,6 +147,7 @@ pub struct Picker {
     contested: BTreeMap<u32, Alone>,
     wants: Wants,
     narrow: Narrow,
+    companions: Companions,
     is_filling: bool,
     /// Absent pieces in the order in which fill takes them (last first); rebuilt when it runs dry or grows stale.
     fill_order: Vec<u32>,
@@ -168,6 +172,7 @@ impl Picker {
             contested: BTreeMap::new(),
             wants: Wants::default(),
             narrow: Narrow::default(),
+            companions: Companions::default(),
             is_filling: false,
             fill_order: Vec::new(),
             is_fill_order_stale: true,
@@ -356,22 +361,7 @@ impl Picker {
         let start = out.len();
         let mut is_out_of_budget = false;
         let (mut closed, mut later) = (Vec::new(), Vec::new());
-        let candidates: Vec<(Urgency, u32)> = {
-            // Looked at lazily, but collected: starting a piece needs `self`. A pick rarely takes more than a few.
-            let most = room.for_reads.max(1);
-            // Nothing can be started: absent pieces must not hide those under way.
-            let is_over = self.in_flight_bytes > self.budget_bytes;
-            let pieces = &self.pieces;
-            let is_hopeless = |piece: u32| is_over && pieces.get(piece as usize) == Some(&Piece::Absent);
-            self.wants
-                .open()
-                .take(SCAN_LIMIT)
-                .take_while(|(urgency, _)| *urgency == Urgency::Read || room.for_rest > 0)
-                .take_while(|(urgency, _)| self.narrow.allows(*urgency))
-                .filter(|(_, piece)| has.get(*piece) && !is_hopeless(*piece))
-                .take(most)
-                .collect()
-        };
+        let candidates = self.wanted_of(has, room, now);
         for (urgency, piece) in candidates {
             let limit = if urgency == Urgency::Read { room.for_reads } else { room.for_rest };
             let taken = out.len() - start;
@@ -417,6 +407,7 @@ impl Picker {
         out: &mut Vec<Pick>,
         start: usize,
     ) {
+        let hedge_after = self.hedge_after(has, room, now);
         let pieces: Vec<u32> = self.wants.reads().filter(|p| has.get(*p)).take(SCAN_LIMIT).collect();
         for piece in pieces {
             if self.contested.contains_key(&piece) {
@@ -428,7 +419,7 @@ impl Picker {
             if left == 0 {
                 return;
             }
-            let asked_before = now.checked_sub(room.hedge_after);
+            let asked_before = now.checked_sub(hedge_after);
             hedge(partial, index, source, asked_before, Some(Urgency::Read), left, out);
         }
     }
