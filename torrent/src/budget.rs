@@ -46,6 +46,9 @@ const LONGEST_GAP: u64 = 256 << 20;
 /// What is kept free is at most this fraction of the disk: a small one is not to be unusable.
 const RESERVE_FRACTION: u64 = 4;
 
+/// A disk with this much free takes what is verified at the moment, whoever else writes to it.
+const DISK_TO_SPARE: u64 = 64 << 20;
+
 /// The clock of a run begins here; below are the seconds of earlier runs, see [`recency`].
 const FIRST_TICK: u32 = 1 << 31;
 
@@ -70,6 +73,8 @@ pub(crate) struct Budget {
     most: AtomicU64,
     /// What the disk had free then; `u64::MAX` before.
     free: AtomicU64,
+    /// What was stored then.
+    stored_then: AtomicU64,
     /// How far reads may overdraw it, since nothing could be freed; counts while it is above `most`.
     overdraft: AtomicU64,
     stored: AtomicU64,
@@ -111,6 +116,7 @@ impl Budget {
             min_free_bytes: config.min_free_bytes,
             most: AtomicU64::new(cache_bytes),
             free: AtomicU64::new(u64::MAX),
+            stored_then: AtomicU64::new(0),
             overdraft: AtomicU64::new(0),
             stored: AtomicU64::new(0),
             dormant: Dormant::new(config.cache_dir.clone()),
@@ -154,6 +160,7 @@ impl Budget {
 
     fn set_free(&self, free: u64, reserve: u64) {
         self.free.store(free, Ordering::Relaxed);
+        self.stored_then.store(self.stored(), Ordering::Relaxed);
         let by_disk = self.stored().saturating_add(free).saturating_sub(reserve);
         self.most.store(by_disk.min(self.cache_bytes), Ordering::Relaxed);
     }
@@ -199,6 +206,13 @@ impl Budget {
     /// At the mark and not above it: the marks of a budget of a few bytes, or none, fall together.
     fn is_over(&self, used: u64) -> bool {
         used >= self.high()
+    }
+
+    /// Whether the disk is so far from full, as far as is known, that what is verified now will find room on it.
+    fn has_disk_to_spare(&self) -> bool {
+        let stored_since = self.stored().saturating_sub(self.stored_then.load(Ordering::Relaxed));
+        let taken = stored_since.saturating_add(self.in_flight.load(Ordering::Relaxed));
+        self.free.load(Ordering::Relaxed).saturating_sub(taken) >= DISK_TO_SPARE
     }
 
     /// What may be fetched now. When it is nothing, the evictor is woken.
@@ -377,6 +391,24 @@ mod tests {
         assert_eq!(b.excess(), 1, "also a cache of nothing asks before reads may overdraw it");
         b.handle_round(0);
         assert_eq!(b.room(), Room::ReadsOnly);
+    }
+
+    #[test]
+    fn a_disk_runs_out_of_spare_room_between_two_looks() {
+        let b = budget(None);
+        b.add_stored(1 << 40);
+        assert!(b.has_disk_to_spare(), "nothing is known of the disk");
+        b.set_free(DISK_TO_SPARE + 100, 0);
+        assert!(b.has_disk_to_spare());
+        b.add_stored(60);
+        b.move_in_flight(0, 40);
+        assert!(b.has_disk_to_spare());
+        b.add_stored(1);
+        assert!(!b.has_disk_to_spare());
+        b.set_free(DISK_TO_SPARE + 40, 0);
+        assert!(b.has_disk_to_spare());
+        b.set_free(1, 0);
+        assert!(!b.has_disk_to_spare());
     }
 
     #[test]

@@ -59,6 +59,11 @@ impl Ledger {
         self.budget.is_some()
     }
 
+    /// Whether a piece may be taken for stored before it is. Unknown of torrents that keep their data elsewhere.
+    pub(crate) fn has_disk_to_spare(&self) -> bool {
+        self.budget.as_ref().is_none_or(|budget| budget.has_disk_to_spare())
+    }
+
     fn add(&self, bytes: u64) {
         if let Some(budget) = &self.budget
             && bytes > 0

@@ -161,8 +161,10 @@ impl Download {
         let (ready, waiting) = self.leaves.split_ready(&self.content, std::mem::take(&mut self.complete));
         self.complete = waiting;
         for mut gathered in ready {
-            gathered.is_awaited =
-                now >= self.full_disk_until && self.picker.urgency(gathered.piece) == Some(Urgency::Read);
+            // A read that is answered from memory is to find its bytes again.
+            gathered.is_awaited = now >= self.full_disk_until
+                && self.content.ledger.has_disk_to_spare()
+                && self.picker.urgency(gathered.piece) == Some(Urgency::Read);
             let bytes: usize = gathered.blocks.iter().map(Bytes::len).sum();
             match jobs.last_mut() {
                 Some(job) if bytes <= room => job.push(gathered),
