@@ -14,11 +14,8 @@ pub(crate) struct Directories {
     config: Option<PathBuf>,
     system_config: Vec<PathBuf>,
     state: Option<PathBuf>,
-    runtime: PathBuf,
-    /// Where `XDG_RUNTIME_DIR` is in a session of systemd.
-    session_runtime: PathBuf,
-    /// What stands in for it where it is not set.
-    shared_runtime: PathBuf,
+    /// Where sockets may stand, that of this process first. Never empty.
+    runtimes: Vec<PathBuf>,
 }
 
 impl Directories {
@@ -29,15 +26,25 @@ impl Directories {
         let listed = environment.path("XDG_CONFIG_DIRS").unwrap_or_else(|| PathBuf::from("/etc/xdg"));
         // Not $TMPDIR: `wtfs status` must find the sockets of a shell that had another one.
         let user = rustix::process::getuid().as_raw();
+        let session = PathBuf::from(format!("/run/user/{user}/wtfs"));
         let shared = PathBuf::from(format!("/tmp/wtfs-{user}"));
+        let mut runtimes = Vec::new();
+        if let Some(named) = absolute("WTFS_RUNTIME_DIR") {
+            runtimes.push(named);
+        } else {
+            let ours = absolute("XDG_RUNTIME_DIR").map_or_else(|| shared.clone(), |dir| dir.join("wtfs"));
+            for dir in [ours, session, shared] {
+                if !runtimes.contains(&dir) {
+                    runtimes.push(dir);
+                }
+            }
+        }
         Self {
             cache: absolute("XDG_CACHE_HOME").or_else(|| below_home(".cache")),
             config: absolute("XDG_CONFIG_HOME").or_else(|| below_home(".config")),
             system_config: std::env::split_paths(&listed).filter(|path| path.is_absolute()).collect(),
             state: absolute("XDG_STATE_HOME").or_else(|| below_home(".local/state")),
-            runtime: absolute("XDG_RUNTIME_DIR").map_or_else(|| shared.clone(), |dir| dir.join("wtfs")),
-            session_runtime: PathBuf::from(format!("/run/user/{user}/wtfs")),
-            shared_runtime: shared,
+            runtimes,
             home,
         }
     }
@@ -68,19 +75,14 @@ impl Directories {
 
     /// Where the control socket of this process stands.
     pub(crate) fn runtime(&self) -> &Path {
-        &self.runtime
+        &self.runtimes[0]
     }
 
     /// Where a process of this user may have its socket, that of this process first: a mount made at boot had no
-    /// `XDG_RUNTIME_DIR`, and a shell by `su` has none for a mount made in a session.
+    /// `XDG_RUNTIME_DIR`, and a shell by `su` has none for a mount made in a session. Where `WTFS_RUNTIME_DIR` names a
+    /// place, there alone.
     pub(crate) fn runtimes(&self) -> Vec<&Path> {
-        let mut all: Vec<&Path> = vec![&self.runtime];
-        for other in [&self.session_runtime, &self.shared_runtime] {
-            if !all.contains(&other.as_path()) {
-                all.push(other);
-            }
-        }
-        all
+        self.runtimes.iter().map(PathBuf::as_path).collect()
     }
 
     /// A path as written in a file or typed, made absolute; a leading `~/` is the home directory.
@@ -118,6 +120,18 @@ mod tests {
         let expected =
             ["/home/ada/.config", "/etc/a", "/etc/b"].map(|dir| Path::new(dir).join("wtfs/config.toml"));
         assert_eq!(files, expected);
+    }
+
+    #[test]
+    fn a_place_named_for_sockets_is_the_only_one() {
+        let environment =
+            Environment::from([("XDG_RUNTIME_DIR", "/run/user/7"), ("WTFS_RUNTIME_DIR", "/run/ours")]);
+        let directories = Directories::of(&environment);
+        assert_eq!(directories.runtimes(), [Path::new("/run/ours")]);
+        assert_eq!(directories.runtime(), Path::new("/run/ours"));
+        let without = Directories::of(&Environment::from([("HOME", "/home/ada")]));
+        let user = rustix::process::getuid().as_raw();
+        assert_eq!(without.runtime(), Path::new(&format!("/tmp/wtfs-{user}")));
     }
 
     #[test]

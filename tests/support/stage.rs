@@ -113,7 +113,8 @@ impl Stage {
             .env("XDG_CACHE_HOME", self.join("cache"))
             .env("XDG_DATA_HOME", self.join("data"))
             .env("XDG_STATE_HOME", self.join("state"))
-            .env("XDG_RUNTIME_DIR", self.join("run"))
+            // What else runs on this machine is not asked.
+            .env("WTFS_RUNTIME_DIR", self.join("run/wtfs"))
             .env("RUST_LOG", log)
             .env("RUST_BACKTRACE", "1")
             .env("NO_COLOR", "1")
