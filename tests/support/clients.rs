@@ -53,12 +53,13 @@ pub(crate) fn transmission(stage: &Stage, torrent: &Path, save: &Path) -> (Proce
 /// it all.
 #[track_caller]
 pub(crate) fn aria2(stage: &Stage, torrent: &Path, save: &Path) -> Process {
-    let port = net::fresh_addr().port();
     let mut command = program(stage, "aria2c");
     command
         .args(["--enable-dht=false", "--enable-dht6=false", "--bt-enable-lpd=false", "--seed-time=0"])
         .args(["--no-conf=true", "--file-allocation=none", "--summary-interval=1", "--disable-ipv6=true"])
-        .arg(format!("--listen-port={port}"))
+        // It binds every address, so a port that is free on one is not enough: it tries some of these, which the kernel
+        // gives to nobody by itself.
+        .arg("--listen-port=20000-29999")
         .arg(format!("--dir={}", save.display()))
         .arg(torrent);
     Process::spawn("aria2", command, &stage.log("aria2"))
