@@ -1,5 +1,15 @@
 // Elements of the page. Text is put in as text nodes and attributes, never as markup: names come from torrents.
 
+const NAME_CHARS_MAX = 300;
+/**
+ * A name as it is shown. Characters that control what others look like (a name may say `exe.gnp` backwards) are shown as
+ * what they are: unreadable.
+ */
+export function named(name) {
+  const shown = name.length > NAME_CHARS_MAX ? `${name.slice(0, NAME_CHARS_MAX)}…` : name;
+  return shown.replaceAll(/[\p{Cc}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu, "\ufffd");
+}
+
 /** The element with this id, which stands in index.html. */
 export const $ = (id) => document.getElementById(id);
 

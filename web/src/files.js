@@ -1,5 +1,5 @@
 // The list of files of the open torrent.
-import { $, make, say } from "./dom.js";
+import { $, make, named, say } from "./dom.js";
 import { bytes, count, plural } from "./numbers.js";
 
 const SHOWN_MAX = 500;
@@ -39,7 +39,7 @@ export class Files {
     const matching = this.#files.filter((file) => words.every((word) => file.path.toLowerCase().includes(word)));
     $("files").replaceChildren(...matching.slice(0, SHOWN_MAX).map((file) => {
       const button = make("button", { type: "button", "aria-pressed": String(file === this.#chosen) },
-        make("span", { class: "name" }, this.pathOf(file)), make("span", { class: "about" }, bytes(file.length)));
+        make("span", { class: "name" }, named(this.pathOf(file))), make("span", { class: "about" }, bytes(file.length)));
       button.file = file;
       button.addEventListener("click", () => this.choose(file));
       return make("li", {}, button);

@@ -2,7 +2,7 @@
 //
 // Owns what is open and in what order things start; each part of the page is a module of its own. What is open stands
 // behind the `#` of the address, so that a reload and a link lead to it.
-import { $, choices, copy, say, showOnly, toast } from "./dom.js";
+import { $, choices, copy, named, say, showOnly, toast } from "./dom.js";
 import { Files } from "./files.js";
 import * as hub from "./hub.js";
 import { KeptView, chosenBound } from "./kept-view.js";
@@ -23,11 +23,22 @@ function alarm(text) {
   $("alert").hidden = !text;
 }
 
+/** Whether the browser takes a server: one that it does not would keep it from connecting at all. */
+function isTaken(server) {
+  try {
+    new RTCPeerConnection({ iceServers: [server] }).close();
+    return true;
+  } catch (error) {
+    console.info(`a server of the hub's is left out: ${error.message}`);
+    return false;
+  }
+}
+
 async function start() {
   say($("place"), hub.place);
   let iceServers = [];
   try {
-    iceServers = (await hub.configuration()).ice_servers ?? [];
+    iceServers = ((await hub.configuration()).ice_servers ?? []).filter(isTaken);
   } catch (error) {
     alarm(`${error.message}. What is kept here can still be opened.`);
   }
@@ -39,8 +50,17 @@ async function start() {
   const files = new Files((file, path) => choose(file, path));
   const picker = new Picker((what) => go(what));
   const kept = new KeptView(shelf, (what) => go(what));
-  /** A pasted magnet link, by its info hash: an address holds the hash alone. */
-  const pasted = new Map();
+  /** What was pasted, by info hash: an address holds the hash alone. Outlives a reload of this tab. */
+  const pasted = {
+    get(hash) {
+      try { return sessionStorage.getItem(`wtfs-magnet-${hash}`) ?? undefined; } catch { return this[hash]; }
+    },
+    set(hash, magnet) {
+      try { sessionStorage.setItem(`wtfs-magnet-${hash}`, magnet); } catch { this[hash] = magnet; }
+    },
+  };
+  /** What a torrent goes by here. */
+  const titleOf = (name) => named(picker.nameOf(swarm.torrent?.infoHash) ?? name);
 
   startTheme(() => map.repaint());
 
@@ -57,20 +77,25 @@ async function start() {
     alarm(null);
     shut();
     if (!hash) {
+      const isFocusLost = document.activeElement === document.body || $("torrent").contains(document.activeElement);
       await swarm.close();
-      picker.show();
+      void picker.show();
+      if (isFocusLost && document.body.dataset.started) $("pick-search").focus();
       return tick();
     }
+    const isFocusLost = $("pick").contains(document.activeElement) || $("kept").contains(document.activeElement);
     picker.hide();
     $("torrent").hidden = false;
     say($("name"), "Opening…");
     say($("hash"), hash);
+    // What was pressed is hidden now: who uses the keyboard goes on where the torrent begins.
+    if (isFocusLost) $("name").focus();
     try {
       await open(hash);
     } catch (error) {
       alarm(error.message);
       shut();
-      picker.show();
+      void picker.show();
     }
     tick();
   }
@@ -83,7 +108,10 @@ async function start() {
     source ??= `magnet:?xt=urn:btih:${hash}`;
     if (location.hash.slice(1).toLowerCase() !== hash) return;
     const torrent = await swarm.open(source, { hash, isOfHub });
-    if (typeof source === "string" && !torrent.metadata) say($("name"), "Waiting for somebody who knows what it is…");
+    if (typeof source === "string" && !torrent.metadata) {
+      const said = new URLSearchParams(source.slice(source.indexOf("?"))).get("dn");
+      say($("name"), said ? named(said) : "Waiting for somebody who knows what it is…");
+    }
   }
   function shut() {
     $("torrent").hidden = true;
@@ -97,9 +125,9 @@ async function start() {
 
   swarm.addEventListener("described", () => {
     const { torrent } = swarm;
-    say($("name"), torrent.name);
+    say($("name"), titleOf(torrent.name));
     say($("hash"), torrent.infoHash);
-    document.title = `${torrent.name} · wtfs`;
+    document.title = `${titleOf(torrent.name)} · wtfs`;
     map.repaint();
     files.take(torrent);
     tick();
@@ -119,11 +147,9 @@ async function start() {
   $("copy-magnet").addEventListener("click", async () => {
     const { torrent } = swarm;
     if (!torrent) return;
-    try {
-      await copy(await hub.magnet(torrent.infoHash), "The magnet link is on the clipboard");
-    } catch {
-      await copy(torrent.magnetURI, "The magnet link is on the clipboard");
-    }
+    let link = torrent.magnetURI;
+    if (picker.isOfHub(torrent.infoHash)) link = await hub.magnet(torrent.infoHash).catch(() => link);
+    await copy(link, "The magnet link is on the clipboard");
   });
   $("web-seed").checked = choices.get("web-seed") !== "off";
   swarm.usesWebSeed = $("web-seed").checked;
@@ -137,17 +163,18 @@ async function start() {
 
   function choose(file, path) {
     $("file").hidden = false;
-    say($("file-title"), path);
+    say($("file-title"), named(path));
     for (const view of Object.values(views)) view.take(file);
     const isTensors = file.name.endsWith(".safetensors");
     $("tab-tensors").hidden = !isTensors;
-    turn(isTensors ? "tensors" : kindOf(file.name)?.[0] === "text" || kindOf(file.name) ? "open" : "read");
+    turn(isTensors ? "tensors" : kindOf(file.name) ? "open" : "read");
+    // A list of many files may leave it out of sight; one that is alone needs no looking for.
+    if (swarm.torrent?.files.length > 1) $("file").scrollIntoView({ block: "nearest" });
   }
   function turn(name, isFocused) {
     for (const tab of ["read", "tensors", "open"]) {
       const button = $(`tab-${tab}`), isShown = tab === name;
       button.setAttribute("aria-selected", String(isShown));
-      button.setAttribute("aria-pressed", String(isShown));
       button.tabIndex = isShown ? 0 : -1;
     }
     showOnly($(name), $("read"), $("tensors"), $("open"));
@@ -157,11 +184,11 @@ async function start() {
   }
   for (const tab of ["read", "tensors", "open"]) $(`tab-${tab}`).addEventListener("click", () => turn(tab));
   document.querySelector("#file [role=tablist]").addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (!step) return;
     const tabs = ["read", "tensors", "open"].filter((tab) => !$(`tab-${tab}`).hidden);
     const at = tabs.findIndex((tab) => $(`tab-${tab}`).tabIndex === 0);
-    turn(tabs[(at + step + tabs.length) % tabs.length], true);
+    const next = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: -1 }[event.key];
+    if (next === undefined) return;
+    turn(tabs.at(next % tabs.length), true);
     event.preventDefault();
   });
 
@@ -169,6 +196,11 @@ async function start() {
 
   let wasReachable = true;
   function tick() {
+    if (swarm.isFetchingAll && swarm.torrent?.length > swarm.keptMax) {
+      // There was less room than was promised: what comes would only push out what is here.
+      swarm.setFetchAll(false);
+      toast("There is not enough room for everything: fetching was stopped");
+    }
     overview.show();
     const [state, words] = overview.state;
     $("link").dataset.state = state;

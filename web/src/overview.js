@@ -1,7 +1,8 @@
 // What the open torrent is doing: how much is here, the rates, who is connected, and what the trackers say.
-import { $, figure, make, say } from "./dom.js";
+import { $, figure, make, named, say } from "./dom.js";
 import { bytes, count, duration, percent, plural, rate, scaled } from "./numbers.js";
 import { labelOf, nameOf } from "./piecemap.js";
+import { whyWaiting } from "./reading.js";
 import { FROM } from "./swarm.js";
 
 const perSecond = (n) => { const [number, unit] = scaled(n); return [number, `${unit}/s`]; };
@@ -51,9 +52,18 @@ export class Overview {
     say(all, isDone ? "Everything is here" : this.#swarm.isFetchingAll ? "Stop fetching" : "Fetch everything");
   }
 
+  /** Why nobody is connected, and what helps. */
+  #alone() {
+    const swarm = this.#swarm, states = swarm.trackerStates();
+    if (!swarm.canWebRtc) return "This browser has no WebRTC: only web seeds can be used.";
+    if (states.length && states.every((tracker) => tracker.isLost)) return "Nobody is connected, and no tracker can be reached: it is tried again every few seconds.";
+    if (!whyWaiting(swarm, swarm.openedAt)) return "Nobody is connected yet.";
+    if (!states.some((tracker) => tracker.known > 1)) return "Nobody is connected: no tracker knows anybody else who takes part. Somebody has to seed it: a hub, wtfs seed, a mount, or another tab.";
+    return "Nobody is connected: others are known, but none can be reached from this browser. They may take part over TCP alone, or a firewall is between.";
+  }
   #showPeers(peers) {
     $("peer-none").hidden = peers.length > 0;
-    say($("peer-none"), this.#swarm.canWebRtc ? "Nobody is connected yet." : "This browser has no WebRTC: only web seeds can be used.");
+    say($("peer-none"), this.#alone());
     const list = $("peer-list");
     const seen = new Set(peers.map((peer) => peer.id));
     for (const [id, row] of this.#rows) if (!seen.has(id)) { row.remove(); this.#rows.delete(id); }
@@ -84,7 +94,8 @@ export class Overview {
       const row = list.children[at], badge = row.firstChild;
       badge.dataset.state = tracker.isConnected ? "ready" : tracker.isLost ? "refused" : "waiting";
       row.title = this.#swarm.trackers.get(tracker.url) ?? "";
-      say(badge.firstChild, `${tracker.url.replace(/^wss?:\/\//, "")}${tracker.isConnected ? "" : tracker.isLost ? ": cannot be reached" : ": connecting"}`);
+      const others = tracker.known === undefined ? "" : tracker.known > 1 ? ` · ${plural(tracker.known - 1, "other")}` : " · nobody else";
+      say(badge.firstChild, `${named(tracker.url.replace(/^wss?:\/\//, ""))}${tracker.isConnected ? others : tracker.isLost ? ": cannot be reached" : ": connecting"}`);
     });
   }
 }

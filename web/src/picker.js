@@ -1,5 +1,5 @@
 // Picking a torrent: the hub's list, or a pasted magnet link.
-import { $, make, say } from "./dom.js";
+import { $, make, named, say } from "./dom.js";
 import * as hub from "./hub.js";
 import { byName, bytes, plural } from "./numbers.js";
 
@@ -24,9 +24,17 @@ export function magnetHash(text) {
   return null;
 }
 
+function wrongMagnet(text) {
+  if (!text) return "Paste a magnet link: magnet:?xt=urn:btih:…";
+  if (/^magnet:\?.*xt=urn:btmh:/i.test(text)) return "This torrent is of version 2 alone, which browsers cannot take part in. A mount can: wtfs mount 'magnet:…' DIRECTORY";
+  return "This is no magnet link of a torrent. One has xt=urn:btih: and 40 or 32 characters in it.";
+}
+
 export class Picker {
   #list = [];
   #timer = 0;
+  /** What is shown, to show it anew only when it is something else: a row that is being clicked must stay. */
+  #shown = "";
   #onPick;
   /** `onPick` is given `{ hash }` of a torrent of the hub or `{ hash, magnet }`. */
   constructor(onPick) {
@@ -40,7 +48,7 @@ export class Picker {
   #openMagnet(text) {
     const field = $("magnet");
     const hash = /^[0-9a-f]{40}$/i.test(text) ? text.toLowerCase() : magnetHash(text);
-    field.setCustomValidity(hash ? "" : text ? "This is no magnet link with a v1 info hash (xt=urn:btih:…)" : "Paste a magnet link");
+    field.setCustomValidity(hash ? "" : wrongMagnet(text));
     if (!field.reportValidity()) {
       field.addEventListener("input", () => field.setCustomValidity(""), { once: true });
       return;
@@ -51,6 +59,10 @@ export class Picker {
   /** Whether the hub lists this torrent as ready. */
   isOfHub(hash) {
     return this.#list.some((entry) => entry.info_hash === hash && entry.state === "ready");
+  }
+  /** What the hub calls a torrent, which of a repository is more than the torrent's own name; null if it lists none. */
+  nameOf(hash) {
+    return this.#list.find((entry) => entry.info_hash === hash)?.name ?? null;
   }
 
   /** Shows the list and keeps it fresh, until `hide`. */
@@ -71,15 +83,21 @@ export class Picker {
       this.#show();
     } catch (error) {
       this.isThere = false;
-      say($("pick-note"), `${error.message}. A magnet link works without it.`);
+      this.#list = [];
+      this.#show();
+      say($("pick-note"), `${error.message}: it is asked again every few seconds. What is kept below can be opened, and a magnet link whose trackers are elsewhere.`);
     }
   }
   #show() {
     const words = $("pick-search").value.toLowerCase().split(/\s+/).filter(Boolean);
     const matching = this.#list.filter((entry) => words.every((word) => entry.name.toLowerCase().includes(word) || entry.info_hash?.startsWith(word)));
-    const focused = document.activeElement?.dataset?.hash;
-    $("choices").replaceChildren(...matching.slice(0, SHOWN_MAX).map((entry) => this.#row(entry)));
-    if (focused) document.querySelector(`#choices [data-hash="${focused}"]`)?.focus();
+    const shown = matching.slice(0, SHOWN_MAX), signature = JSON.stringify(shown);
+    if (signature !== this.#shown) {
+      this.#shown = signature;
+      const focused = document.activeElement?.dataset?.hash;
+      $("choices").replaceChildren(...shown.map((entry) => this.#row(entry)));
+      if (focused) document.querySelector(`#choices [data-hash="${CSS.escape(focused)}"]`)?.focus();
+    }
     const more = matching.length - SHOWN_MAX;
     const note = this.#list.length === 0 ? "This hub shares nothing yet. Paste a magnet link, or start the hub with: wtfs serve --root /path/to/directory"
       : matching.length === 0 ? "No torrent matches."
@@ -87,10 +105,10 @@ export class Picker {
     say($("pick-note"), note);
   }
   #row(entry) {
-    const isReady = entry.state === "ready" && entry.info_hash;
-    const about = isReady ? `${bytes(entry.total_bytes)} · ${plural(entry.pieces, "piece")}` : STATES[entry.state] ?? entry.state;
+    const isKnown = entry.state === "ready" && entry.info_hash, isReady = isKnown && entry.info_hash.length === 40;
+    const about = isKnown && !isReady ? "version 2 alone: not for browsers" : isReady ? `${bytes(entry.total_bytes)} · ${plural(entry.pieces, "piece")}` : STATES[entry.state] ?? entry.state;
     const button = make("button", { type: "button", "data-hash": entry.info_hash, title: entry.reason },
-      make("span", { class: "name" }, entry.name), make("span", { class: "about" }, about));
+      make("span", { class: "name" }, named(entry.name)), make("span", { class: "about" }, about));
     button.disabled = !isReady;
     button.addEventListener("click", () => this.#onPick({ hash: entry.info_hash }));
     return make("li", {}, button);

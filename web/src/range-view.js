@@ -1,8 +1,8 @@
 // Reading any range of bytes of a file: where from, how many, on and back; as hexadecimal and text, with its SHA-256.
 import { sha256Stream } from "./crypto.js";
 import { $, make, save, say } from "./dom.js";
-import { bytes, count, duration, hex, parseBytes, rate } from "./numbers.js";
-import { readRange } from "./reading.js";
+import { bytes, count, duration, hex, parseBytes, plural, rate } from "./numbers.js";
+import { readRange, whyWaiting } from "./reading.js";
 
 /** How much of a read is held for being looked at and saved. The hash is over all of it. */
 const HELD_BYTES_MAX = 64 * 2 ** 20;
@@ -34,6 +34,7 @@ export class RangeView {
     this.#file = file;
     this.#held = new Uint8Array(0);
     for (const id of ["range-error", "range-meter", "range-facts", "hex-box", "range-save"]) $(id).hidden = true;
+    say($("range-note"), "");
     if (file) this.#fill(0, Math.min(65536, file.length));
   }
   stop() { this.#running?.abort(new DOMException("stopped", "AbortError")); }
@@ -70,11 +71,12 @@ export class RangeView {
     const held = new Uint8Array(Math.min(end - start, HELD_BYTES_MAX));
     const hash = sha256Stream();
     const began = performance.now();
-    let done = 0, shownAt = 0;
+    let done = 0, shownAt = 0, cameAt = began;
     $("range-error").hidden = true;
     $("range-facts").hidden = false;
     $("range-facts").dataset.state = "reading";
     say($("range-told"), `${count(start)}–${count(end)}`);
+    say($("range-said"), "");
     say($("range-hash"), "…");
     $("range-stop").hidden = false;
     $("range-save").hidden = true;
@@ -83,6 +85,7 @@ export class RangeView {
       $("range-meter").hidden = done >= end - start;
       $("range-bar").style.width = `${end > start ? done / (end - start) * 100 : 100}%`;
       $("range-meter").setAttribute("aria-valuenow", Math.floor(end > start ? done / (end - start) * 100 : 100));
+      say($("range-note"), this.#running === running ? whyWaiting(this.#swarm, cameAt) : "");
       say($("range-bytes"), `${bytes(done)} of ${bytes(end - start)}`);
       say($("range-time"), `${duration(seconds)}${done ? ` · ${rate(done / seconds)}` : ""}`);
     };
@@ -93,6 +96,7 @@ export class RangeView {
         if (done < held.length) held.set(chunk.subarray(0, held.length - done), done);
         hash.update(chunk);
         done += chunk.length;
+        cameAt = performance.now();
         if (done === chunk.length || performance.now() - shownAt > 400) {
           shownAt = performance.now();
           this.#show(held.subarray(0, Math.min(done, held.length)), start, end - start);
@@ -104,6 +108,7 @@ export class RangeView {
       this.#show(held, start, end - start);
       say($("range-hash"), hex(hash.digest()));
       $("range-facts").dataset.state = "done";
+      say($("range-said"), `${plural(done, "byte")} read`);
       $("range-save").hidden = held.length < end - start || done === 0;
     } catch (error) {
       if (this.#running !== running) return;

@@ -2,6 +2,7 @@
 //
 // Asks for what is read and a little ahead of it, and for nothing else. A read ends with all its bytes or with an error:
 // `Stalled` when nothing came for a while, or the reason it was called off for.
+import { FROM } from "./swarm.js";
 
 /** How much is asked for ahead of where a read stands. */
 const AHEAD_BYTES_MAX = 64 * 2 ** 20;
@@ -13,13 +14,25 @@ const PRIORITY = 2;
 /** Nothing came. */
 export class Stalled extends Error {}
 
-/** Why a read has to wait so long, in a sentence. */
+/** How long nothing comes before it is said why. */
+const SILENCE_MS = 5_000;
+
+/** Why nothing comes to who waits since `since` (in `performance.now()`), as a sentence; empty while bytes come. */
+export function whyWaiting(swarm, since) {
+  if (!swarm.torrent || performance.now() - Math.max(swarm.lastByteAt, since) < SILENCE_MS) return "";
+  const reason = reasonOf(swarm);
+  return `${reason[0].toUpperCase()}${reason.slice(1)}.`;
+}
+
+/** Why a read has to wait so long, as a part of a sentence. */
 function reasonOf(swarm) {
-  const peers = swarm.peers();
+  // A web seed always counts as connected: it is asked anew for each piece.
+  const all = swarm.peers(), peers = all.filter((peer) => peer.kind !== FROM.webSeed);
   if (peers.length > 0) return peers.every((peer) => peer.isChoking) ? "all peers keep us waiting (choked)" : "the peers that are connected do not send it";
+  const silent = all.length > 0 ? "the web seed does not answer, and " : "";
   const trackers = swarm.trackerStates();
-  if (trackers.length > 0 && trackers.every((tracker) => !tracker.isConnected)) return "no tracker can be reached, so no peer can be found";
-  return "nobody who has it is connected";
+  if (trackers.length > 0 && trackers.every((tracker) => !tracker.isConnected)) return `${silent}no tracker can be reached, so no peer can be found`;
+  return `${silent}nobody who has it is connected`;
 }
 
 /**

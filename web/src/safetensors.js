@@ -9,6 +9,8 @@ const WIDTHS = {
   BOOL: 1, U8: 1, I8: 1, F8_E4M3: 1, F8_E5M2: 1, U16: 2, I16: 2, F16: 2, BF16: 2, U32: 4, I32: 4, F32: 4, U64: 8, I64: 8, F64: 8,
 };
 
+const DIMENSIONS_MAX = 64;
+
 /** The file is not what its name says. */
 export class FormatError extends Error {}
 
@@ -35,9 +37,11 @@ export async function readHeader(read, length) {
     if (name === "__metadata__") continue;
     const { dtype, shape, data_offsets: offsets } = entry ?? {};
     const isWhole = (n) => Number.isSafeInteger(n) && n >= 0;
-    const isSound = typeof dtype === "string" && Array.isArray(shape) && shape.every(isWhole)
+    const isSound = typeof dtype === "string" && Array.isArray(shape) && shape.length <= DIMENSIONS_MAX && shape.every(isWhole)
       && Array.isArray(offsets) && offsets.length === 2 && offsets.every(isWhole) && offsets[0] <= offsets[1] && base + offsets[1] <= length;
     if (!isSound) throw new FormatError(`The header does not say where tensor “${name.slice(0, 80)}” lies.`);
+    const width = Object.hasOwn(WIDTHS, dtype) ? WIDTHS[dtype] : 0;
+    if (width && shape.reduce((a, b) => a * b, width) !== offsets[1] - offsets[0]) throw new FormatError(`Tensor “${name.slice(0, 80)}” has not as many bytes as its shape says.`);
     tensors.push({ name, dtype, shape, start: base + offsets[0], end: base + offsets[1] });
   }
   return tensors.sort((a, b) => a.start - b.start || a.end - b.end);
@@ -92,7 +96,7 @@ function decode(dtype, bytes) {
 export class Numbers {
   count = 0; min = Infinity; max = -Infinity; zeros = 0; strange = 0;
   #sum = 0; #squares = 0; #rest = new Uint8Array(0); #dtype; #width;
-  constructor(dtype) { this.#dtype = dtype; this.#width = WIDTHS[dtype] ?? 0; }
+  constructor(dtype) { this.#dtype = dtype; this.#width = Object.hasOwn(WIDTHS, dtype) ? WIDTHS[dtype] : 0; }
   /** Whether the type is known. */
   get isKnown() { return this.#width > 0; }
   add(bytes) {

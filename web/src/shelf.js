@@ -1,4 +1,4 @@
-// Pieces kept over reloads, within a bound: IndexedDB, or memory where the browser lends no database.
+// Pieces kept over reloads, within a bound: IndexedDB, or memory where the browser lends no database, or no more room.
 //
 // Owns what is kept of which torrent and what has to go. Kept bytes are never trusted for having been kept: whoever takes
 // a torrent up again hashes its pieces first (webtorrent does, before it offers or reads one). The bound holds for all
@@ -6,16 +6,16 @@
 // open one that was used longest ago.
 
 const NAME = "wtfs-pieces";
-const MEMORY_BYTES_MAX = 256 * 2 ** 20;
+const MEMORY_BYTES_MAX = 250e6;
 /** The bounds a user may choose. */
-export const BOUNDS = [256 * 2 ** 20, 2 ** 30, 2 * 2 ** 30, 8 * 2 ** 30, 32 * 2 ** 30];
+export const BOUNDS = [250e6, 1e9, 2e9, 8e9, 32e9, 128e9];
 export const BOUND_MIN = 2 ** 20;
-export const BOUND_DEFAULT = 2 * 2 ** 30;
+export const BOUND_DEFAULT = 2e9;
 
-/** There is no room, even with nothing else kept. */
+/** There is no room for a piece, even with nothing else kept. */
 export class StorageFull extends Error {
   constructor() {
-    super("This browser's storage is full: no piece can be kept. Free some disk space, or choose a larger bound below.");
+    super("The pieces of this torrent are larger than what may be kept here: choose a larger bound below.");
   }
 }
 
@@ -82,26 +82,44 @@ class Database {
 /** The same over memory, for browsers that keep nothing. */
 class Memory {
   isLasting = false;
-  #pieces = new Map();
+  /** By info hash and index, those that came first before the others. */
+  pieces = new Map();
+  bytes = 0;
   async list() { return [[], []]; }
-  async get(hash, index) { return this.#pieces.get(`${hash} ${index}`); }
-  async put(hash, index, bytes) { this.#pieces.set(`${hash} ${index}`, bytes); }
-  async remove(hash, index) { this.#pieces.delete(`${hash} ${index}`); }
+  async get(hash, index) { return this.pieces.get(`${hash} ${index}`); }
+  async put(hash, index, bytes) {
+    await this.remove(hash, index);
+    this.pieces.set(`${hash} ${index}`, bytes);
+    this.bytes += bytes.length;
+  }
+  async remove(hash, index) { this.#drop(`${hash} ${index}`); }
   async note() {}
   async forget(hash) {
-    for (const key of this.#pieces.keys()) if (key.startsWith(hash)) this.#pieces.delete(key);
+    for (const key of this.pieces.keys()) if (key.startsWith(hash)) this.#drop(key);
+  }
+  #drop(key) {
+    this.bytes -= this.pieces.get(key)?.length ?? 0;
+    this.pieces.delete(key);
   }
 }
 
 export class Shelf {
-  /** Bytes kept in all. */
+  /** Bytes kept in all, but for those in memory because the disk is full. */
   used = 0;
+  /** Whether the browser gave less room than the bound. */
+  isFull = false;
   /** Whether what is kept outlives the page. */
   isLasting = true;
   /** Called with (hash, index) when a piece of an open torrent had to go. */
   onEvicted = () => {};
+  /** As the user chose it, and as much of it as there is room for. */
+  #chosen;
   #bound;
+  /** While room is made because the disk has less than was promised. */
+  #lessening = null;
   #backend;
+  /** What found no room on the disk. */
+  #spilled = new Memory();
   /** By info hash: the torrent's record, and the bytes of each kept piece, least recently used first. */
   #torrents = new Map();
   #open = new Set();
@@ -118,8 +136,14 @@ export class Shelf {
       shelf.used = 0;
     }
     shelf.isLasting = shelf.#backend.isLasting;
-    shelf.#bound = shelf.isLasting ? bound : Math.min(bound, MEMORY_BYTES_MAX);
+    shelf.#chosen = bound;
+    shelf.#takeRoom();
     return shelf;
+  }
+  /** Believes once more in all the room that was promised. */
+  #takeRoom() {
+    this.isFull = false;
+    this.#bound = this.isLasting ? this.#chosen : Math.min(this.#chosen, MEMORY_BYTES_MAX);
   }
   async #take() {
     const [records, keys] = await this.#backend.list();
@@ -137,10 +161,11 @@ export class Shelf {
     torrent.pieces.set(index, bytes);
   }
 
-  get bound() { return this.#bound; }
+  get bound() { return this.#bound + (this.isFull ? MEMORY_BYTES_MAX : 0); }
   /** Changes the bound; what is too much goes at once. */
   async setBound(bound) {
-    this.#bound = this.isLasting ? bound : Math.min(bound, MEMORY_BYTES_MAX);
+    this.#chosen = bound;
+    this.#takeRoom();
     await this.#makeRoom(0).catch(() => {});
   }
 
@@ -165,11 +190,18 @@ export class Shelf {
     this.#open.add(hash);
     await this.#backend.note(record).catch(() => {});
   }
-  release(hash) { this.#open.delete(hash); }
+  release(hash) {
+    this.#open.delete(hash);
+    void this.#spilled.forget(hash);
+  }
 
-  has(hash, index) { return this.#torrents.get(hash)?.pieces.has(index) ?? false; }
+  has(hash, index) {
+    return (this.#torrents.get(hash)?.pieces.has(index) ?? false) || this.#spilled.pieces.has(`${hash} ${index}`);
+  }
 
   async get(hash, index) {
+    const spilled = await this.#spilled.get(hash, index);
+    if (spilled) return spilled;
     const torrent = this.#torrents.get(hash);
     const size = torrent?.pieces.get(index);
     if (size === undefined) throw new Error(`piece ${index} is not kept`);
@@ -188,23 +220,46 @@ export class Shelf {
     if (!torrent) throw new Error("the torrent is not open");
     // A view into something larger would be kept with all of it.
     const own = bytes.byteLength === bytes.buffer.byteLength ? bytes : bytes.slice();
-    await this.#makeRoom(own.length);
-    this.#count(torrent, index, own.length);
-    for (;;) {
-      try {
-        return await this.#backend.put(hash, index, own);
-      } catch (error) {
-        if (error.name !== "QuotaExceededError") {
-          this.#uncount(torrent, index);
-          throw error;
-        }
-        // The disk has less than we were promised: live with what there is.
-        this.#uncount(torrent, index);
-        if (this.used === 0) throw new StorageFull();
-        this.#bound = Math.max(own.length, Math.floor(this.used * 0.9));
-        await this.#makeRoom(own.length);
-        this.#count(torrent, index, own.length);
-      }
+    if (!this.isFull && await this.#store(torrent, hash, index, own)) return;
+    if (!this.isFull) {
+      // The disk has less than we were promised: live with what there is. What goes may take a while to free the room
+      // that it had, so not everything goes for one piece; one makes room, however many wait for it.
+      this.#lessening ??= this.#lessen().finally(() => { this.#lessening = null; });
+      await this.#lessening;
+      if (!this.isFull && await this.#store(torrent, hash, index, own)) return;
+      this.isFull = true;
+    }
+    await this.#spill(hash, index, own);
+  }
+  /** Whether the disk took a piece. */
+  async #store(torrent, hash, index, bytes) {
+    await this.#makeRoom(bytes.length);
+    this.#count(torrent, index, bytes.length);
+    try {
+      await this.#backend.put(hash, index, bytes);
+      return true;
+    } catch (error) {
+      this.#uncount(torrent, index);
+      if (error.name === "QuotaExceededError") return false;
+      throw error;
+    }
+  }
+  async #lessen() {
+    const less = Math.floor(this.used * 0.9);
+    // With nothing to let go there is nothing to live with.
+    if (less < BOUND_MIN) this.isFull = true;
+    else this.#bound = Math.min(this.#bound, less);
+    await this.#makeRoom(0);
+  }
+  /** Keeps a piece in memory, in place of the one that is there longest. */
+  async #spill(hash, index, bytes) {
+    if (bytes.length > MEMORY_BYTES_MAX) throw new StorageFull();
+    await this.#spilled.put(hash, index, bytes);
+    for (const key of this.#spilled.pieces.keys()) {
+      if (this.#spilled.bytes <= MEMORY_BYTES_MAX) break;
+      const [oldHash, oldIndex] = key.split(" ");
+      await this.#spilled.remove(oldHash, Number(oldIndex));
+      this.onEvicted(oldHash, Number(oldIndex));
     }
   }
   #uncount(torrent, index) {
@@ -213,7 +268,7 @@ export class Shelf {
   }
 
   async #makeRoom(bytes) {
-    if (bytes > this.#bound) throw new StorageFull();
+    if (bytes > this.#bound && bytes > 0) throw new StorageFull();
     while (this.used + bytes > this.#bound) {
       const closed = this.kept().filter((entry) => !this.#open.has(entry.hash)).at(-1);
       if (closed) {
@@ -233,6 +288,10 @@ export class Shelf {
   async forget(hash) {
     const torrent = this.#torrents.get(hash);
     if (!torrent) return;
+    for (const key of this.#spilled.pieces.keys()) {
+      if (key.startsWith(hash) && this.#open.has(hash)) this.onEvicted(hash, Number(key.split(" ")[1]));
+    }
+    await this.#spilled.forget(hash);
     for (const index of torrent.pieces.keys()) {
       this.#uncount(torrent, index);
       if (this.#open.has(hash)) this.onEvicted(hash, index);
@@ -244,6 +303,7 @@ export class Shelf {
   /** Lets everything go. */
   async clear() {
     for (const hash of [...this.#torrents.keys()]) await this.forget(hash);
+    this.#takeRoom();
   }
 }
 

@@ -30,12 +30,16 @@ export class Swarm extends EventTarget {
   #shelf;
   #retry;
   #peerOf = new WeakMap();
+  /** The client of trackers whose answers are listened to. */
+  #heard = null;
   /** The open torrent, or null. */
   torrent = null;
   /** Where each piece came from: one of FROM. */
   from = new Uint8Array(0);
   /** The last thing that went wrong with each tracker, by its address. */
   trackers = new Map();
+  /** How many peers each tracker told of at last, this one among them, by its address. */
+  known = new Map();
   usesWebSeed = true;
   isFetchingAll = false;
   /** Bytes got from each kind of source, in FROM's order. */
@@ -46,6 +50,8 @@ export class Swarm extends EventTarget {
   evictions = 0;
   /** When bytes last came, in `performance.now()`. */
   lastByteAt = 0;
+  /** When the torrent was opened. */
+  openedAt = 0;
 
   constructor(shelf, iceServers) {
     super();
@@ -63,7 +69,6 @@ export class Swarm extends EventTarget {
   #tell(kind, detail) {
     this.dispatchEvent(new CustomEvent(kind, { detail }));
   }
-  get client() { return this.#client; }
   /** How many bytes may be kept. */
   get keptMax() { return this.#shelf.bound; }
   get canWebRtc() { return WebTorrent.WEBRTC_SUPPORT; }
@@ -83,7 +88,9 @@ export class Swarm extends EventTarget {
     this.got = [0, 0, 0, 0, 0];
     this.sent = 0;
     this.lastByteAt = 0;
+    this.openedAt = performance.now();
     this.trackers.clear();
+    this.known.clear();
     this.isFetchingAll = false;
     const torrent = this.#client.add(source, options);
     this.torrent = torrent;
@@ -110,13 +117,17 @@ export class Swarm extends EventTarget {
   }
 
   #prepare(torrent, isOfHub) {
-    // Browsers have sockets for web sockets only; the others would be warned about at each announce.
-    torrent.announce = torrent.announce.filter((url) => /^wss?:/i.test(url));
+    // Browsers have sockets for web sockets only, and pages over TLS only for such over TLS; the others would be warned
+    // about at each announce.
+    const isUsable = location.protocol === "https:" ? /^wss:/i : /^wss?:/i;
+    torrent.announce = torrent.announce.filter((url) => isUsable.test(url));
     this.seeds = new Set(torrent.urlList ?? []);
     if (isOfHub) this.seeds.add(hub.seedUrl(torrent.infoHash));
     // webtorrent takes this off the beginning of a file's path and asks the web seed for the rest as it stands: names
     // with `#`, `?` or `%` in them would be something else.
     torrent.path = { [Symbol.replace]: encodePath };
+    // Trackers are asked as soon as this is over.
+    queueMicrotask(() => this.#listen(torrent));
   }
   #described(torrent) {
     if (this.torrent !== torrent) return;
@@ -131,6 +142,7 @@ export class Swarm extends EventTarget {
     this.#tell("described");
   }
   #ready(torrent) {
+    this.#listen(torrent);
     this.#tell("ready");
     if (this.usesWebSeed) this.#seedFromWeb(torrent);
   }
@@ -211,14 +223,23 @@ export class Swarm extends EventTarget {
 
   // ---- trackers ---------------------------------------------------------------------------------------------------
 
-  /** The trackers of the open torrent and whether each is connected. */
+  /** The trackers of the open torrent, whether each is connected, and how many peers it knows. */
   trackerStates() {
-    const known = this.torrent?.discovery?.tracker?._trackers ?? [];
-    return known.map((tracker) => ({
+    return (this.torrent?.discovery?.tracker?._trackers ?? []).map((tracker) => ({
       url: tracker.announceUrl,
       isConnected: tracker.socket?.connected === true,
       isLost: tracker.reconnecting === true,
+      known: this.known.get(tracker.announceUrl),
     }));
+  }
+  /** Hears what trackers tell of who takes part, from the first answer on. */
+  #listen(torrent) {
+    const client = torrent.discovery?.tracker;
+    if (this.torrent !== torrent || !client || client === this.#heard) return;
+    this.#heard = client;
+    client.on("update", ({ announce, complete, incomplete }) => {
+      if (Number.isFinite(complete) && Number.isFinite(incomplete)) this.known.set(announce, complete + incomplete);
+    });
   }
   /** Tries lost trackers again, once the hub answers or the way back is another one. */
   async #retryTrackers() {
@@ -308,6 +329,8 @@ export class Swarm extends EventTarget {
     torrent.done = false;
     this.from[index] = FROM.nobody;
     this.lastKind[index] = 0;
+    // What is wanted is wanted again.
+    if (this.isFetchingAll) torrent.select(index, index, 0);
     for (const wire of torrent.wires) {
       if (wire.type !== "webSeed") wire.lt_donthave?.donthave(index);
     }

@@ -1,8 +1,8 @@
 // "Load these tensors of this file": the header by range reads, then the bytes of the tensors that were chosen.
 import { sha256Stream } from "./crypto.js";
-import { $, make, say } from "./dom.js";
+import { $, make, named, say } from "./dom.js";
 import { bytes, count, duration, hex, plural, rate } from "./numbers.js";
-import { readAll, readRange } from "./reading.js";
+import { readAll, readRange, whyWaiting } from "./reading.js";
 import { Numbers, readHeader } from "./safetensors.js";
 
 const SHOWN_MAX = 400;
@@ -17,6 +17,7 @@ export class TensorsView {
   #told = new Map();
   #rows = new Map();
   #running = null;
+  #cameAt = 0;
   constructor(swarm) {
     this.#swarm = swarm;
     $("tensor-search").addEventListener("input", () => this.#show());
@@ -56,6 +57,15 @@ export class TensorsView {
     const running = this.#running = new AbortController();
     $("tensor-error").hidden = true;
     $("tensor-stop").hidden = false;
+    say($("tensor-said"), "");
+    this.#cameAt = performance.now();
+    let told = "";
+    // While nothing comes, it is said why.
+    const ticker = setInterval(() => {
+      const why = whyWaiting(this.#swarm, this.#cameAt), note = $("tensor-note");
+      if (why) say(note, told = why);
+      else if (told && note.textContent === told) say(note, "Loading…");
+    }, 1000);
     try {
       await work(running.signal);
     } catch (error) {
@@ -65,6 +75,7 @@ export class TensorsView {
         $("tensor-error").hidden = false;
       } else if (this.#running === running) say($("tensor-note"), "Stopped.");
     } finally {
+      clearInterval(ticker);
       if (this.#running === running) {
         this.#running = null;
         $("tensor-stop").hidden = true;
@@ -89,6 +100,7 @@ export class TensorsView {
           numbers.add(chunk);
           hash.update(chunk);
           done += chunk.length;
+          this.#cameAt = performance.now();
           const seconds = (performance.now() - began) / 1000;
           $("tensor-bar").style.width = `${done / total * 100}%`;
           $("tensor-meter").setAttribute("aria-valuenow", Math.floor(done / total * 100));
@@ -98,7 +110,9 @@ export class TensorsView {
         this.#tell(tensor, describe(numbers), hex(hash.digest()));
       }
       const seconds = (performance.now() - began) / 1000;
-      say($("tensor-note"), `Loaded ${plural(chosen.length, "tensor")}, ${bytes(total)}, in ${duration(seconds)} (${rate(total / seconds)}).`);
+      const told = `Loaded ${plural(chosen.length, "tensor")}, ${bytes(total)}, in ${duration(seconds)} (${rate(total / seconds)}).`;
+      say($("tensor-note"), told);
+      say($("tensor-said"), told);
       $("tensor-note").dataset.state = "done";
     });
   }
@@ -129,11 +143,11 @@ export class TensorsView {
     say(load, this.#chosen.size ? `Load ${plural(this.#chosen.size, "tensor")} (${bytes(total)})` : "Load tensors");
   }
   #row(tensor) {
-    const box = make("input", { type: "checkbox", "aria-label": `Load ${tensor.name}` });
+    const box = make("input", { type: "checkbox", "aria-label": `Load ${named(tensor.name)}` });
     box.checked = this.#chosen.has(tensor);
     box.addEventListener("change", () => { this.#chosen[box.checked ? "add" : "delete"](tensor); this.#count(); });
     const cell = (content, extra = {}) => make("td", { role: "cell", ...extra }, content);
-    const row = make("tr", { role: "row", "data-tensor": tensor.name }, cell(box), cell(tensor.name), cell(tensor.dtype),
+    const row = make("tr", { role: "row", "data-tensor": tensor.name }, cell(box), cell(named(tensor.name)), cell(named(tensor.dtype)),
       cell(tensor.shape.length ? tensor.shape.join(" × ") : "scalar"), cell(bytes(tensor.end - tensor.start), { class: "number" }), cell("", { class: "what" }));
     this.#fill(row.lastChild, this.#told.get(tensor));
     this.#rows.set(tensor, row);
