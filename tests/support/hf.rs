@@ -154,6 +154,7 @@ impl Client<'_> {
             .env("HF_ENDPOINT", &self.endpoint)
             .env("HF_HOME", &self.home)
             .env("HF_HUB_DISABLE_TELEMETRY", "1")
+            .env("CUDA_VISIBLE_DEVICES", "")
             .env("HF_HUB_DISABLE_PROGRESS_BARS", "1")
             .env("NO_PROXY", "*");
     }

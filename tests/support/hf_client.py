@@ -72,6 +72,12 @@ def info(step):
     return {"id": found.id, "sha": found.sha, "private": found.private, "siblings": siblings}
 
 
+def listed(step):
+    api = HfApi()
+    of = {"model": api.list_models, "dataset": api.list_datasets, "space": api.list_spaces}[step.get("repo_type", "model")]
+    return [repo.id for repo in of(**keywords(step, "search", "author", "filter", "limit", "full", "sort", "token"))]
+
+
 def tree(step):
     found = HfApi().list_repo_tree(
         step["id"], **keywords(step, "path_in_repo", "repo_type", "revision", "recursive", "expand", "token")
@@ -166,6 +172,147 @@ def auto_config(step):
     config = AutoConfig.from_pretrained(place)
     tokenizer = AutoTokenizer.from_pretrained(place)
     return {"type": config.model_type, "tokens": tokenizer(step["text"])["input_ids"]}
+
+
+def load_model(step):
+    """What transformers makes of a model in a directory, or of one that it is only told the name of."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    torch.set_num_threads(1)
+    place = step.get("path") or step["id"]
+    tokenizer, model = AutoTokenizer.from_pretrained(place), AutoModel.from_pretrained(place)
+    states, meanings, weights = hashlib.sha256(), [], hashlib.sha256()
+    with torch.no_grad():
+        for sentence in step["sentences"]:
+            state = model(**tokenizer(sentence, return_tensors="pt")).last_hidden_state[0]
+            states.update(state.numpy().tobytes())
+            meanings.append(torch.nn.functional.normalize(state.mean(0), dim=0))
+    for _, tensor in sorted(model.state_dict().items()):
+        weights.update(tensor.numpy().tobytes())
+    return {
+        "class": type(model).__name__,
+        "states": states.hexdigest(),
+        "weights": weights.hexdigest(),
+        "alike": float(meanings[0] @ meanings[1]),
+    }
+
+
+def write_checkpoint(step):
+    import torch
+
+    order = torch.Generator().manual_seed(7)
+    torch.save({f"layer.{n}": torch.randn(1000, 500, generator=order) for n in range(6)}, step["path"])
+
+
+def load_checkpoint(step):
+    """Weights that PyTorch maps rather than reads."""
+    import torch
+
+    weights = torch.load(step["path"], mmap=True, weights_only=True)
+    found = hashlib.sha256()
+    for _, tensor in sorted(weights.items()):
+        found.update(tensor.numpy().tobytes())
+    return {"sha256": found.hexdigest(), "mapped": mapped(step["path"])}
+
+
+def mapped(path):
+    """How this program has a file mapped: a letter for each right, and whether shared or private."""
+    with open("/proc/self/maps") as file:
+        return sorted({line.split()[1] for line in file if line.rstrip("\n").endswith(path)})
+
+
+def write_gguf(step):
+    """A model for llama.cpp: small, of random weights, with bytes for words."""
+    import gguf
+    import numpy
+
+    width, inner, layers, heads = 256, 512, 4, 4
+    words = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)] + ["\u2581"]
+    kinds = [2, 3, 3] + [6] * 256 + [1]
+    out = gguf.GGUFWriter(step["path"], "llama")
+    out.add_context_length(256)
+    out.add_embedding_length(width)
+    out.add_block_count(layers)
+    out.add_feed_forward_length(inner)
+    out.add_head_count(heads)
+    out.add_head_count_kv(heads)
+    out.add_layer_norm_rms_eps(1e-5)
+    out.add_rope_dimension_count(width // heads)
+    out.add_vocab_size(len(words))
+    out.add_tokenizer_model("llama")
+    out.add_token_list(words)
+    out.add_token_scores([0.0] * len(words))
+    out.add_token_types(kinds)
+    out.add_bos_token_id(1)
+    out.add_eos_token_id(2)
+    out.add_unk_token_id(0)
+    order = numpy.random.default_rng(7)
+
+    def random(name, *shape):
+        out.add_tensor(name + ".weight", order.standard_normal(shape, dtype="f4") * 0.08)
+
+    def ones(name):
+        out.add_tensor(name + ".weight", numpy.ones(width, "f4"))
+
+    random("token_embd", len(words), width)
+    random("output", len(words), width)
+    ones("output_norm")
+    for layer in range(layers):
+        at = f"blk.{layer}."
+        ones(at + "attn_norm")
+        ones(at + "ffn_norm")
+        for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            random(at + part, width, width)
+        random(at + "ffn_gate", inner, width)
+        random(at + "ffn_up", inner, width)
+        random(at + "ffn_down", width, inner)
+    out.write_header_to_file()
+    out.write_kv_data_to_file()
+    out.write_tensors_to_file()
+    out.close()
+
+
+def complete(step):
+    """How llama.cpp goes on from a few words with a model that it maps, and how sure it is of each token."""
+    import xllamacpp
+
+    told = xllamacpp.CommonParams()
+    told.model.path = step["path"]
+    told.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_MMAP
+    told.n_ctx, told.n_parallel, told.fit_params, told.port = 128, 1, False, 0
+    told.cpuparams.n_threads = told.cpuparams_batch.n_threads = 1
+    server = xllamacpp.Server(told)
+    asked = {"prompt": step["prompt"], "n_predict": 24, "temperature": 0, "n_probs": 3, "ignore_eos": True}
+    said = server.handle_completions(asked)["choices"][0]
+    tokens = [[one["id"], one["logprob"]] for one in said["logprobs"]["content"]]
+    return {"text": said["text"], "tokens": tokens, "mapped": mapped(step["path"])}
+
+
+def write_tables(step):
+    """A data set in two formats: a part in two files of Parquet, another in one, and the same rows as CSV."""
+    import pyarrow
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    os.makedirs(os.path.join(step["path"], "parquet/data"))
+    os.makedirs(os.path.join(step["path"], "csv"))
+    for n, name in enumerate(["train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"]):
+        numbers = range(n * 3000, (n + 1) * 3000)
+        table = pyarrow.table({"number": numbers, "text": [f"row {x} " + "x" * (x % 90) for x in numbers]})
+        pyarrow.parquet.write_table(table, os.path.join(step["path"], f"parquet/data/{name}.parquet"))
+        pyarrow.csv.write_csv(table, os.path.join(step["path"], f"csv/{name[:-15]}-{n}.csv"))
+
+
+def load_dataset(step):
+    import datasets
+
+    place = step.get("path") or step["id"]
+    parts = {}
+    for name, part in datasets.load_dataset(place, **keywords(step, "streaming", "revision")).items():
+        rows = list(part)
+        parts[name] = [len(rows), hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()]
+    return parts
 
 
 def main():

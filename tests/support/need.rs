@@ -19,6 +19,8 @@ pub(crate) enum Need {
     Safetensors,
     /// A Python of its own with this version of huggingface_hub.
     HfClient(&'static str),
+    /// What loads models and data sets by their paths, in the Python of the newest of these: PyTorch, llama.cpp, datasets.
+    Loaders,
     /// A program on the crate `hf-hub`: tests/clients/hf-hub.
     HfHubCrate,
     /// The npm package `bittorrent-tracker`.
@@ -38,6 +40,7 @@ impl Need {
             Self::Libtorrent => has_libtorrent(),
             Self::Safetensors => can_import("safetensors, numpy"),
             Self::HfClient(version) => hf_python(version).exists(),
+            Self::Loaders => loaders().exists(),
             Self::HfHubCrate => hf_hub_crate().exists(),
             Self::NpmTracker => node_modules().join("bittorrent-tracker/client.js").exists(),
             Self::Playwright => node_modules().join("playwright-core/index.mjs").exists(),
@@ -52,6 +55,7 @@ impl Need {
             Self::Libtorrent
             | Self::Safetensors
             | Self::HfClient(_)
+            | Self::Loaders
             | Self::HfHubCrate
             | Self::NpmTracker
             | Self::Playwright
@@ -86,6 +90,11 @@ pub(crate) fn python() -> PathBuf {
 /// The Python that has this version of huggingface_hub.
 pub(crate) fn hf_python(version: &str) -> PathBuf {
     kept(&format!("hf-{version}/bin/python3")).unwrap_or_default()
+}
+
+/// Says what is there to load models and data sets with.
+fn loaders() -> PathBuf {
+    kept(&format!("hf-{}/loaders", super::hf::NEWEST)).unwrap_or_default()
 }
 
 /// The program on the crate `hf-hub`.
