@@ -14,6 +14,13 @@ use thiserror::Error;
 
 use super::{Commit, ContentId, FilePath};
 
+/// Longest length that a file system can give a file.
+const FILE_BYTES_MAX: u64 = i64::MAX as u64;
+
+/// Text that a tree may hold. A path counts once for each directory that it lies in, for each of those may be one of its
+/// own: a listing of deep paths would else become a thousand times as long in memory.
+const TEXT_BYTES_MAX: usize = 256 << 20;
+
 /// A file of a revision.
 #[derive(Debug, Clone)]
 pub struct TreeFile {
@@ -98,6 +105,9 @@ pub enum TreeError {
         /// Which field.
         field: &'static str,
     },
+    /// More than any repository.
+    #[error("it is longer than that of any repository")]
+    TooLong,
 }
 
 /// The pages of a listing, collected.
@@ -106,6 +116,7 @@ pub struct TreePages {
     files: Vec<TreeFile>,
     directories: BTreeMap<FilePath, TreeDirectory>,
     refused: usize,
+    text_bytes: usize,
 }
 
 /// All files of a repository at a commit.
@@ -165,6 +176,12 @@ impl TreePages {
                 self.refused += 1;
                 continue;
             };
+            let told = [entry.last_commit, entry.security].into_iter().flatten().map(|raw| raw.get().len());
+            let text = entry.path.len().saturating_mul(path.segments().count());
+            self.text_bytes = told.fold(self.text_bytes.saturating_add(text), usize::saturating_add);
+            if self.text_bytes > TEXT_BYTES_MAX {
+                return Err(TreeError::TooLong);
+            }
             let own = |raw: Option<&RawValue>| raw.map(ToOwned::to_owned);
             let oid = entry.oid.ok_or(TreeError::Missing { field: "oid" }).and_then(|oid| hash(&oid, "oid"));
             match &*entry.kind {
@@ -184,6 +201,10 @@ impl TreePages {
                             (bytes, ContentId::GitSha1(git_oid), None)
                         }
                     };
+                    if bytes > FILE_BYTES_MAX {
+                        self.refused += 1;
+                        continue;
+                    }
                     let (security, last_commit) = (own(entry.security), own(entry.last_commit));
                     self.files.push(TreeFile { path, bytes, id, git_oid, lfs, security, last_commit });
                 }
@@ -206,7 +227,7 @@ impl TreePages {
 
     /// The tree of all pages.
     pub fn finish(self, commit: Commit) -> RepoTree {
-        let Self { mut files, mut directories, mut refused } = self;
+        let Self { mut files, mut directories, mut refused, text_bytes: _ } = self;
         files.sort_by(|a, b| a.path.cmp(&b.path));
         let before = files.len();
         files.dedup_by(|later, first| later.path == first.path);
@@ -413,12 +434,21 @@ mod tests {
             file("a", 2),
             file("a/b", 3),
             r#"{"type":"commit","oid":"x","path":"sub"}"#.to_owned(),
+            file("longer than a disk", u64::MAX),
             file("ok", 1),
         ];
         let tree = tree(&odd);
-        assert_eq!((paths(&tree), tree.refused()), (vec!["a", "ok"], 7));
+        assert_eq!((paths(&tree), tree.refused()), (vec!["a", "ok"], 8));
         assert_eq!(tree.find("a").map(|file| file.bytes), Some(1));
         assert!(tree.directories().is_empty());
+    }
+
+    #[test]
+    fn a_listing_of_deep_paths_ends_before_its_directories_fill_the_memory() {
+        let deep = |n: usize| file(&format!("{n:04}{}", "/x".repeat(2000)), 1);
+        let page = format!("[{}]", (0..100).map(deep).collect::<Vec<_>>().join(","));
+        assert!(page.len() < 1 << 20);
+        assert!(matches!(TreePages::default().push(page.as_bytes()), Err(TreeError::TooLong)));
     }
 
     #[test]
