@@ -35,13 +35,23 @@ impl fmt::Debug for RepoFile {
 
 /// Why a file of a repository could not be read, and what to do about it.
 #[derive(Debug, thiserror::Error)]
-#[error("{file}: {error}{advice}")]
+#[error("{file}: {}{advice}", self.reason())]
 pub struct Unread {
     file: String,
     advice: String,
     /// What went wrong.
     #[source]
     pub error: BlobError,
+}
+
+impl Unread {
+    /// What an origin says names its host, and the file is named already.
+    fn reason(&self) -> &dyn fmt::Display {
+        match &self.error {
+            BlobError::Origin { error, .. } => error,
+            error => error,
+        }
+    }
 }
 
 impl RepoFile {

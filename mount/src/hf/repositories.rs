@@ -259,6 +259,9 @@ pub(super) fn advice(endpoint: &str, repo: &Repo, error: &UpstreamError, token: 
         UpstreamError::Unreachable(_) | UpstreamError::Timeout { .. } => {
             format!("; check that {endpoint} can be reached, or name another hub with --hub or --hf-endpoint")
         }
+        UpstreamError::Refused { host, why } if *why == UpstreamError::NOT_ALLOWED => {
+            format!("; if you trust it, --allow-upstream-host {host} lets it be asked")
+        }
         _ => String::new(),
     }
 }

@@ -132,6 +132,9 @@ fn what(code: ErrorCode) -> &'static str {
 }
 
 impl UpstreamError {
+    /// Why a host is refused that the configuration may allow.
+    pub const NOT_ALLOWED: &str = "it is not among the hosts that are allowed";
+
     /// Whether asking again later may help, with nothing else changed.
     pub fn is_transient(&self) -> bool {
         match self {

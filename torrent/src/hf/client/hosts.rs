@@ -5,7 +5,7 @@
 
 use url::{Host, Url};
 
-use super::error::UpstreamSetupError;
+use super::error::{UpstreamError, UpstreamSetupError};
 
 /// Of huggingface.co: where it keeps files. HTTPS at the usual port alone.
 const WELL_KNOWN: [Name<'static>; 4] = [
@@ -84,7 +84,7 @@ impl Hosts {
         if is_usual && WELL_KNOWN.iter().any(|name| name.matches(url)) {
             return None;
         }
-        Some("it is not among the hosts that are allowed")
+        Some(UpstreamError::NOT_ALLOWED)
     }
 
     /// URLs of the configured hosts that are named whole: those may be private.
