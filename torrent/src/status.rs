@@ -50,8 +50,10 @@ pub enum Phase {
     /// Data that was there before is being hashed.
     Checking {
         /// Bytes hashed.
+        #[serde(rename = "checked_bytes")]
         done_bytes: u64,
-        /// Bytes to hash in all.
+        /// Bytes to hash in all. The torrent's own number of that name stands beside it.
+        #[serde(rename = "to_check_bytes")]
         total_bytes: u64,
     },
     /// Files can be opened and read.
@@ -230,6 +232,8 @@ pub struct WaitStatus {
     pub longest_wait_ms: u64,
     /// Reads that wait longer than they should, by the cause; causes that never were are left out.
     pub stalls: Vec<StallStatus>,
+    /// Why the last piece that came could not be stored; `None` once one was.
+    pub not_stored: Option<String>,
 }
 
 /// Why a read waits longer than a fetch takes. Of several causes the one that comes first here.

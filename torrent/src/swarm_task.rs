@@ -403,6 +403,7 @@ impl SwarmTask {
                 download.forget_leaves(piece.get());
                 self.eviction.handle_stored(piece);
                 download.is_dirty = true;
+                download.not_stored = None;
                 for id in download.demands.handle_stored(piece.get(), now) {
                     download.picker.clear_demand(id);
                 }
@@ -430,7 +431,9 @@ impl SwarmTask {
                         return;
                     }
                 }
-                tracing::error!(piece = piece.get(), %error, "a piece could not be stored");
+                if let Some(download) = &mut self.download {
+                    download.handle_not_stored(piece, &error);
+                }
                 self.give_up_storing(piece, &ReadError::from(error));
             }
         }

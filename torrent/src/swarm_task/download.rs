@@ -94,6 +94,8 @@ pub(super) struct Download {
     /// A piece did not fit: until then reads wait until theirs does, for what is kept nowhere would be fetched again for
     /// each of them.
     pub(super) full_disk_until: Moment,
+    /// Why the last piece could not be stored; `None` once one was.
+    pub(super) not_stored: Option<String>,
     pub(super) is_dirty: bool,
     pub(super) is_checkpointing: bool,
     pub(super) was_complete: bool,
@@ -113,10 +115,20 @@ impl Download {
             complete: Vec::new(),
             paused_until: Moment::ZERO,
             full_disk_until: Moment::ZERO,
+            not_stored: None,
             // The store may have found something to settle when it was opened.
             is_dirty: true,
             is_checkpointing: false,
             content,
+        }
+    }
+
+    /// Remembers why a piece could not be stored. A disk that is full refuses each of the pieces under way: one line in
+    /// the log is enough for all.
+    pub(super) fn handle_not_stored(&mut self, piece: PieceIndex, error: &StoreError) {
+        match self.not_stored.replace(error.to_string()) {
+            None => tracing::error!(piece = piece.get(), %error, "a piece could not be stored"),
+            Some(_) => tracing::debug!(piece = piece.get(), %error, "a piece could not be stored"),
         }
     }
 

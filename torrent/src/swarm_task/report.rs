@@ -5,7 +5,7 @@ use wtfs_proto::time::Moment;
 
 use super::SwarmTask;
 use super::peers::Peer;
-use crate::status::{PeerStatus, ServersStatus, SourceKind, SourceStatus, TorrentStatus};
+use crate::status::{PeerStatus, ServersStatus, SourceKind, SourceStatus, TorrentStatus, WaitStatus};
 use crate::tracker::announcer::TrackerStateName;
 
 impl SwarmTask {
@@ -15,10 +15,13 @@ impl SwarmTask {
         let status = TorrentStatus {
             download_rate: self.upkeep.down.rate(now),
             upload_rate: self.upkeep.up.rate(now),
-            waits: self
-                .upkeep
-                .stalls
-                .status(self.download.as_ref().map_or(0, |d| d.demands.len()), &self.shared.counters),
+            waits: WaitStatus {
+                not_stored: self.download.as_ref().and_then(|d| d.not_stored.clone()),
+                ..self
+                    .upkeep
+                    .stalls
+                    .status(self.download.as_ref().map_or(0, |d| d.demands.len()), &self.shared.counters)
+            },
             in_flight_bytes: self.download.as_ref().map_or(0, |d| d.picker.in_flight_bytes()),
             sources: self.sources_status(now),
             peers: self

@@ -67,6 +67,7 @@ impl Stalls {
             failed_reads: counters.failed_reads.total(),
             longest_wait_ms: u64::try_from(self.longest.as_millis()).unwrap_or(u64::MAX),
             stalls: self.by_cause(counters),
+            not_stored: None,
         }
     }
 
