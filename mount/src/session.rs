@@ -259,6 +259,14 @@ fn detach_ours(place: &MountedAt) -> Result<Unmounted, UnmountError> {
     }
 }
 
+/// Whether `dir` may be mounted on, as [`Mount::start`] finds it. The answer is the directory's path without links and dots.
+///
+/// # Errors
+/// What [`Mount::start`] would refuse it for; whether this user may mount at all is not looked at.
+pub fn check_mount_point(dir: &Path) -> Result<PathBuf, MountError> {
+    check::usable(dir)
+}
+
 /// Takes down the wtfs mounted at `dir`, by whomever; lazily when it is in use. Works on stale mounts.
 ///
 /// # Errors

@@ -22,6 +22,9 @@ pub(super) fn usable(mount_point: &Path) -> Result<PathBuf, MountError> {
             MountError::Stale(place)
         });
     }
+    if place.parent().is_none() {
+        return Err(unusable(io::Error::other("it is the directory of everything")));
+    }
     match std::fs::metadata(&place) {
         Ok(found) if found.is_dir() => Ok(place),
         Ok(_) => Err(MountError::NotADirectory(place)),
@@ -74,6 +77,8 @@ mod tests {
         assert!(matches!(usable(&file), Err(MountError::NotADirectory(_))));
         assert!(matches!(usable(&dir.path().join("missing")), Err(MountError::Missing(_))));
         assert!(matches!(usable(&dir.path().join("no/such")), Err(MountError::Missing(_))));
+        assert!(matches!(usable(Path::new("/")), Err(MountError::Unusable { .. })));
+        assert!(matches!(usable(Path::new("/../tmp/..")), Err(MountError::Unusable { .. })));
         assert_eq!(usable(dir.path()).unwrap(), dir.path().canonicalize().unwrap());
     }
 

@@ -14,7 +14,10 @@ pub enum MountError {
     #[error("{} is not a directory; name the directory to mount on last", .0.display())]
     NotADirectory(PathBuf),
     /// A wtfs is mounted there and alive.
-    #[error("{} has a wtfs mounted already: `wtfs unmount {}` takes it down", .0.display(), .0.display())]
+    #[error(
+        "{} has a wtfs mounted already: `wtfs add {} SOURCE` adds a torrent to it, `wtfs unmount {}` takes it down",
+        .0.display(), .0.display(), .0.display()
+    )]
     AlreadyMounted(PathBuf),
     /// A mount whose daemon is gone.
     #[error(
