@@ -56,7 +56,8 @@ pub use inode::{InodeNo, TreeTag};
 pub use mapped::MappedFile;
 pub use mountinfo::{MountedAt, list_mounts, unescape_octal};
 pub use session::{
-    Audience, Mount, MountConfig, MountError, Passthrough, UnmountError, Unmounted, unmount_path,
+    Audience, Mount, MountConfig, MountError, Passthrough, UnmountError, Unmounted, check_mount_point,
+    unmount_path,
 };
 pub use torrents::{ControlFile, EntryError, Progress, TorrentSource, TorrentTree};
 pub use tree::{Caching, Cookie, Listed, Node, NodeKind, Tree, Volume};
