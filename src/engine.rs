@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use wtfs_proto::hf::HfSource;
 use wtfs_proto::metainfo::{Layout, Metainfo};
 use wtfs_torrent::http::{HttpClient, HttpConfig};
 use wtfs_torrent::store::StoreError;
-use wtfs_torrent::{AddError, AddOptions, Session, Source, Torrent, resolve};
+use wtfs_torrent::{AddError, AddOptions, NetworkPolicy, Session, Source, Torrent, resolve};
 
 use crate::config::Settings;
 use crate::exit::{Exit, OrEnd as _, ended};
@@ -70,7 +71,57 @@ pub(crate) fn raise_open_files() {
 
 /// Finds out what was typed as a SOURCE, fetching the `.torrent` where it is a URL.
 pub(crate) async fn source(typed: &str) -> anyhow::Result<Source> {
+    if let Some(hint) = repository_hint(typed) {
+        return Err(ended(Exit::Source, format!("{} is no torrent: {hint}", printable(typed))));
+    }
     resolve::source(typed, http_client()?).await.map_err(|error| ended(Exit::Source, error.to_string()))
+}
+
+/// What to type in place of something that leads to repositories rather than to a torrent.
+fn repository_hint(typed: &str) -> Option<String> {
+    let typed = typed.trim();
+    let (scheme, rest) = typed.split_once("://")?;
+    let is = |other: &str| scheme.eq_ignore_ascii_case(other);
+    if is("hf") {
+        return Some("`wtfs mount` and `wtfs get` take repositories".to_owned());
+    }
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    if !(is("http") || is("https")) || path.ends_with(".torrent") {
+        return None;
+    }
+    if host.eq_ignore_ascii_case("huggingface.co") {
+        return Some(match HfSource::parse(&format!("hf://{}", path.trim_end_matches('/'))) {
+            Ok(source) if source.path.is_none() => format!("for the repository write {source}"),
+            _ => "for a repository write hf://OWNER/NAME[@REVISION][/PATH]".to_owned(),
+        });
+    }
+    path.is_empty().then(|| {
+        format!(
+            "it has no path; a hub's repositories are mounted as {}/hf, its torrents stand at {0}/torrents",
+            printable(typed.trim_end_matches('/'))
+        )
+    })
+}
+
+/// Says so when nothing was named that could lead to anybody who has it: others may still come to us, but few do.
+pub(crate) fn warn_of_nobody(settings: &Settings, source: &Source, options: &AddOptions) {
+    let has_servers = match source {
+        Source::Metainfo(it) => {
+            [it.announce.is_empty(), it.url_list.is_empty(), it.http_seeds.is_empty()].contains(&false)
+        }
+        Source::Magnet(it) => {
+            [&it.trackers, &it.web_seeds, &it.exact_sources].iter().any(|urls| !urls.is_empty())
+                || !it.peers.is_empty()
+        }
+    };
+    let is_online = settings.session.network == NetworkPolicy::Online;
+    if is_online && !has_servers && options.peers.is_empty() && options.trackers.is_empty() {
+        let hint = "nobody is known to ask for it: name a tracker with --tracker, or a peer with --peer";
+        match source {
+            Source::Metainfo(it) => tracing::warn!(torrent = printable(&it.info.name), "{hint}"),
+            Source::Magnet(it) => tracing::warn!(torrent = %it.hashes.primary(), "{hint}"),
+        }
+    }
 }
 
 /// One client for all sources, the engine's where there is one: making one reads the machine's certificates from disk.
@@ -175,11 +226,14 @@ pub(crate) fn data_dir(metainfo: &Metainfo, typed: &Path) -> anyhow::Result<Path
     let is_named = typed.file_name().is_some_and(|last| last == name.as_str());
     match typed.parent() {
         Some(parent) if is_named && fits(&typed) => Ok(parent.to_owned()),
+        _ if !typed.exists() => {
+            Err(ended(Exit::BadData, format!("there is no {}; say where the data is", typed.display())))
+        }
         _ => Err(ended(
             Exit::BadData,
             format!(
                 "{} does not hold {name:?}, which is what the torrent calls its data; give that file or directory, or the \
-                 directory it is in",
+                 directory it is in, and give it that name if it has another",
                 typed.display()
             ),
         )),
@@ -217,6 +271,25 @@ mod tests {
         let error = data_dir(&directory_torrent(), dir.path()).expect_err("refused");
         assert_eq!(exit_of(&error), Exit::BadData);
         assert!(error.to_string().contains("\"model\""), "{error}");
+    }
+
+    #[test]
+    fn what_leads_to_repositories_is_answered_with_what_to_type() {
+        for (typed, hint) in [
+            ("hf://org/name", "`wtfs mount` and `wtfs get` take"),
+            ("https://huggingface.co/org/name/", "write hf://org/name"),
+            ("https://huggingface.co/datasets/org/name", "write hf://datasets/org/name"),
+            ("https://HuggingFace.co/org/name/tree/main", "hf://OWNER/NAME"),
+            ("http://hub:8080", "http://hub:8080/hf"),
+        ] {
+            let said = repository_hint(typed).unwrap_or_default();
+            assert!(said.contains(hint), "{typed}: {said}");
+        }
+        for torrent in
+            ["x.torrent", "magnet:?xt=x", "https://huggingface.co/a/b/resolve/main/x.torrent", "http://h/x"]
+        {
+            assert_eq!(repository_hint(torrent), None, "{torrent}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Progress on stderr: a bar on a terminal, silence elsewhere, so that a log file holds no half-drawn lines.
 
 use std::io::{self, IsTerminal as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -15,6 +16,7 @@ pub(crate) enum Show {
 #[derive(Debug)]
 pub(crate) struct Progress {
     bar: ProgressBar,
+    has_begun: AtomicBool,
 }
 
 impl Progress {
@@ -29,11 +31,15 @@ impl Progress {
         );
         bar.set_style(style.expect("the template is a constant that parses"));
         bar.set_message(what.to_owned());
-        Self { bar }
+        Self { bar, has_begun: AtomicBool::new(false) }
     }
 
     pub(crate) fn set(&self, done: u64) {
         self.bar.set_position(done);
+        // What an earlier run did tells nothing of the rate of this one.
+        if done > 0 && !self.has_begun.swap(true, Ordering::Relaxed) {
+            self.bar.reset_eta();
+        }
     }
 
     pub(crate) fn set_total(&self, total: u64) {

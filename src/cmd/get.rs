@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use wtfs_proto::hf::HfSource;
-use wtfs_torrent::{ExistingData, Fill, Phase, Session, StorageKind, Torrent, TorrentStatus, WebSeedStatus};
+use wtfs_torrent::{ExistingData, Fill, NetworkPolicy, Phase, Session, StorageKind, Torrent, TorrentStatus};
 
 use super::{print_json, print_text};
 use crate::cli::Get;
@@ -24,6 +24,9 @@ mod repository;
 
 /// How often progress is looked at.
 const TICK: Duration = Duration::from_millis(200);
+
+/// Metadata that an earlier run found is read from disk by then.
+const METADATA_OFFLINE: Duration = Duration::from_secs(5);
 
 pub(super) fn run(args: &Get, loaded: Loaded, show: Show) -> anyhow::Result<Exit> {
     let settings = loaded.resolve(args.engine.layer())?;
@@ -64,7 +67,7 @@ async fn get(
     let complete = torrent.wait_complete();
     tokio::pin!(complete);
     let progress = Progress::bytes(0, &printable(&torrent.name()), show);
-    let mut watched = Watched::new(args.stall_timeout);
+    let mut watched = Watched::new(args.stall_timeout, settings.session.network);
     loop {
         tokio::select! {
             complete = &mut complete => {
@@ -92,20 +95,23 @@ async fn begin(args: &Get, settings: &Settings, session: &Session) -> anyhow::Re
         existing: if args.check { ExistingData::Verify } else { ExistingData::TrustRecord },
         ..engine::add_options(settings, &source, &peers)
     };
+    engine::warn_of_nobody(settings, &source, &options);
     engine::add(session, source, options).await
 }
 
 /// Progress on the bar, and the end of patience.
 struct Watched {
     patience: Option<Duration>,
+    network: NetworkPolicy,
     pieces: u32,
     downloaded: u64,
     moved: Instant,
 }
 
 impl Watched {
-    fn new(patience: Option<TimeSpan>) -> Self {
-        Self { patience: patience.map(|span| span.0), pieces: 0, downloaded: 0, moved: Instant::now() }
+    fn new(patience: Option<TimeSpan>, network: NetworkPolicy) -> Self {
+        let patience = patience.map(|span| span.0);
+        Self { patience, network, pieces: 0, downloaded: 0, moved: Instant::now() }
     }
 
     fn look(&mut self, torrent: &Torrent, progress: &Progress) -> anyhow::Result<()> {
@@ -127,6 +133,9 @@ impl Watched {
                 progress.set(present_bytes(&status));
             }
         }
+        if let Some(why) = hopeless(&status, self.network, self.moved.elapsed()) {
+            return Err(ended(Exit::Incomplete, why));
+        }
         if (status.pieces_present, status.downloaded_bytes) != (self.pieces, self.downloaded) {
             (self.pieces, self.downloaded) = (status.pieces_present, status.downloaded_bytes);
             self.moved = Instant::now();
@@ -147,14 +156,36 @@ impl Watched {
     }
 }
 
-/// What is wrong with which web seed; empty where nothing is.
+/// Why waiting longer is of no use, with what to do; nothing while it may be.
+fn hopeless(status: &TorrentStatus, network: NetworkPolicy, waited: Duration) -> Option<String> {
+    let share = share(status);
+    if let Some(why) = &status.waits.not_stored {
+        let why = printable(why);
+        return Some(format!(
+            "stopped at {share} %: {why}; make room, and run the same command again to go on"
+        ));
+    }
+    let is_offline = network == NetworkPolicy::Offline;
+    match status.phase {
+        Phase::Ready if is_offline && status.pieces_present < status.pieces => Some(format!(
+            "{share} % of it is here, and there is no network; do without --offline to fetch the rest"
+        )),
+        Phase::Metadata if is_offline && waited > METADATA_OFFLINE => Some(
+            "nothing of it is here, and there is no network; do without --offline to fetch it".to_owned(),
+        ),
+        _ => None,
+    }
+}
+
+/// What is wrong with which tracker and web seed; empty where nothing is.
 fn complaints(status: &TorrentStatus) -> String {
-    let seeds = status.servers.web_seeds.iter();
-    let complaint = |seed: &WebSeedStatus| {
-        let reason = seed.reason.as_deref()?;
-        Some(format!("; {} {}", printable(&seed.url), printable(reason)))
-    };
-    seeds.filter_map(complaint).collect()
+    let trackers = status.servers.trackers.iter().filter_map(|tracker| {
+        Some(format!("; {}: {}", printable(&tracker.url), printable(tracker.message.as_deref()?)))
+    });
+    let seeds = status.servers.web_seeds.iter().filter_map(|seed| {
+        Some(format!("; {} {}", printable(&seed.url), printable(seed.reason.as_deref()?)))
+    });
+    trackers.chain(seeds).collect()
 }
 
 fn present_bytes(status: &TorrentStatus) -> u64 {

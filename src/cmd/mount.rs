@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::runtime::Handle;
 use wtfs_mount::{
     Audience, Control, ControlFile, HfTree, HfTreeConfig, Mount as Mounted, MountConfig, Passthrough,
-    TorrentTree, Tree, unmount_path,
+    TorrentTree, Tree, check_mount_point, unmount_path,
 };
 use wtfs_torrent::Session;
 
@@ -35,10 +35,23 @@ Why something was refused stands in the file log beside this one.
 pub(super) fn run(args: &Mount, loaded: Loaded, place: Place) -> anyhow::Result<Exit> {
     let allow_other = args.allow_other.then_some(true);
     let settings = loaded.resolve(Layer { allow_other, ..args.engine.layer() })?;
+    if place == Place::Foreground {
+        look_at_place(&args.dir)?;
+    }
     match place {
         Place::Foreground if args.daemon => leave_behind(args, &settings),
         _ => engine::block_on(serve(args, &settings, place)),
     }
+}
+
+/// What is wrong with the directory is said before a torrent is opened for it, or a tracker told of one.
+fn look_at_place(dir: &Path) -> anyhow::Result<()> {
+    let place = check_mount_point(dir).map_err(|error| ended(Exit::Mount, error.to_string()))?;
+    let is_empty = std::fs::read_dir(&place).is_ok_and(|mut entries| entries.next().is_none());
+    if !is_empty {
+        tracing::warn!("what is in {} cannot be seen while it is mounted on", place.display());
+    }
+    Ok(())
 }
 
 fn leave_behind(args: &Mount, settings: &Settings) -> anyhow::Result<Exit> {
@@ -85,7 +98,10 @@ impl Shown {
     /// For the line that says that the mount can be used.
     fn describe(&self, session: &Session) -> String {
         match self {
-            Self::Torrents(_) => count(session.torrents().len(), "torrent"),
+            Self::Torrents(_) => match session.torrents().len() {
+                0 => "no torrent yet (`wtfs add DIR SOURCE` adds them)".to_owned(),
+                torrents => count(torrents, "torrent"),
+            },
             Self::Repositories(tree) => match tree.pinned().as_slice() {
                 [] => "repositories".to_owned(),
                 [pinned] => format!("{}@{} ({})", pinned.repo, pinned.revision, pinned.commit),

@@ -134,6 +134,8 @@ struct Torrent {
     phase: String,
     #[serde(default)]
     message: Option<String>,
+    #[serde(flatten)]
+    check: Check,
     total_bytes: u64,
     pieces: u32,
     pieces_present: u32,
@@ -154,12 +156,21 @@ struct Torrent {
     web_seeds: Vec<WebSeed>,
 }
 
+/// How far the hashing of what was there is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Check {
+    checked_bytes: u64,
+    to_check_bytes: u64,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Waits {
     waiting_reads: usize,
     longest_wait_ms: u64,
     stalls: Vec<Stall>,
+    not_stored: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -329,8 +340,11 @@ fn time(us: u64) -> TimeSpan {
 
 /// How much of something is local.
 fn share(done: u64, total: u64) -> String {
-    let percent = u128::from(done) * 100 / u128::from(total.max(1));
-    format!("{percent} % of {} local", ByteSize(total))
+    format!("{} % of {} local", percent(done, total), ByteSize(total))
+}
+
+fn percent(done: u64, total: u64) -> u128 {
+    u128::from(done) * 100 / u128::from(total.max(1))
 }
 
 /// A cause of stalls in words; one of a later version by its name.
@@ -354,7 +368,10 @@ impl Torrent {
     fn text(&self) -> String {
         let state = match (self.phase.as_str(), &self.message) {
             ("metadata", _) => "its metadata has not come yet".to_owned(),
-            ("checking", _) => "what is there is being checked".to_owned(),
+            ("checking", _) => {
+                let (done, all) = (self.check.checked_bytes, self.check.to_check_bytes);
+                format!("what is there is being checked, {} % of {}", percent(done, all), ByteSize(all))
+            }
             (_, Some(message)) => format!("failed: {}", printable(message)),
             _ => {
                 let share = u64::from(self.pieces_present) * 100 / u64::from(self.pieces.max(1));
@@ -385,6 +402,9 @@ impl Torrent {
         if self.waits.waiting_reads > 0 {
             let (reads, longest) = (count(self.waits.waiting_reads, "read"), self.waits.longest_wait_ms);
             text += &format!("    {reads} waiting, the longest for {}\n", time(longest.saturating_mul(1000)));
+        }
+        if let Some(why) = &self.waits.not_stored {
+            text += &format!("    nothing can be stored: {}\n", printable(why));
         }
         for stall in &self.waits.stalls {
             let (why, total) = (in_words(&stall.cause), time(stall.total_ms.saturating_mul(1000)));
@@ -494,6 +514,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_check_shows_how_far_it_is_and_a_disk_that_refuses_is_named() {
+        let torrent = json!({
+            "name": "a", "phase": "checking", "checked_bytes": 512, "to_check_bytes": 2048, "total_bytes": 0, "pieces": 0,
+            "pieces_present": 0, "downloaded_bytes": 0, "uploaded_bytes": 0, "download_rate": 0, "upload_rate": 0,
+            "not_stored": "no space left: write /d/f", "peers": [], "banned": [], "trackers": [],
+        });
+        let text = serde_json::from_value::<Torrent>(torrent).expect("understood").text();
+        assert!(text.contains("a: what is there is being checked, 25 % of 2 KiB;"), "{text}");
+        assert!(text.contains("nothing can be stored: no space left: write /d/f"), "{text}");
+    }
 
     #[test]
     fn a_process_is_told_with_its_peers_and_what_ails_its_trackers() {

@@ -183,7 +183,7 @@ impl Job {
             None
         } else {
             let fetched = file.fetch().await;
-            let held = fetched.or_end(Exit::Incomplete, || "it cannot be fetched".into())?;
+            let held = fetched.map_err(|error| ended(Exit::Incomplete, error.to_string()))?;
             let given_up = || {
                 ended(
                     Exit::Incomplete,
