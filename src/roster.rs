@@ -91,6 +91,7 @@ impl Roster {
 
     async fn enter(&self, source: Source) -> anyhow::Result<Torrent> {
         let options = engine::add_options(&self.settings, &source, &self.peers);
+        engine::warn_of_nobody(&self.settings, &source, &options);
         let torrent = engine::add(&self.session, source, options).await?;
         if let Err(error) = self.tree.add(Arc::new(torrent.clone())) {
             self.session.remove(torrent.info_hash(), RemovedData::Keep).await;
