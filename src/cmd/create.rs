@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 use wtfs_proto::announce::TrackerKind;
 use wtfs_proto::magnet::Magnet;
-use wtfs_proto::metainfo::{Metainfo, Privacy};
+use wtfs_proto::metainfo::{MAX_PIECE_BYTES, Metainfo, Privacy};
 use wtfs_torrent::create::{CreateError, CreateOptions, CreateProgress, create};
 
 use super::{print_json, print_text};
@@ -26,6 +26,9 @@ use crate::units::{ByteSize, count};
 
 /// Names as many a reader's own tool would give the file.
 const MODE: u32 = 0o644;
+
+/// Piece sizes that other clients read too.
+const PIECE_BYTES: std::ops::RangeInclusive<u32> = 16 << 10..=MAX_PIECE_BYTES;
 
 pub(super) fn run(args: &Create, show: Show) -> anyhow::Result<Exit> {
     let path = std::path::absolute(&args.path)?;
@@ -66,9 +69,13 @@ fn output(args: &Create, path: &Path) -> anyhow::Result<PathBuf> {
 }
 
 fn options(args: &Create, path: PathBuf, output: &Path) -> anyhow::Result<CreateOptions> {
+    let fits = |size: ByteSize| {
+        let bytes = u32::try_from(size.0).ok()?;
+        (bytes.is_power_of_two() && PIECE_BYTES.contains(&bytes)).then_some(bytes)
+    };
     let piece_bytes = args.piece_size.map(|size| {
-        u32::try_from(size.0)
-            .or_end(Exit::Usage, || format!("--piece-size {size}: pieces are at most 16 MiB"))
+        let text = || format!("--piece-size {size}: give a power of two from 16K to 512M, such as 1M");
+        fits(size).ok_or_else(|| ended(Exit::Usage, text()))
     });
     args.trackers.iter().try_for_each(|url| check_tracker(url))?;
     if let Some(url) = args.webseeds.iter().find(|url| TrackerKind::of(url) != TrackerKind::Http) {
@@ -123,6 +130,12 @@ async fn hash(options: CreateOptions, show: Show) -> anyhow::Result<Metainfo> {
 
 fn save(torrent: &[u8], output: &Path, args: &Create) -> anyhow::Result<()> {
     let dir = output.parent().context("it has no directory")?;
+    if !dir.is_dir() {
+        return Err(ended(
+            Exit::Usage,
+            format!("{} does not exist; make the directory first", dir.display()),
+        ));
+    }
     let permissions = std::fs::Permissions::from_mode(MODE);
     let mut draft = tempfile::Builder::new().prefix(".wtfs-").permissions(permissions).tempfile_in(dir)?;
     draft.write_all(torrent)?;
