@@ -538,7 +538,7 @@ pub(crate) struct Create {
     /// Replace the output file if it is there
     #[arg(short, long)]
     pub(crate) force: bool,
-    /// Bytes per piece, a power of two from 16K to 16M [default: chosen by the total size]
+    /// Bytes per piece, a power of two from 16K to 512M [default: 16K to 16M, by the total size]
     #[arg(long, value_name = "SIZE")]
     pub(crate) piece_size: Option<ByteSize>,
     /// A tracker; each one given is a tier of its own, tried in this order
