@@ -1,6 +1,7 @@
 // The list of files of the open torrent.
 import { $, make, named, say } from "./dom.js";
 import { bytes, count, plural } from "./numbers.js";
+import { isPad } from "./web-seed.js";
 
 const SHOWN_MAX = 500;
 
@@ -15,8 +16,7 @@ export class Files {
   }
   /** Takes another torrent's files; chooses the only one. */
   take(torrent) {
-    // A pad only fills the space up to the next piece (BEP 47).
-    this.#files = (torrent?.files ?? []).filter((file) => !/(^|\/)\.pad\/\d+$/.test(file.path));
+    this.#files = (torrent?.files ?? []).filter((file) => !isPad(file));
     this.#name = torrent?.name ?? "";
     this.#chosen = null;
     $("file-search").value = "";

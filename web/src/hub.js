@@ -43,6 +43,16 @@ export async function torrents() {
   return (await (await ask("torrents")).json()).torrents;
 }
 
+/** What torrents of Hugging Face repositories are of, by info hash; nothing where the hub does not tell. */
+export async function repositories() {
+  try {
+    const models = (await (await ask("hf-stats")).json())?.models ?? [];
+    return new Map(models.map(({ info_hash: hash, repo, path }) => [hash, path === undefined ? repo : `${repo}/${path}`]));
+  } catch {
+    return new Map();
+  }
+}
+
 /** The `.torrent` of an info hash, as bytes. */
 export async function torrentFile(hash) {
   return new Uint8Array(await (await ask(`torrent/${hash}.torrent`)).arrayBuffer());

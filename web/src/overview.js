@@ -18,6 +18,7 @@ export class Overview {
     if (!torrent) return ["idle", "Nothing open"];
     const trackers = this.#swarm.trackerStates();
     if (!torrent.ready) return ["connecting", torrent.metadata ? "Checking pieces" : "Finding metadata"];
+    if (!this.#swarm.canWebRtc) return ["polling", "Web seeds only"];
     if (trackers.some((tracker) => tracker.isConnected)) return ["live", "In the swarm"];
     if (trackers.length && trackers.every((tracker) => tracker.isLost)) return ["lost", "No tracker"];
     return ["polling", "Connecting"];

@@ -33,6 +33,10 @@ function wrongMagnet(text) {
 export class Picker {
   #list = [];
   #timer = 0;
+  /** What torrents of repositories are of, by info hash. */
+  #repositories = new Map();
+  /** What of the list may be such, when that was asked. */
+  #others = "";
   /** What is shown, to show it anew only when it is something else: a row that is being clicked must stay. */
   #shown = "";
   #onPick;
@@ -78,7 +82,14 @@ export class Picker {
   }
   async refresh() {
     try {
-      this.#list = (await hub.torrents()).sort((a, b) => byName(a.name, b.name));
+      const list = await hub.torrents();
+      // A repository's torrent goes by its commit: who looks for it knows the repository.
+      const others = list.filter((entry) => entry.origin === "swarm").map((entry) => entry.info_hash).join();
+      if (others !== this.#others) {
+        this.#repositories = others ? await hub.repositories() : new Map();
+        this.#others = others;
+      }
+      this.#list = list.map((entry) => ({ ...entry, name: this.#repositories.get(entry.info_hash) ?? entry.name })).sort((a, b) => byName(a.name, b.name));
       this.isThere = true;
       this.#show();
     } catch (error) {

@@ -117,6 +117,8 @@ export class Shelf {
   #bound;
   /** While room is made because the disk has less than was promised. */
   #lessening = null;
+  /** How many pieces wait to see whether that helped. */
+  #trying = 0;
   #backend;
   /** What found no room on the disk. */
   #spilled = new Memory();
@@ -161,7 +163,7 @@ export class Shelf {
     torrent.pieces.set(index, bytes);
   }
 
-  get bound() { return this.#bound + (this.isFull ? MEMORY_BYTES_MAX : 0); }
+  get bound() { return this.#bound + (this.isFull || this.#trying > 0 ? MEMORY_BYTES_MAX : 0); }
   /** Changes the bound; what is too much goes at once. */
   async setBound(bound) {
     this.#chosen = bound;
@@ -225,9 +227,14 @@ export class Shelf {
       // The disk has less than we were promised: live with what there is. What goes may take a while to free the room
       // that it had, so not everything goes for one piece; one makes room, however many wait for it.
       this.#lessening ??= this.#lessen().finally(() => { this.#lessening = null; });
-      await this.#lessening;
-      if (!this.isFull && await this.#store(torrent, hash, index, own)) return;
-      this.isFull = true;
+      this.#trying += 1;
+      try {
+        await this.#lessening;
+        if (!this.isFull && await this.#store(torrent, hash, index, own)) return;
+        this.isFull = true;
+      } finally {
+        this.#trying -= 1;
+      }
     }
     await this.#spill(hash, index, own);
   }

@@ -1,12 +1,14 @@
 // One torrent in this tab: webtorrent, what came from whom, and what its trackers say.
 //
 // Owns the client and the open torrent. Reads go through `reading.js`, which asks here for pieces; nothing is fetched
-// that nobody asked for, unless everything is wanted. webtorrent's version is pinned: what stands behind its
-// interface is used in three places (a piece that had to go, who connected, a tracker to be tried again), all of them here.
+// that nobody asked for, unless everything is wanted. webtorrent's version is pinned: what stands behind its interface
+// is used in four places (a piece that had to go, who connected, what a web seed is asked, a tracker to be tried again), all
+// of them here.
 import "./crypto.js";
 import WebTorrent from "webtorrent/dist/webtorrent.min.js";
 import * as hub from "./hub.js";
 import { chunkStore } from "./shelf.js";
+import { fetchRange } from "./web-seed.js";
 
 /** Where a piece came from. */
 export const FROM = { nobody: 0, kept: 1, webSeed: 2, browser: 3, native: 4 };
@@ -123,9 +125,6 @@ export class Swarm extends EventTarget {
     torrent.announce = torrent.announce.filter((url) => isUsable.test(url));
     this.seeds = new Set(torrent.urlList ?? []);
     if (isOfHub) this.seeds.add(hub.seedUrl(torrent.infoHash));
-    // webtorrent takes this off the beginning of a file's path and asks the web seed for the rest as it stands: names
-    // with `#`, `?` or `%` in them would be something else.
-    torrent.path = { [Symbol.replace]: encodePath };
     // Trackers are asked as soon as this is over.
     queueMicrotask(() => this.#listen(torrent));
   }
@@ -205,10 +204,13 @@ export class Swarm extends EventTarget {
   #seedFromWeb(torrent) {
     for (const url of this.seeds) {
       if (!/^https?:/i.test(url)) continue;
-      // BEP 19: below an address that ends in a slash files are called by their paths. webtorrent does that for several
-      // files, and takes the address of one as it stands.
-      const address = torrent.files.length === 1 && url.endsWith("/") ? url + encodePath(torrent.files[0].path) : url;
-      if (!torrent._peers.has(address)) torrent.addWebSeed(address);
+      if (torrent._peers.has(url)) continue;
+      torrent.addWebSeed(url);
+      const connection = torrent._peers.get(url)?.conn;
+      if (!connection) continue;
+      connection.httpRequest = (index, offset, length, done) => {
+        fetchRange(torrent, url, index * torrent.pieceLength + offset, length).then((bytes) => done(null, bytes), done);
+      };
     }
   }
   /** Takes web seeds in or leaves them out. */
@@ -337,8 +339,6 @@ export class Swarm extends EventTarget {
     this.#tell("piece", index);
   }
 }
-
-const encodePath = (path) => path.split("/").map(encodeURIComponent).join("/");
 
 function shared(bitfield, total) {
   let have = 0;
