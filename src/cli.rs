@@ -142,10 +142,36 @@ pub(crate) struct Engine {
     /// Have no peers in browsers: WebSocket trackers are left alone
     #[arg(long)]
     pub(crate) no_webrtc: bool,
-    /// Ask this server how we look from outside, for peers over WebRTC; may be given more than once, `none` is none
-    /// [default: public ones, for trackers in the internet]
-    #[arg(long, value_name = "stun:HOST[:PORT]", conflicts_with = "no_webrtc")]
-    pub(crate) stun: Vec<String>,
+    #[command(flatten)]
+    pub(crate) ice: IceFlags,
+}
+
+/// Flags of how peers over WebRTC reach each other.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct IceFlags {
+    /// Ask this STUN server how we look from outside, or let this TURN server pass on what reaches no peer directly: `stun:HOST[:PORT]`,
+    /// `turn:USER[:PASSWORD]@HOST[:PORT]`; may be given more than once, `none` is none [default: public STUN servers, for
+    /// trackers in the internet]
+    #[arg(long = "ice-server", value_name = "URL", conflicts_with = "no_webrtc")]
+    pub(crate) ice_servers: Vec<String>,
+    /// Where the password of TURN servers stands that are named without one, so that no list of processes shows it
+    #[arg(long, value_name = "FILE", conflicts_with = "no_webrtc")]
+    pub(crate) turn_password_file: Option<PathBuf>,
+    /// Reach peers over WebRTC by TURN servers alone, so that they do not learn our address
+    #[arg(long, conflicts_with = "no_webrtc")]
+    pub(crate) ice_relay_only: bool,
+}
+
+impl IceFlags {
+    /// The same as a layer of the configuration.
+    fn layer(&self) -> Layer {
+        Layer {
+            ice_servers: (!self.ice_servers.is_empty()).then(|| self.ice_servers.clone()),
+            turn_password_file: self.turn_password_file.clone(),
+            ice_relay_only: self.ice_relay_only.then_some(true),
+            ..Layer::default()
+        }
+    }
 }
 
 impl Engine {
@@ -164,10 +190,9 @@ impl Engine {
             read_timeout: self.read_timeout,
             upload: self.no_upload.then_some(false),
             webrtc: self.no_webrtc.then_some(false),
-            stun: (!self.stun.is_empty()).then(|| self.stun.clone()),
             allow_private_hosts: self.allow_private_hosts.then_some(true),
             trackers: (!self.trackers.is_empty()).then(|| self.trackers.clone()),
-            ..Layer::default()
+            ..self.ice.layer()
         }
     }
 }
@@ -460,9 +485,8 @@ pub(crate) struct Serve {
     /// Have no peers in browsers
     #[arg(long)]
     pub(crate) no_webrtc: bool,
-    /// Ask this server how the hub looks from outside, for peers over WebRTC; may be given more than once, `none` is none
-    #[arg(long, value_name = "stun:HOST[:PORT]", conflicts_with = "no_webrtc")]
-    pub(crate) stun: Vec<String>,
+    #[command(flatten)]
+    pub(crate) ice: IceFlags,
     /// Print every setting with its meaning, as a configuration file, and end
     #[arg(long)]
     pub(crate) print_config: bool,
@@ -501,7 +525,6 @@ impl Serve {
             listen: self.peer_listen.clone(),
             upload_limit: self.upload_limit,
             webrtc: self.no_webrtc.then_some(false),
-            stun: (!self.stun.is_empty()).then(|| self.stun.clone()),
             hub: HubLayer {
                 roots: (!self.roots.is_empty()).then(|| self.roots.clone()),
                 listen: self.listen.clone(),
@@ -518,7 +541,7 @@ impl Serve {
                 hf_offline: self.proxy.hf_offline.then_some(true),
                 ..HubLayer::default()
             },
-            ..Layer::default()
+            ..self.ice.layer()
         }
     }
 }

@@ -7,6 +7,7 @@
 mod directories;
 mod hub;
 mod hugging_face;
+mod ice;
 mod layer;
 mod printed;
 
@@ -200,6 +201,9 @@ impl Loaded {
         if cache_bytes == Some(0) {
             return Err(ended(Exit::Usage, "cache_size must be more than 0; leave it out for no limit"));
         }
+        let password_file = layer.turn_password_file.map(|file| directories.expand(&file)).transpose()?;
+        let ice_servers = ice::servers(layer.ice_servers.as_deref(), password_file.as_deref())?;
+        let relay = ice::relay(layer.ice_relay_only, ice_servers.as_deref())?;
         let session = SessionConfig {
             cache_bytes,
             min_free_bytes: layer.min_free.map_or(defaults.min_free_bytes, |size| size.0),
@@ -227,7 +231,8 @@ impl Loaded {
                 PrivateHosts::NamedOnly
             },
             webrtc: if layer.webrtc.unwrap_or(true) { WebRtcPolicy::On } else { WebRtcPolicy::Off },
-            stun: layer.stun.map(stun_servers).transpose()?,
+            ice_servers,
+            relay,
             ..defaults
         };
         let trackers = layer.trackers.unwrap_or_default();
@@ -242,23 +247,6 @@ impl Loaded {
             directories,
         })
     }
-}
-
-/// The servers of `stun`; the word `none` alone is none.
-fn stun_servers(typed: Vec<String>) -> anyhow::Result<Vec<String>> {
-    if typed.len() == 1 && typed[0] == "none" {
-        return Ok(Vec::new());
-    }
-    for url in &typed {
-        let host = url.strip_prefix("stun:").unwrap_or_default();
-        if host.is_empty() || host.contains(['/', '?', ' ']) {
-            return Err(ended(
-                Exit::Usage,
-                format!("stun: {} is not stun:HOST or stun:HOST:PORT", printable(url)),
-            ));
-        }
-    }
-    Ok(typed)
 }
 
 /// Refuses what no tracker can be at, since a typing error would else be found only when no peer comes.
@@ -372,8 +360,8 @@ mod tests {
             Layer { max_peers: Some(0), ..Layer::default() },
             Layer { read_timeout: Some(TimeSpan(Duration::ZERO)), ..Layer::default() },
             Layer { listen: Some("all".into()), ..Layer::default() },
-            Layer { stun: Some(vec!["stun.example.org".into()]), ..Layer::default() },
-            Layer { stun: Some(vec!["none".into(), "stun:a".into()]), ..Layer::default() },
+            Layer { ice_servers: Some(vec!["stun.example.org".into()]), ..Layer::default() },
+            Layer { ice_relay_only: Some(true), ..Layer::default() },
         ] {
             let error = loaded(Environment::from([HOME])).resolve(layer).expect_err("refused");
             assert_eq!(crate::exit::exit_of(&error), Exit::Usage);

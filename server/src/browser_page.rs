@@ -5,6 +5,7 @@
 //!
 //! Invariant: nothing a torrent holds is served from here, so nothing of it can run as part of this site.
 
+use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use axum::http::header::{
 use axum::http::{HeaderMap, Response, StatusCode};
 use axum::routing::get;
 use serde::Serialize;
-use wtfs_torrent::DEFAULT_STUN;
+use wtfs_torrent::{DEFAULT_STUN, IceServer};
 
 use crate::places::PublicUrl;
 
@@ -41,35 +42,59 @@ To have it, build the page and then the program again:
     cargo build --release
 ";
 
-/// A server that tells browsers how they look from outside, as they want it described (`RTCIceServer`).
-#[derive(Debug, PartialEq, Eq, Serialize)]
-struct IceServer<'a> {
-    /// `stun:HOST[:PORT]`.
-    urls: &'a str,
+/// A STUN or TURN server as browsers want it described (`RTCIceServer`).
+#[derive(PartialEq, Eq, Serialize)]
+struct Described {
+    urls: String,
+    /// For TURN.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    username: Option<String>,
+    /// For TURN: whoever may open the page learns it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credential: Option<String>,
+}
+
+impl From<&IceServer> for Described {
+    fn from(server: &IceServer) -> Self {
+        Self {
+            urls: server.url(),
+            username: server.user().map(str::to_owned),
+            credential: server.password().map(str::to_owned),
+        }
+    }
+}
+
+impl fmt::Debug for Described {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.urls)
+    }
 }
 
 /// `GET /browser/config.json`.
 #[derive(Debug, Serialize)]
-struct PageConfig<'a> {
-    ice_servers: Vec<IceServer<'a>>,
+struct PageConfig {
+    ice_servers: Vec<Described>,
 }
 
-/// Which servers pages are told to ask how they look from outside.
+/// Which servers pages are told of, by which peers reach each other.
 #[derive(Debug, Clone)]
-pub(crate) struct StunServers {
+pub(crate) struct IceServers {
     /// As configured for the engine: `None` is the usual ones, for pages that reach the hub over the internet.
-    pub(crate) configured: Option<Arc<[String]>>,
+    pub(crate) configured: Option<Arc<[IceServer]>>,
     /// Where the hub is to be found, if that is configured.
     pub(crate) public_url: Option<PublicUrl>,
 }
 
-impl StunServers {
+impl IceServers {
     /// For a page that calls the hub `host`. On one machine or in one private network no server is needed, and none is
     /// told who is here.
-    fn for_host(&self, host: Option<&str>) -> Vec<IceServer<'_>> {
+    fn for_host(&self, host: Option<&str>) -> Vec<Described> {
         match &self.configured {
-            Some(servers) => servers.iter().map(|urls| IceServer { urls }).collect(),
-            None if host.is_some_and(is_far) => DEFAULT_STUN.map(|urls| IceServer { urls }).into(),
+            Some(servers) => servers.iter().map(Described::from).collect(),
+            None if host.is_some_and(is_far) => {
+                let urls = DEFAULT_STUN.map(str::to_owned);
+                urls.map(|urls| Described { urls, username: None, credential: None }).into()
+            }
             None => Vec::new(),
         }
     }
@@ -88,7 +113,7 @@ fn is_far(host: &str) -> bool {
 }
 
 /// The page and its parts.
-pub(crate) fn router(servers: StunServers) -> Router {
+pub(crate) fn router(servers: IceServers) -> Router {
     Router::new()
         // Its parts are asked for relative to it: the slash matters.
         .route("/browser", get(async || redirect("browser/")))
@@ -108,7 +133,7 @@ fn redirect(place: &'static str) -> Response<Body> {
     response
 }
 
-async fn config(State(servers): State<StunServers>, request: Request) -> Response<Body> {
+async fn config(State(servers): State<IceServers>, request: Request) -> Response<Body> {
     let (parts, _) = request.into_parts();
     let place = servers.public_url.clone().or_else(|| PublicUrl::of_request(&parts));
     let ice_servers = servers.for_host(place.as_ref().map(PublicUrl::host));
@@ -189,6 +214,8 @@ fn respond(asked: &HeaderMap, kind: &'static str, keep: &'static str, bytes: Byt
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     const BUILT: &[(&str, &[u8])] =
@@ -231,7 +258,7 @@ mod tests {
 
     #[test]
     fn pages_ask_no_server_unless_the_hub_is_far_or_one_is_configured() {
-        let usual = StunServers { configured: None, public_url: None };
+        let usual = IceServers { configured: None, public_url: None };
         for near in
             ["127.0.0.1", "10.1.2.3", "::1", "fd00::1", "::ffff:192.168.0.1", "hub", "hub.lan", "hub.local."]
         {
@@ -241,9 +268,15 @@ mod tests {
         for far in ["203.0.113.9", "2001:db8::1", "hub.example.org"] {
             assert_eq!(usual.for_host(Some(far)).len(), DEFAULT_STUN.len(), "{far}");
         }
-        let own = StunServers { configured: Some(["stun:a.example".to_owned()].into()), public_url: None };
-        assert_eq!(own.for_host(Some("127.0.0.1")), [IceServer { urls: "stun:a.example" }]);
-        let none = StunServers { configured: Some([].into()), public_url: None };
+        let named = ["stun:a.example", "turn:ada:secret@b.example:99"];
+        let named = named.map(|url| url.parse().expect("a server"));
+        let own = IceServers { configured: Some(named.into()), public_url: None };
+        let told = serde_json::to_value(own.for_host(Some("127.0.0.1"))).expect("JSON");
+        let relay =
+            json!({"urls": "turn:b.example:99?transport=udp", "username": "ada", "credential": "secret"});
+        assert_eq!(told, json!([{"urls": "stun:a.example:3478"}, relay]));
+        assert!(!format!("{:?}", own.for_host(None)).contains("secret"));
+        let none = IceServers { configured: Some([].into()), public_url: None };
         assert!(none.for_host(Some("hub.example.org")).is_empty());
     }
 

@@ -17,7 +17,7 @@ use wtfs_torrent::{BridgePolicy, Session, StartError};
 
 use crate::access_log::{self, AccessLog, Observer};
 use crate::audience::{self, Audience};
-use crate::browser_page::{self, StunServers};
+use crate::browser_page::{self, IceServers};
 use crate::client_addr::TrustedProxies;
 use crate::config::HubConfig;
 use crate::dashboard;
@@ -79,7 +79,7 @@ pub struct Hub {
     visibility: Visibility,
     hf: Option<HfProxy>,
     swarms: Option<Swarms>,
-    stun: StunServers,
+    ice: IceServers,
     stop: CancellationToken,
 }
 
@@ -126,8 +126,8 @@ impl Hub {
         read.unwrap_or(Ok(()))?;
         let cache_dir = config.session.cache_dir.clone();
         let records_dir = cache_dir.join("hub").join("shared");
-        let stun = StunServers {
-            configured: config.session.stun.as_deref().map(Arc::from),
+        let ice = IceServers {
+            configured: config.session.ice_servers.as_deref().map(Arc::from),
             public_url: config.public_url.clone(),
         };
         let mut engine = config.session;
@@ -198,7 +198,7 @@ impl Hub {
             },
             hf,
             swarms,
-            stun,
+            ice,
             stop,
         })
     }
@@ -232,7 +232,7 @@ impl Hub {
             .merge(swarms.unwrap_or_default())
             .merge(routes::router(routes))
             .merge(webseed::router(self.library.clone()))
-            .merge(browser_page::router(self.stun.clone()))
+            .merge(browser_page::router(self.ice.clone()))
             .merge(self.tracker.router())
             .merge(Router::new().route("/", get(root)).with_state(root_state))
             .merge(shown)

@@ -41,8 +41,12 @@ pub(crate) struct Layer {
     pub(crate) upload: Option<bool>,
     /// Whether peers in browsers take part.
     pub(crate) webrtc: Option<bool>,
-    /// `stun:HOST[:PORT]` each, or `none` alone.
-    pub(crate) stun: Option<Vec<String>>,
+    /// `stun:HOST[:PORT]` or `turn:USER[:PASSWORD]@HOST[:PORT]` each, or `none` alone.
+    pub(crate) ice_servers: Option<Vec<String>>,
+    /// Holds the password of the TURN servers that are named without one.
+    pub(crate) turn_password_file: Option<PathBuf>,
+    /// Whether peers over WebRTC are reached by TURN servers alone.
+    pub(crate) ice_relay_only: Option<bool>,
     /// Whether hosts that nobody named may be in private networks.
     pub(crate) allow_private_hosts: Option<bool>,
     /// Trackers to announce to beside a torrent's own.
@@ -73,9 +77,11 @@ impl Layer {
             read_timeout: environment.parse("WTFS_READ_TIMEOUT")?,
             upload: environment.parse("WTFS_UPLOAD")?,
             webrtc: environment.parse("WTFS_WEBRTC")?,
-            stun: environment
-                .text("WTFS_STUN")?
+            ice_servers: environment
+                .text("WTFS_ICE_SERVERS")?
                 .map(|list| list.split_whitespace().map(str::to_owned).collect()),
+            turn_password_file: environment.path("WTFS_TURN_PASSWORD_FILE"),
+            ice_relay_only: environment.parse("WTFS_ICE_RELAY_ONLY")?,
             allow_private_hosts: environment.parse("WTFS_ALLOW_PRIVATE_HOSTS")?,
             trackers: environment
                 .text("WTFS_TRACKERS")?
@@ -103,7 +109,9 @@ impl Layer {
             read_timeout: self.read_timeout.or(lower.read_timeout),
             upload: self.upload.or(lower.upload),
             webrtc: self.webrtc.or(lower.webrtc),
-            stun: self.stun.or(lower.stun),
+            ice_servers: self.ice_servers.or(lower.ice_servers),
+            turn_password_file: self.turn_password_file.or(lower.turn_password_file),
+            ice_relay_only: self.ice_relay_only.or(lower.ice_relay_only),
             allow_private_hosts: self.allow_private_hosts.or(lower.allow_private_hosts),
             trackers: self.trackers.or(lower.trackers),
             allow_other: self.allow_other.or(lower.allow_other),
@@ -134,7 +142,9 @@ pub(super) mod tests {
             read_timeout: Some(TimeSpan(std::time::Duration::from_secs(7))),
             upload: Some(false),
             webrtc: Some(false),
-            stun: Some(vec!["stun:a:1".into(), "stun:b".into()]),
+            ice_servers: Some(vec!["stun:a:1".into(), "turn:ada@b".into()]),
+            turn_password_file: Some("/turn".into()),
+            ice_relay_only: Some(true),
             allow_private_hosts: Some(true),
             trackers: Some(vec!["udp://t:1".into(), "http://u/announce".into()]),
             allow_other: Some(true),
@@ -182,7 +192,9 @@ pub(super) mod tests {
             ("WTFS_READ_TIMEOUT", "7s"),
             ("WTFS_UPLOAD", "false"),
             ("WTFS_WEBRTC", "false"),
-            ("WTFS_STUN", "stun:a:1 stun:b"),
+            ("WTFS_ICE_SERVERS", "stun:a:1 turn:ada@b"),
+            ("WTFS_TURN_PASSWORD_FILE", "/turn"),
+            ("WTFS_ICE_RELAY_ONLY", "true"),
             ("WTFS_ALLOW_PRIVATE_HOSTS", "true"),
             ("WTFS_TRACKERS", "udp://t:1 http://u/announce"),
             ("WTFS_ALLOW_OTHER", "true"),

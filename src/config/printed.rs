@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use anyhow::Context as _;
+use wtfs_torrent::IceServer;
 
 use super::Layer;
 
@@ -31,6 +32,11 @@ fn rows() -> impl Iterator<Item = Row<'static>> {
 
 /// The settings of `layer`; what it leaves out stands there as a comment.
 pub(crate) fn printed(layer: &Layer) -> anyhow::Result<String> {
+    let mut layer = layer.clone();
+    // Passwords are no settings to be shown around.
+    for server in layer.ice_servers.iter_mut().flatten() {
+        *server = IceServer::without_password(server);
+    }
     let table = toml::Table::try_from(layer).context("the settings cannot be written")?;
     let mut out = String::from("# Settings of wtfs. A line that begins with # is not set.\n");
     let (hub, top): (Vec<Row<'_>>, Vec<Row<'_>>) = rows().partition(|row| row.key.starts_with("hub."));

@@ -1,10 +1,13 @@
 //! How a session is set up. Plain values with defaults; reading files, flags and the environment is the command's
 //! business, never this crate's.
 
+mod ice;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use self::ice::{IceServer, IceServerError, RelayPolicy};
 use crate::http::PrivateHosts;
 use crate::tracker::local::OwnTracker;
 
@@ -51,10 +54,12 @@ pub struct SessionConfig {
     pub private_hosts: PrivateHosts,
     /// Whether peers in browsers take part, where a torrent has a WebSocket tracker.
     pub webrtc: WebRtcPolicy,
-    /// Servers that say how we look from outside (RFC 8489), as `stun:HOST[:PORT]`. `None` is those of
-    /// [`DEFAULT_STUN`], for trackers in the internet; peers of a tracker on this machine or in a private network need
-    /// none. Those given here are asked whatever the tracker.
-    pub stun: Option<Vec<String>>,
+    /// Servers that say how we look from outside (STUN, RFC 8489), and such as pass data on where peers do not reach each
+    /// other (TURN, RFC 8656). `None` is those of [`DEFAULT_STUN`], for trackers in the internet; peers of a tracker on
+    /// this machine or in a private network need none. Those given here are asked whatever the tracker.
+    pub ice_servers: Option<Vec<IceServer>>,
+    /// Whether data over WebRTC may go from peer to peer.
+    pub relay: RelayPolicy,
     /// Whether peers over TCP and peers over WebRTC are brought together.
     pub bridge: BridgePolicy,
     /// A WebSocket tracker in this process, to which all torrents but private ones are announced.
@@ -152,7 +157,8 @@ impl SessionConfig {
             user_agent: concat!("wtfs/", env!("CARGO_PKG_VERSION")).to_owned(),
             private_hosts: PrivateHosts::NamedOnly,
             webrtc: WebRtcPolicy::On,
-            stun: None,
+            ice_servers: None,
+            relay: RelayPolicy::IfNeeded,
             bridge: BridgePolicy::Off,
             own_tracker: None,
         }

@@ -54,8 +54,8 @@ pub mod verify;
 mod web_seed;
 
 pub use config::{
-    BridgePolicy, DEFAULT_STUN, ListenConfig, NetworkPolicy, PortPolicy, SessionConfig, UploadPolicy,
-    WebRtcPolicy,
+    BridgePolicy, DEFAULT_STUN, IceServer, IceServerError, ListenConfig, NetworkPolicy, PortPolicy, RelayPolicy,
+    SessionConfig, UploadPolicy, WebRtcPolicy,
 };
 pub use error::{AddError, Fault, OpenError, PinError, ReadError, StartError};
 pub use extension::{Extension, ExtensionPeer, Extensions, NotQueued};

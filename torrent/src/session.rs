@@ -418,7 +418,8 @@ fn web_sockets(
     if config.webrtc == WebRtcPolicy::Off || config.network == NetworkPolicy::Offline {
         return None;
     }
-    let channels = DataChannels::new(config.stun.as_deref(), tasks.clone(), cancel.child_token());
+    let servers = config.ice_servers.as_deref();
+    let channels = DataChannels::new(servers, config.relay, tasks.clone(), cancel.child_token());
     let own = config.own_tracker.clone();
     Some(WsClient::new(http.clone(), Arc::new(channels), own, tasks.clone(), cancel.child_token()))
 }

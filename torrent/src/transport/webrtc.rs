@@ -32,8 +32,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::Connection;
+use crate::config::IceServer;
 use link::Role;
-pub(crate) use policy::{IceServer, RtcPolicy};
+pub(crate) use policy::RtcPolicy;
 use sdp::RemoteSdp;
 use servers::Servers;
 

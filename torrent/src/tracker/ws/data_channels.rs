@@ -9,9 +9,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Answered, Described, Factory, Offered, Place};
-use crate::config::DEFAULT_STUN;
+use crate::config::{DEFAULT_STUN, IceServer, RelayPolicy};
 use crate::transport::Connection;
-use crate::transport::webrtc::{IceServer, PendingAnswer, PendingOffer, RtcError, RtcFactory, RtcPolicy};
+use crate::transport::webrtc::{PendingAnswer, PendingOffer, RtcError, RtcFactory, RtcPolicy};
 
 /// The session's data channels.
 #[derive(Debug)]
@@ -21,17 +21,23 @@ pub(crate) struct DataChannels {
 }
 
 impl DataChannels {
-    /// `stun` is asked for every peer, if given; else the default servers are for those far away.
-    pub(crate) fn new(stun: Option<&[String]>, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
-        let server =
-            |url: &str| IceServer { url: url.to_owned(), username: String::new(), credential: String::new() };
-        let near = RtcFactory::new(RtcPolicy::default(), tasks, shutdown);
-        match stun {
-            Some(urls) => {
-                let near = near.with_servers(urls.iter().map(|url| server(url)).collect());
+    /// `servers` are asked for every peer, if given; else the default ones are for those far away.
+    pub(crate) fn new(
+        servers: Option<&[IceServer]>,
+        relay: RelayPolicy,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let near = RtcFactory::new(RtcPolicy { relay, ..RtcPolicy::default() }, tasks, shutdown);
+        match servers {
+            Some(servers) => {
+                let near = near.with_servers(servers.to_vec());
                 Self { far: near.clone(), near }
             }
-            None => Self { far: near.with_servers(DEFAULT_STUN.map(server).to_vec()), near },
+            None => {
+                let usual = DEFAULT_STUN.iter().filter_map(|url| url.parse().ok()).collect();
+                Self { far: near.with_servers(usual), near }
+            }
         }
     }
 

@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use webrtc::data_channel::{DataChannel, DataChannelEvent};
 use webrtc::peer_connection::{
     PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCConfigurationBuilder,
-    RTCIceGatheringState, RTCIceServer, RTCPeerConnectionState, RTCSessionDescription, SettingEngine,
-    SettingEngineBuilder,
+    RTCIceGatheringState, RTCIceServer, RTCIceTransportPolicy, RTCPeerConnectionState,
+    RTCSessionDescription, SettingEngine, SettingEngineBuilder,
 };
 
 use super::in_flight::InFlight;
@@ -26,8 +26,10 @@ use super::outbox::Outbox;
 use super::policy::RtcPolicy;
 use super::runtime::{RtcRuntime, Watch};
 use super::sdp::RemoteSdp;
+use super::servers::Gathered;
 use super::stream::{End, RtcReader, RtcWriter};
 use super::{EndReason, RtcError, Shared, addresses};
+use crate::config::RelayPolicy;
 use crate::transport::{Connection, Direction, TransportKind};
 
 /// The library's threads for all connections of the process. One is enough for 200 MB/s, and packets that stay on one
@@ -120,7 +122,7 @@ async fn open(
     let (theirs, waits_for) = match role {
         Role::Offers(answered) => {
             let offer = peer.create_offer(None).await?;
-            report(&*peer, offer, &events, policy, described).await?;
+            report(&*peer, offer, &events, shared, described).await?;
             let theirs = unless_ended(&end, &watch, async {
                 answered.await.map_err(|_| RtcError::Failed(EndReason::Local))
             })
@@ -133,7 +135,7 @@ async fn open(
             let offer = RTCSessionDescription::offer(theirs.text.clone()).map_err(bad_sdp)?;
             peer.set_remote_description(offer).await.map_err(bad_sdp)?;
             let answer = peer.create_answer(None).await.map_err(bad_sdp)?;
-            report(&*peer, answer, &events, policy, described).await?;
+            report(&*peer, answer, &events, shared, described).await?;
             (theirs, None)
         }
     };
@@ -200,10 +202,17 @@ async fn build(
     let servers = shared.servers.resolved(policy.gather_cap / 2).await;
     let servers = servers.into_iter().map(|server| RTCIceServer {
         urls: vec![server.url],
-        username: server.username,
-        credential: server.credential,
+        username: server.user,
+        credential: server.password,
     });
-    let configuration = RTCConfigurationBuilder::default().with_ice_servers(servers.collect()).build();
+    let candidates = match policy.relay {
+        RelayPolicy::IfNeeded => RTCIceTransportPolicy::All,
+        RelayPolicy::Only => RTCIceTransportPolicy::Relay,
+    };
+    let configuration = RTCConfigurationBuilder::default()
+        .with_ice_servers(servers.collect())
+        .with_ice_transport_policy(candidates)
+        .build();
     let peer = PeerConnectionBuilder::new()
         .with_configuration(configuration)
         .with_setting_engine(settings(policy))
@@ -238,15 +247,17 @@ async fn report(
     peer: &dyn PeerConnection,
     ours: RTCSessionDescription,
     events: &Events,
-    policy: &RtcPolicy,
+    shared: &Shared,
     described: &mut Option<oneshot::Sender<Result<String, RtcError>>>,
 ) -> Result<(), RtcError> {
     peer.set_local_description(ours).await?;
-    let gathered = tokio::time::timeout(policy.gather_cap, events.gathered.notified()).await;
-    if gathered.is_err() {
+    let waited = tokio::time::timeout(shared.policy.gather_cap, events.gathered.notified()).await;
+    let gathered = if waited.is_ok() { Gathered::All } else { Gathered::Late };
+    if gathered == Gathered::Late {
         tracing::debug!("a STUN or TURN server does not answer; offered without it");
     }
     let ours = peer.local_description().await.ok_or(RtcError::Failed(EndReason::Broken))?;
+    shared.servers.handle_described(&ours.sdp, gathered);
     if let Some(described) = described.take() {
         // Nobody there: the token that is cancelled then ends this task.
         let _ = described.send(Ok(ours.sdp));

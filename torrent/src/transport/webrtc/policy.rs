@@ -4,11 +4,15 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::config::{IceServer, RelayPolicy};
+
 /// How connections are made, and what bounds them.
 #[derive(Debug, Clone)]
 pub(crate) struct RtcPolicy {
     /// STUN and TURN servers, asked for every offer and answer. None: only addresses of our own are offered.
     pub(crate) servers: Vec<IceServer>,
+    /// Whether peers are reached by relays alone.
+    pub(crate) relay: RelayPolicy,
     /// How long an offer or answer waits for candidates. A server that does not answer holds nothing up for longer: the
     /// description goes out with what was found by then.
     pub(crate) gather_cap: Duration,
@@ -45,6 +49,7 @@ impl Default for RtcPolicy {
     fn default() -> Self {
         Self {
             servers: Vec::new(),
+            relay: RelayPolicy::IfNeeded,
             gather_cap: Duration::from_secs(1),
             open_timeout: Duration::from_secs(15),
             ice: IceTimes::default(),
@@ -61,17 +66,6 @@ impl Default for RtcPolicy {
             sdp_bytes_max: 32 << 10,
         }
     }
-}
-
-/// A STUN or TURN server (RFC 7064, RFC 7065).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct IceServer {
-    /// `stun:host[:port]` or `turn:host[:port]`.
-    pub(crate) url: String,
-    /// For TURN; empty otherwise.
-    pub(crate) username: String,
-    /// For TURN; empty otherwise.
-    pub(crate) credential: String,
 }
 
 /// Times of ICE.

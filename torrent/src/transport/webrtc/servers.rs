@@ -1,14 +1,15 @@
-//! STUN and TURN servers: their URLs, and the addresses of their names.
+//! STUN and TURN servers: the addresses of their names, and whether they do what they are asked for.
 //!
 //! The library looks names up within the task that also gathers, one after the other, so that one dead name server holds
 //! up every candidate. Here all are looked up at once, under a deadline, and remembered; the library is given addresses.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::policy::IceServer;
+use crate::config::IceServer;
 
 /// How long an answer is used again.
 const KEPT: Duration = Duration::from_secs(300);
@@ -19,23 +20,29 @@ const FAILED_KEPT: Duration = Duration::from_secs(10);
 /// The servers of a factory.
 #[derive(Debug)]
 pub(super) struct Servers {
-    entries: Vec<Entry>,
+    entries: Vec<IceServer>,
     known: Mutex<HashMap<String, Known>>,
+    /// Whether those that relay did so when they were asked last.
+    do_relay: AtomicBool,
 }
 
-#[derive(Debug, Clone)]
-struct Entry {
-    scheme: Scheme,
-    host: String,
-    port: u16,
-    username: String,
-    credential: String,
+/// A server with an address in place of its name, as the library wants it.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Resolved {
+    pub(super) url: String,
+    /// For TURN; empty otherwise.
+    pub(super) user: String,
+    /// For TURN; empty otherwise.
+    pub(super) password: String,
 }
 
+/// How asking the servers for candidates ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scheme {
-    Stun,
-    Turn,
+pub(super) enum Gathered {
+    /// Each has answered.
+    All,
+    /// Not all within the time there is.
+    Late,
 }
 
 #[derive(Debug, Clone)]
@@ -45,28 +52,46 @@ struct Known {
 }
 
 impl Servers {
-    /// Those that make no sense are left out, and said so.
+    /// Those that nobody has a password for are left out, and said so.
     pub(super) fn new(servers: &[IceServer]) -> Self {
-        let entries = servers
-            .iter()
-            .filter_map(|server| {
-                let entry = parse(server);
-                if entry.is_none() {
-                    tracing::warn!(url = server.url, "not a STUN or TURN server over UDP; left out");
-                }
-                entry
-            })
-            .collect();
-        Self { entries, known: Mutex::new(HashMap::new()) }
+        let (entries, useless): (Vec<IceServer>, Vec<IceServer>) =
+            servers.iter().cloned().partition(|server| !server.lacks_password());
+        for server in useless {
+            tracing::warn!(%server, "a TURN server without a password; left out");
+        }
+        Self { entries, known: Mutex::new(HashMap::new()), do_relay: AtomicBool::new(true) }
     }
 
     /// The servers with addresses in place of names, one of each family. A name not found by `deadline` is left out.
-    pub(super) async fn resolved(&self, deadline: Duration) -> Vec<IceServer> {
-        let lookups = self.entries.iter().map(async |entry| {
-            let ips = self.look_up(&entry.host, deadline).await;
-            ips.into_iter().map(|ip| entry.at(ip)).collect::<Vec<_>>()
+    pub(super) async fn resolved(&self, deadline: Duration) -> Vec<Resolved> {
+        let lookups = self.entries.iter().map(async |server| {
+            let ips = self.look_up(server.host(), deadline).await;
+            ips.into_iter().map(|ip| Resolved::new(server, ip)).collect::<Vec<_>>()
         });
         futures_util::future::join_all(lookups).await.into_iter().flatten().collect()
+    }
+
+    /// A description of ours is complete. If no relay is among its candidates although there are servers for that, it is
+    /// said: once, until they relay again. The library tells nobody why.
+    pub(super) fn handle_described(&self, sdp: &str, gathered: Gathered) {
+        let relays: Vec<&IceServer> = self.entries.iter().filter(|server| server.is_relay()).collect();
+        if relays.is_empty() {
+            return;
+        }
+        let do_relay = sdp.contains(" typ relay");
+        let did = self.do_relay.swap(do_relay, Ordering::Relaxed);
+        match (did, do_relay, gathered) {
+            (true, false, Gathered::All) => tracing::warn!(
+                servers = ?relays,
+                "no TURN server relays for us: it refuses the user or the password, or has no room"
+            ),
+            (true, false, Gathered::Late) => tracing::warn!(
+                servers = ?relays,
+                "no TURN server answers in time, so none relays for us"
+            ),
+            (false, true, _) => tracing::info!(servers = ?relays, "a TURN server relays for us again"),
+            (true, true, _) | (false, false, _) => {}
+        }
     }
 
     async fn look_up(&self, host: &str, deadline: Duration) -> Vec<IpAddr> {
@@ -99,14 +124,19 @@ impl Servers {
     }
 }
 
-impl Entry {
-    fn at(&self, ip: IpAddr) -> IceServer {
-        let addr = SocketAddr::new(ip, self.port);
-        let url = match self.scheme {
-            Scheme::Stun => format!("stun:{addr}"),
-            Scheme::Turn => format!("turn:{addr}?transport=udp"),
-        };
-        IceServer { url, username: self.username.clone(), credential: self.credential.clone() }
+impl Resolved {
+    fn new(server: &IceServer, ip: IpAddr) -> Self {
+        let addr = SocketAddr::new(ip, server.port());
+        let url =
+            if server.is_relay() { format!("turn:{addr}?transport=udp") } else { format!("stun:{addr}") };
+        let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
+        Self { url, user: text(server.user()), password: text(server.password()) }
+    }
+}
+
+impl std::fmt::Debug for Resolved {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.url)
     }
 }
 
@@ -120,72 +150,37 @@ fn one_of_each_family(addrs: impl Iterator<Item = SocketAddr>) -> Vec<IpAddr> {
     ips
 }
 
-/// RFC 7064, RFC 7065. Both default to port 3478.
-fn parse(server: &IceServer) -> Option<Entry> {
-    let (scheme, rest) = server.url.split_once(':')?;
-    let scheme = match scheme.to_ascii_lowercase().as_str() {
-        "stun" => Scheme::Stun,
-        "turn" => Scheme::Turn,
-        _ => return None,
-    };
-    let (place, query) = rest.split_once('?').unwrap_or((rest, "transport=udp"));
-    if !query.eq_ignore_ascii_case("transport=udp") {
-        return None;
-    }
-    let (host, port) = match place.strip_prefix('[') {
-        Some(bracketed) => {
-            let (host, after) = bracketed.split_once(']')?;
-            (host, after.strip_prefix(':'))
-        }
-        None => place.split_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
-    };
-    let port = port.map_or(Some(3478), |port| port.parse().ok())?;
-    if host.is_empty() || port == 0 {
-        return None;
-    }
-    if scheme == Scheme::Turn && (server.username.is_empty() || server.credential.is_empty()) {
-        return None;
-    }
-    Some(Entry {
-        scheme,
-        host: host.to_owned(),
-        port,
-        username: server.username.clone(),
-        credential: server.credential.clone(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn server(url: &str, user: &str) -> IceServer {
-        IceServer { url: url.to_owned(), username: user.to_owned(), credential: user.to_owned() }
+    fn servers(urls: &[&str]) -> Servers {
+        Servers::new(&urls.iter().map(|url| url.parse().expect("a server")).collect::<Vec<_>>())
     }
 
     #[tokio::test]
-    async fn urls_become_addresses_with_their_default_port() {
-        let servers = Servers::new(&[
-            server("stun:127.0.0.1", ""),
-            server("STUN:[::1]:99", ""),
-            server("turn:10.0.0.1:5349?transport=udp", "me"),
-        ]);
-        let urls: Vec<_> =
-            servers.resolved(Duration::from_secs(1)).await.into_iter().map(|server| server.url).collect();
+    async fn servers_come_with_addresses_and_their_default_port() {
+        let servers = servers(&["stun:127.0.0.1", "STUN:[::1]:99", "turn:me:secret@10.0.0.1:5349"]);
+        let resolved = servers.resolved(Duration::from_secs(1)).await;
+        let urls: Vec<_> = resolved.iter().map(|server| server.url.as_str()).collect();
         assert_eq!(urls, ["stun:127.0.0.1:3478", "stun:[::1]:99", "turn:10.0.0.1:5349?transport=udp"]);
+        assert_eq!((resolved[2].user.as_str(), resolved[2].password.as_str()), ("me", "secret"));
+        assert!(!format!("{resolved:?} {servers:?}").contains("secret"));
     }
 
     #[tokio::test]
-    async fn what_cannot_be_used_is_left_out() {
-        let servers = Servers::new(&[
-            server("turn:10.0.0.1", ""),
-            server("turns:10.0.0.1", "me"),
-            server("turn:10.0.0.1?transport=tcp", "me"),
-            server("stun:10.0.0.1:port", ""),
-            server("stun:", ""),
-            server("http://10.0.0.1", ""),
-            server("nothing", ""),
-        ]);
-        assert_eq!(servers.resolved(Duration::from_secs(1)).await, []);
+    async fn a_relay_without_a_password_is_left_out() {
+        assert_eq!(servers(&["turn:me@10.0.0.1"]).resolved(Duration::from_secs(1)).await, []);
+    }
+
+    #[test]
+    fn that_no_relay_was_had_is_noted_until_one_is() {
+        let servers = servers(&["turn:me:secret@10.0.0.1"]);
+        let does = || servers.do_relay.load(Ordering::Relaxed);
+        servers.handle_described("a=candidate:1 1 udp 1 10.0.0.2 4000 typ host", Gathered::All);
+        assert!(!does());
+        servers
+            .handle_described("a=candidate:1 1 udp 1 10.0.0.1 4000 typ relay raddr 10.0.0.2", Gathered::Late);
+        assert!(does());
     }
 }

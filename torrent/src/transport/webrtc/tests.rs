@@ -270,11 +270,7 @@ async fn bytes_arrive_whole_over_a_path_that_loses_some() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stun_server_that_does_not_answer_holds_an_offer_up_for_the_cap_alone() {
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let server = IceServer {
-        url: format!("stun:{}", silent.local_addr().unwrap()),
-        username: String::new(),
-        credential: String::new(),
-    };
+    let server = format!("stun:{}", silent.local_addr().unwrap()).parse().unwrap();
     let a = Side::new(RtcPolicy { servers: vec![server], ..policy() });
     let b = Side::new(policy());
     let start = Instant::now();
@@ -307,7 +303,7 @@ async fn a_stun_server_that_answers_is_not_waited_for_longer() {
             server.send_to(&response, from).await.unwrap();
         }
     });
-    let server = IceServer { url, username: String::new(), credential: String::new() };
+    let server = url.parse().unwrap();
     let gather_cap = Duration::from_secs(60);
     let a = Side::new(RtcPolicy { servers: vec![server], gather_cap, ..policy() });
     let (offer, _pending) = tokio::time::timeout(LIMIT / 4, a.factory.offer()).await.unwrap().unwrap();
