@@ -67,7 +67,7 @@ pub use resolve::Source;
 pub use session::{AddOptions, ExistingData, Fill, RemovedData, Session, StorageKind};
 pub use stamp::Stamp;
 pub use status::{
-    BannedPeer, CacheStatus, KeptStatus, PeerStatus, Phase, PinStatus, PrefetchStatus, ServersStatus,
+    BanCounts, BannedPeer, BansStatus, CacheStatus, KeptStatus, PeerStatus, Phase, PinStatus, PrefetchStatus, ServersStatus,
     SessionStatus, SourceKind, SourceStatus, StallCause, StallStatus, TorrentStatus, WaitStatus,
     WebSeedState, WebSeedStatus,
 };

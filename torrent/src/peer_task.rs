@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use wtfs_proto::peer::conduct::TooMuch;
 use wtfs_proto::swarm::picker::{Pick, SourceId};
 use wtfs_proto::wire::message::{BlockRequest, Message, MessageError};
 
@@ -89,6 +90,8 @@ pub(crate) enum CloseReason {
     BothSeeds,
     #[error("sent data with a wrong hash")]
     BadData,
+    #[error("sends too much that is of no use")]
+    Junk,
     /// A web seed that cannot serve this torrent.
     #[error("{0}")]
     WebSeed(String),
@@ -104,7 +107,13 @@ pub(crate) enum CloseReason {
 impl CloseReason {
     /// Whether the peer did something that no correct client does.
     pub(crate) fn is_misbehaviour(&self) -> bool {
-        matches!(self, Self::Protocol(_) | Self::Violation(_) | Self::BadData)
+        matches!(self, Self::Protocol(_) | Self::Violation(_) | Self::BadData | Self::Junk)
+    }
+}
+
+impl From<TooMuch> for CloseReason {
+    fn from(_: TooMuch) -> Self {
+        Self::Junk
     }
 }
 

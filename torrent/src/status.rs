@@ -107,11 +107,32 @@ pub struct TorrentStatus {
     pub sources: Vec<SourceStatus>,
     /// Connected peers.
     pub peers: Vec<PeerStatus>,
-    /// Peers that were banned, newest last.
-    pub banned: Vec<BannedPeer>,
+    /// Peers that were banned.
+    #[serde(flatten)]
+    pub bans: BansStatus,
     /// Where peers and data are to be found.
     #[serde(flatten)]
     pub servers: ServersStatus,
+}
+
+/// Peers that were banned.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct BansStatus {
+    /// The last ones, newest last.
+    pub banned: Vec<BannedPeer>,
+    /// How many there were, by what they did.
+    pub bans: BanCounts,
+}
+
+/// Bans by their reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct BanCounts {
+    /// Data or hashes that were wrong.
+    pub bad_data: u64,
+    /// What no correct client says.
+    pub violation: u64,
+    /// Too much that is legal and of no use.
+    pub junk: u64,
 }
 
 /// Where peers and data are to be found besides the connected peers.

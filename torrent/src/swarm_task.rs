@@ -41,8 +41,11 @@ use crate::torrent::{Command, Content, Shared, Torrent};
 use crate::tracker::announcer::AnnouncerHandle;
 use crate::transport::Connection;
 
+mod bans;
 mod bridge;
 mod candidates;
+#[cfg(test)]
+mod conduct_tests;
 mod connect;
 mod demands;
 mod download;

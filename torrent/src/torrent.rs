@@ -25,7 +25,7 @@ use crate::present::PresentMap;
 use crate::reader::FileReader;
 use crate::session::Engine;
 use crate::status::{
-    Counters, KeptStatus, Phase, PinStatus, PrefetchStatus, ServersStatus, TorrentStatus, WaitStatus,
+    BansStatus,    Counters, KeptStatus, Phase, PinStatus, PrefetchStatus, ServersStatus, TorrentStatus, WaitStatus,
 };
 use crate::store::{PieceStore, StoreError};
 use crate::swarm_task::DemandReply;
@@ -242,7 +242,7 @@ impl Shared {
             in_flight_bytes: 0,
             sources: Vec::new(),
             peers: Vec::new(),
-            banned: Vec::new(),
+            bans: BansStatus::default(),
             servers: ServersStatus::default(),
         }
     }

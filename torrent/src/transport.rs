@@ -6,6 +6,8 @@
 use std::net::SocketAddr;
 
 use serde::Serialize;
+#[cfg(any(feature = "webrtc", test))]
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 #[cfg(test)]
@@ -52,6 +54,22 @@ pub(crate) struct Connection {
     pub(crate) addr: SocketAddr,
     pub(crate) kind: TransportKind,
     pub(crate) direction: Direction,
+    /// Of the certificate that the peer proved to have, where the transport has such.
+    pub(crate) fingerprint: Option<Fingerprint>,
+}
+
+/// By which a peer over an encrypted transport is known again: the hash of its certificate, in the words of its session
+/// description (RFC 8122), whatever way these are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// `sha-256 AB:CD:...`.
+    #[cfg(any(feature = "webrtc", test))]
+    pub(crate) fn of(text: &str) -> Self {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        Self(Sha256::digest(words.join(" ").to_ascii_lowercase()).into())
+    }
 }
 
 impl std::fmt::Debug for Connection {

@@ -5,9 +5,12 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
+use wtfs_proto::peer::conduct::{Conduct, Junk};
+use wtfs_proto::time::Moment;
 use wtfs_proto::wire::message::{Decoder, Message};
 
 use super::{Block, CloseReason, PeerCommand, PeerContext, PeerEvent};
+use crate::clock::Clock;
 use crate::transport::Reader;
 
 /// The largest single read: sixteen blocks. Larger ones gain nothing measurable and cost memory per peer.
@@ -66,13 +69,15 @@ async fn dispatch(
     flood: &mut Flood,
 ) -> Result<(), CloseReason> {
     let mut blocks = Vec::new();
-    while let Some(message) = decoder.decode(buffer)? {
+    loop {
+        let length = buffer.len();
+        let Some(message) = decoder.decode(buffer)? else { break };
         match message {
             Message::Piece { piece, begin, data } => {
                 blocks.push(Block { piece, begin, data });
                 continue;
             }
-            Message::KeepAlive => flood.count()?,
+            Message::KeepAlive | Message::Unknown { .. } => flood.junk(length - buffer.len())?,
             Message::Request(request) => {
                 flood.count()?;
                 serve(writer, PeerCommand::Serve(request))?;
@@ -115,16 +120,24 @@ async fn send(context: &PeerContext, event: PeerEvent) -> Result<(), CloseReason
     context.events.send((context.source, event)).await.map_err(|_| CloseReason::Shutdown)
 }
 
-/// Counts messages without payload.
+/// Counts messages without payload, and those of them that nobody further on sees.
 #[derive(Debug)]
 struct Flood {
     count: u32,
     since: tokio::time::Instant,
+    clock: Clock,
+    conduct: Conduct,
 }
 
 impl Flood {
     fn new() -> Self {
-        Self { count: 0, since: tokio::time::Instant::now() }
+        let (clock, conduct) = (Clock::start(), Conduct::new(Moment::ZERO));
+        Self { count: 0, since: tokio::time::Instant::now(), clock, conduct }
+    }
+
+    /// A message that nobody has a use for.
+    fn junk(&mut self, bytes: usize) -> Result<(), CloseReason> {
+        Ok(self.conduct.handle_junk(Junk::Message { bytes }, 0, self.clock.now())?)
     }
 
     fn count(&mut self) -> Result<(), CloseReason> {
@@ -135,7 +148,7 @@ impl Flood {
         if self.since.elapsed() < FLOOD_PERIOD {
             return Err(CloseReason::Violation("sent an endless stream of small messages"));
         }
-        *self = Self::new();
+        (self.count, self.since) = (0, tokio::time::Instant::now());
         Ok(())
     }
 }

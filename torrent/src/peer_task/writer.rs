@@ -7,9 +7,13 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
+use wtfs_proto::geometry::BLOCK_BYTES;
+use wtfs_proto::peer::conduct::{Conduct, Junk};
+use wtfs_proto::time::Moment;
 use wtfs_proto::wire::message::{BlockRequest, Message, encode_piece_header};
 
 use super::{CloseReason, HasFast, PeerCommand, PeerContext, PeerEvent};
+use crate::clock::Clock;
 use crate::torrent::Content;
 use crate::transport::Writer;
 
@@ -37,6 +41,8 @@ pub(super) async fn write_task(
         uploads: VecDeque::new(),
         is_choking: true,
         allowed_fast: Vec::new(),
+        clock: Clock::start(),
+        conduct: Conduct::new(Moment::ZERO),
         context,
     };
     loop {
@@ -54,6 +60,8 @@ struct Out {
     is_choking: bool,
     /// Pieces the peer was told it may ask for while it is choked (BEP 6).
     allowed_fast: Vec<u32>,
+    clock: Clock,
+    conduct: Conduct,
     context: PeerContext,
 }
 
@@ -108,6 +116,8 @@ impl Out {
                     self.uploads.remove(at);
                     // BEP 6: a cancelled request is answered too.
                     self.refuse(request);
+                } else {
+                    self.junk()?;
                 }
             }
         }
@@ -117,7 +127,7 @@ impl Out {
     fn queue(&mut self, request: BlockRequest) -> Result<(), CloseReason> {
         let Some(content) = self.context.shared.content() else {
             self.refuse(request);
-            return Ok(());
+            return self.junk();
         };
         let piece = content
             .geometry()
@@ -131,10 +141,17 @@ impl Out {
         let is_servable = is_allowed && is_present;
         if is_servable && self.uploads.len() < UPLOAD_QUEUE as usize {
             self.uploads.push_back(request);
+            Ok(())
         } else {
             self.refuse(request);
+            self.junk()
         }
-        Ok(())
+    }
+
+    /// A request or cancel came that leads to nothing.
+    fn junk(&mut self) -> Result<(), CloseReason> {
+        let pieces = self.context.shared.content().map_or(0, |content| content.geometry().piece_count());
+        Ok(self.conduct.handle_junk(Junk::Answer { bytes: 0 }, pieces, self.clock.now())?)
     }
 
     fn refuse(&mut self, request: BlockRequest) {
@@ -187,6 +204,7 @@ impl Out {
             }
         }
         self.flush().await?;
+        self.conduct.handle_blocks(sent / u64::from(BLOCK_BYTES));
         let counters = &self.context.shared.counters;
         counters.uploaded.add(sent);
         let event = PeerEvent::Uploaded(sent);

@@ -3,13 +3,18 @@
 //! Owns the list and its back-off; never connects. Invariant: it holds at most [`MAX_CANDIDATES`] addresses, an
 //! address at most once, and never a banned one.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use wtfs_proto::time::Moment;
 
+use super::bans::Known;
+
 /// Enough for any swarm a reader needs; trackers and peers may send any number.
 const MAX_CANDIDATES: usize = 2000;
+
+/// Addresses that are not talked to again; the oldest is forgotten first.
+const MAX_BANNED: usize = 4096;
 
 const FIRST_RETRY: Moment = Moment::from_secs(1);
 const LONGEST_RETRY: Moment = Moment::from_secs(300);
@@ -44,10 +49,16 @@ struct Candidate {
 }
 
 /// See the module's documentation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Candidates {
     known: HashMap<SocketAddr, Candidate>,
-    banned: HashSet<IpAddr>,
+    banned: Known<IpAddr>,
+}
+
+impl Default for Candidates {
+    fn default() -> Self {
+        Self { known: HashMap::new(), banned: Known::new(MAX_BANNED) }
+    }
 }
 
 impl Candidates {
@@ -120,7 +131,7 @@ impl Candidates {
 
     /// Never talk to this address again.
     pub(super) fn ban(&mut self, ip: IpAddr) {
-        self.banned.insert(ip);
+        self.banned.add(ip);
         self.known.retain(|addr, _| addr.ip() != ip);
     }
 

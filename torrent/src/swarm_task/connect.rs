@@ -14,6 +14,7 @@ use wtfs_proto::wire::extended::{ExtendedHandshake, HANDSHAKE_ID, UT_PEX};
 use wtfs_proto::wire::handshake::Handshake;
 use wtfs_proto::wire::message::Message;
 
+use super::bans::Guise;
 use super::opening::Opening;
 use super::peers::{About, Peer, Pieces, RawPieces};
 use super::suspects::Contributor;
@@ -23,16 +24,14 @@ use crate::peer_task::{self, CloseReason, HasFast, PeerCommand, PeerContext, han
 use crate::session::Engine;
 use crate::torrent::Shared;
 use crate::tracker::announcer::{Announcer, AnnouncerConfig, AnnouncerHandle, TransferStats};
-use crate::transport::{Connection, Direction, TransportKind, tcp};
+use crate::status::BannedPeer;
+use crate::transport::{Connection, Direction, Fingerprint, TransportKind, tcp};
 
 /// How long a TCP connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pieces a new peer may ask for while it is choked, so that it soon has something to trade (BEP 6's own number).
 const ALLOWED_FAST_PIECES: usize = 10;
-
-/// Banned peers shown in the status.
-pub(super) const MAX_BANNED_SHOWN: usize = 50;
 
 /// Offers made to find peers over WebRTC while somebody waits for data, and while nobody does.
 #[cfg(feature = "webrtc")]
@@ -161,13 +160,21 @@ impl SwarmTask {
     /// A peer shook hands, whoever began.
     pub(super) fn handle_connected(&mut self, (connection, theirs): (Connection, Handshake)) {
         let addr = connection.addr;
-        self.give_way(&connection, theirs.peer_id);
+        let is_dialled = connection.kind != TransportKind::WebRtc;
+        let is_banned = if is_dialled {
+            self.candidates.is_banned(addr.ip())
+        } else {
+            let (peer_id, fingerprint) = (theirs.peer_id, connection.fingerprint);
+            self.upkeep.bans.refuse(Guise { ip: addr.ip(), peer_id, fingerprint }, self.clock.now())
+        };
+        if !is_banned {
+            self.give_way(&connection, theirs.peer_id);
+        }
         let is_full = self.peers.len() >= self.engine.config.max_peers_per_torrent
             || self.engine.connected.load(Ordering::Relaxed) >= self.engine.config.max_peers;
         let is_known = self.peers.values().any(|p| p.about.peer_id == theirs.peer_id);
-        let is_dialled = connection.kind != TransportKind::WebRtc;
-        if is_full || is_known || self.candidates.is_banned(addr.ip()) {
-            tracing::debug!(%addr, is_full, is_known, "a connection was not kept");
+        if is_full || is_known || is_banned {
+            tracing::debug!(%addr, is_full, is_known, is_banned, "a connection was not kept");
             if is_dialled {
                 self.candidates.handle_closed(addr, self.clock.now());
             }
@@ -184,6 +191,7 @@ impl SwarmTask {
             kind: connection.kind,
             direction: connection.direction,
             peer_id: theirs.peer_id,
+            fingerprint: connection.fingerprint,
             client: theirs.peer_id.client(),
             connected_at: self.clock.now(),
             has_fast,
@@ -355,7 +363,9 @@ impl SwarmTask {
         match reason {
             // It stays of no use until one of us loses data, as a cache does.
             CloseReason::BothSeeds if !self.may_lose_pieces() => self.candidates.forget(addr),
-            reason if reason.is_misbehaviour() => self.ban(addr, reason.to_string()),
+            reason if reason.is_misbehaviour() => {
+                self.ban(peer.contributor(), addr, peer.about.fingerprint, reason);
+            }
             // Its address is no one that could be connected to.
             _ if peer.about.kind == TransportKind::WebRtc => {}
             _ => self.candidates.handle_closed(addr, now),
@@ -366,13 +376,33 @@ impl SwarmTask {
         self.shared.content().is_some_and(|content| content.ledger.is_budgeted())
     }
 
-    fn ban(&mut self, addr: SocketAddr, reason: String) {
-        tracing::warn!(%addr, reason, "banned");
-        self.candidates.ban(addr.ip());
-        self.suspects.forget(Contributor::Peer(addr.ip()));
-        self.upkeep.banned.push(crate::status::BannedPeer { addr, reason });
-        if self.upkeep.banned.len() > MAX_BANNED_SHOWN {
-            self.upkeep.banned.remove(0);
+    fn ban(
+        &mut self,
+        who: Contributor,
+        addr: SocketAddr,
+        fingerprint: Option<Fingerprint>,
+        reason: &CloseReason,
+    ) {
+        tracing::warn!(%addr, %reason, "banned");
+        match who {
+            Contributor::Peer(ip) => self.candidates.ban(ip),
+            Contributor::Channel(ip, peer_id) => {
+                self.upkeep.bans.ban(Guise { ip, peer_id, fingerprint }, self.clock.now());
+            }
+            // These are banned where they are listed.
+            Contributor::WebSeed(_) => {}
+        }
+        self.suspects.forget(who);
+        self.upkeep.bans.note(BannedPeer { addr, reason: reason.to_string() }, reason);
+    }
+
+    fn is_banned(&self, who: Contributor) -> bool {
+        match who {
+            Contributor::Peer(ip) => self.candidates.is_banned(ip),
+            Contributor::Channel(ip, peer_id) => {
+                self.upkeep.bans.refuse(Guise { ip, peer_id, fingerprint: None }, self.clock.now())
+            }
+            Contributor::WebSeed(_) => false,
         }
     }
 
@@ -380,7 +410,7 @@ impl SwarmTask {
     pub(super) fn ban_liars(&mut self, liars: Vec<Contributor>) {
         for liar in liars {
             let ip = match liar {
-                Contributor::Peer(ip) => ip,
+                Contributor::Peer(ip) | Contributor::Channel(ip, _) => ip,
                 Contributor::WebSeed(number) => {
                     self.ban_web_seed(number);
                     continue;
@@ -388,8 +418,8 @@ impl SwarmTask {
             };
             let ids: Vec<SourceId> =
                 self.peers.values().filter(|peer| peer.contributor() == liar).map(|peer| peer.id).collect();
-            if ids.is_empty() && !self.candidates.is_banned(ip) {
-                self.ban(SocketAddr::new(ip, 0), CloseReason::BadData.to_string());
+            if ids.is_empty() && !self.is_banned(liar) {
+                self.ban(liar, SocketAddr::new(ip, 0), None, &CloseReason::BadData);
             }
             for id in ids {
                 self.close_peer(id, &CloseReason::BadData);

@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use wtfs_proto::geometry::{BLOCK_BYTES, PieceIndex};
 use wtfs_proto::merkle::Hash;
 use wtfs_proto::metainfo::{Metainfo, Version};
+use wtfs_proto::peer::conduct::Junk;
 use wtfs_proto::swarm::hashes::{HashesError, LeafHashes, PieceTree, has_node};
 use wtfs_proto::swarm::picker::{BlockKey, RestIs, SourceId};
 use wtfs_proto::swarm::{DemandId, Urgency};
@@ -24,7 +25,6 @@ use wtfs_proto::wire::message::{HashRequest, Message};
 use super::demands::Extent;
 use super::download::{Download, Gathered};
 use super::hash_serving::Serving;
-use super::peers::Answer;
 use super::suspects::Contributor;
 use super::{Event, SwarmTask, one};
 use crate::error::ReadError;
@@ -474,25 +474,24 @@ impl SwarmTask {
                 }
                 Ok(())
             }
-            Err(HashesError::Unasked) => {
-                match self.peers.get_mut(&id).map(super::peers::Peer::handle_unasked) {
-                    Some(Answer::Abuse) => {
-                        Err(CloseReason::Violation("keeps sending hashes nobody asked for"))
-                    }
-                    _ => Ok(()),
-                }
-            }
+            Err(HashesError::Unasked) => self.junk(id, Junk::Message { bytes: hashes.len() }),
             Err(_) => Err(CloseReason::BadData),
         }
     }
 
     /// A peer will not give hashes.
-    pub(super) fn handle_hash_reject(&mut self, id: SourceId, request: &HashRequest) {
+    pub(super) fn handle_hash_reject(
+        &mut self,
+        id: SourceId,
+        request: &HashRequest,
+    ) -> Result<(), CloseReason> {
         if let Some(download) = &mut self.download
             && download.leaves.hashes.handle_reject(id, request)
         {
             download.leaves.is_asking_due = true;
+            return Ok(());
         }
+        self.junk(id, Junk::Message { bytes: 0 })
     }
 
     /// What is done by the clock.

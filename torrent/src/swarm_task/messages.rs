@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use wtfs_proto::bitfield::Bitfield;
+use wtfs_proto::peer::conduct::Junk;
 use wtfs_proto::swarm::picker::{BlockKey, SourceId};
 use wtfs_proto::wire::extended::{
     ExtendedHandshake, HANDSHAKE_ID, LT_DONTHAVE, UT_METADATA, UT_PEX, decode_dont_have,
@@ -27,8 +28,7 @@ impl SwarmTask {
             PeerEvent::Uploaded(bytes) => {
                 let now = self.clock.now();
                 if let Some(peer) = self.peers.get_mut(&id) {
-                    peer.traffic.up.handle_bytes(now, bytes);
-                    peer.traffic.up_bytes += bytes;
+                    peer.handle_uploaded(bytes, now);
                     self.upkeep.handle_sent(&self.shared.counters, peer.about.kind.into(), bytes, now);
                 }
                 Ok(())
@@ -46,21 +46,25 @@ impl SwarmTask {
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         match message {
             Message::Choke => {
+                peer.handle_stance(peer.stance.is_choking_us, now)?;
                 peer.stance.is_choking_us = true;
                 let lost = peer.withdraw_all();
                 self.give_back(id, &lost);
             }
             Message::Unchoke => {
+                peer.handle_stance(!peer.stance.is_choking_us, now)?;
                 peer.stance.is_choking_us = false;
                 self.upkeep.needs_requests_of(id);
             }
             Message::Interested => {
+                peer.handle_stance(peer.stance.is_interested, now)?;
                 peer.stance.is_interested = true;
                 self.choker.handle_interested(now);
                 self.hold_choke_round(now);
                 self.upkeep.wake_soon();
             }
             Message::NotInterested => {
+                peer.handle_stance(!peer.stance.is_interested, now)?;
                 peer.stance.is_interested = false;
                 self.choker.handle_uninterested(now, id);
                 self.upkeep.wake_soon();
@@ -68,32 +72,46 @@ impl SwarmTask {
             Message::Have(piece) => self.handle_have(id, piece)?,
             Message::Bitfield(bits) => self.handle_bitfield(id, bits)?,
             Message::HaveAll => self.handle_have_all(id)?,
-            Message::HaveNone => {}
+            Message::HaveNone => peer.handle_junk(Junk::Message { bytes: 0 }, now)?,
             Message::AllowedFast(piece) => {
+                peer.handle_junk(Junk::Message { bytes: 0 }, now)?;
                 peer.allow_fast(piece);
                 self.upkeep.needs_requests_of(id);
             }
-            Message::Reject(request) => self.handle_reject(id, request),
+            Message::Reject(request) => self.handle_reject(id, request)?,
             Message::Extended { id: extension, payload } => self.handle_extended(id, extension, payload)?,
-            Message::HashRequest(request) => self.handle_hash_request(id, request)?,
+            Message::HashRequest(request) => {
+                peer.handle_junk(Junk::Answer { bytes: 0 }, now)?;
+                self.handle_hash_request(id, request)?;
+            }
             Message::Hashes { request, hashes } => self.handle_hashes(id, &request, &hashes)?,
-            Message::HashReject(request) => self.handle_hash_reject(id, &request),
-            // Blocks and requests take another way; the rest is for parts that are not spoken here and may be ignored.
+            Message::HashReject(request) => self.handle_hash_reject(id, &request)?,
+            // For parts that are not spoken here.
+            Message::Port(_) | Message::Suggest(_) => peer.handle_junk(Junk::Message { bytes: 0 }, now)?,
+            // These take another way.
             Message::KeepAlive
             | Message::Request(_)
             | Message::Piece { .. }
             | Message::Cancel(_)
-            | Message::Port(_)
-            | Message::Suggest(_)
             | Message::Unknown { .. } => {}
         }
         Ok(())
     }
 
+    /// A peer sent what is of no use; too much of that ends the connection.
+    pub(super) fn junk(&mut self, id: SourceId, junk: Junk) -> Result<(), CloseReason> {
+        let now = self.clock.now();
+        self.peers.get_mut(&id).map_or(Ok(()), |peer| peer.handle_junk(junk, now))
+    }
+
     fn handle_have(&mut self, id: SourceId, piece: u32) -> Result<(), CloseReason> {
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         match &mut peer.pieces {
-            Pieces::Raw(raw) => raw.handle_word(piece, Word::Has),
+            Pieces::Raw(raw) => {
+                if !raw.handle_word(piece, Word::Has) {
+                    return self.junk(id, Junk::Message { bytes: 0 });
+                }
+            }
             Pieces::Known(bits) => {
                 if piece >= bits.len() {
                     return Err(CloseReason::Violation("has a piece the torrent has not"));
@@ -103,6 +121,8 @@ impl SwarmTask {
                         download.picker.add_availability(std::iter::once(piece));
                     }
                     self.handle_new_pieces(id)?;
+                } else {
+                    return self.junk(id, Junk::Message { bytes: 0 });
                 }
             }
         }
@@ -110,6 +130,8 @@ impl SwarmTask {
     }
 
     fn handle_bitfield(&mut self, id: SourceId, wire: Bytes) -> Result<(), CloseReason> {
+        let count = u32::try_from(wire.len()).unwrap_or(u32::MAX).saturating_mul(8);
+        self.junk(id, Junk::Pieces { count })?;
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         match &mut peer.pieces {
             Pieces::Raw(raw) => raw.bitfield = Some(Bytes::copy_from_slice(&wire)),
@@ -124,6 +146,8 @@ impl SwarmTask {
 
     fn handle_have_all(&mut self, id: SourceId) -> Result<(), CloseReason> {
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
+        let count = peer.bits().map_or(0, Bitfield::len);
+        peer.handle_junk(Junk::Pieces { count }, self.clock.now())?;
         match &mut peer.pieces {
             Pieces::Raw(raw) => raw.has_all = true,
             Pieces::Known(bits) => {
@@ -186,27 +210,35 @@ impl SwarmTask {
         self.replace_pieces(id, bits)
     }
 
-    fn handle_reject(&mut self, id: SourceId, request: BlockRequest) {
-        let (Some(download), Some(peer)) = (&self.download, self.peers.get_mut(&id)) else { return };
+    fn handle_reject(&mut self, id: SourceId, request: BlockRequest) -> Result<(), CloseReason> {
+        let (Some(download), Some(peer)) = (&self.download, self.peers.get_mut(&id)) else { return Ok(()) };
+        let now = self.clock.now();
         let geometry = download.content.geometry();
-        let Some((piece, block)) = geometry.check_block(request.piece, request.begin, request.length) else {
-            return;
-        };
-        let key = BlockKey { piece, block };
-        if peer.handle_reject(key, self.clock.now()) {
-            self.give_back(id, &[key]);
-            self.upkeep.wake_soon();
+        let block = geometry.check_block(request.piece, request.begin, request.length);
+        let key = block.map(|(piece, block)| BlockKey { piece, block });
+        match key.filter(|key| peer.handle_reject(*key, now)) {
+            Some(key) => {
+                self.give_back(id, &[key]);
+                self.upkeep.wake_soon();
+                Ok(())
+            }
+            None => peer.handle_junk(Junk::Message { bytes: 0 }, now),
         }
     }
 
     fn handle_extended(&mut self, id: SourceId, extension: u8, payload: Bytes) -> Result<(), CloseReason> {
+        let bytes = payload.len();
         if extension == HANDSHAKE_ID {
+            self.junk(id, Junk::Message { bytes })?;
             return self.handle_extended_handshake(id, &payload);
         }
-        let Some(name) = self.engine.registry.name(extension).map(str::to_owned) else { return Ok(()) };
+        let Some(name) = self.engine.registry.name(extension).map(str::to_owned) else {
+            return self.junk(id, Junk::Message { bytes });
+        };
         match name.as_str() {
             UT_METADATA => self.handle_metadata(id, &payload),
             UT_PEX => {
+                self.junk(id, Junk::Turn)?;
                 self.handle_pex(&payload);
                 Ok(())
             }
@@ -275,25 +307,34 @@ impl SwarmTask {
 
     fn handle_metadata(&mut self, id: SourceId, payload: &Bytes) -> Result<(), CloseReason> {
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
+        let now = self.clock.now();
         // A type that is not known is to be ignored (BEP 9), and so may be whatever cannot be read.
-        let Ok(message) = MetadataMessage::decode(payload) else { return Ok(()) };
+        let Ok(message) = MetadataMessage::decode(payload) else {
+            return peer.handle_junk(Junk::Message { bytes: payload.len() }, now);
+        };
         match message {
             MetadataMessage::Request { piece } => {
                 let info = self.shared.content().map(|content| &content.metainfo.info_bytes);
                 let payload = MetadataMessage::answer(info, piece).encode();
+                peer.handle_junk(Junk::Answer { bytes: payload.len() }, now)?;
                 if let Some(extension) = peer.extensions.id(UT_METADATA) {
                     peer.link.send(one(Message::Extended { id: extension, payload }))?;
                 }
                 Ok(())
             }
             MetadataMessage::Reject { .. } => {
+                peer.handle_junk(Junk::Message { bytes: 0 }, now)?;
                 self.opening.rest_metadata(id);
                 self.ask_anybody_for_metadata();
                 Ok(())
             }
             MetadataMessage::Data { piece, total_size, data } => {
                 match self.opening.handle_metadata(id, piece, total_size, data) {
-                    Ok(Progress::Kept | Progress::Unasked) => self.ask_metadata(id),
+                    Ok(Progress::Kept) => self.ask_metadata(id),
+                    Ok(Progress::Unasked) => {
+                        self.junk(id, Junk::Message { bytes: payload.len() })?;
+                        self.ask_metadata(id)
+                    }
                     Ok(Progress::Complete(info)) => {
                         self.opening.handle_info(info, &self.shared, &self.engine, &self.channels.events);
                         Ok(())
@@ -340,12 +381,19 @@ impl SwarmTask {
         let piece = decode_dont_have(payload)
             .map_err(|_| CloseReason::Violation("sent an lt_donthave that cannot be read"))?;
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
+        peer.handle_junk(Junk::Change, self.clock.now())?;
         match &mut peer.pieces {
-            Pieces::Raw(raw) => raw.handle_word(piece, Word::GaveUp),
+            Pieces::Raw(raw) => {
+                if !raw.handle_word(piece, Word::GaveUp) {
+                    return self.junk(id, Junk::Message { bytes: 0 });
+                }
+            }
             Pieces::Known(bits) => {
-                if bits.clear(piece)
-                    && let Some(download) = &mut self.download
-                {
+                let is_news = bits.clear(piece);
+                if !is_news {
+                    return self.junk(id, Junk::Message { bytes: 0 });
+                }
+                if let Some(download) = &mut self.download {
                     download.picker.remove_availability(std::iter::once(piece));
                     // It had the piece when we got it, so it was not told of ours.
                     if download.content.present.get(piece) {

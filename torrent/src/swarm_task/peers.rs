@@ -8,7 +8,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use wtfs_proto::bitfield::Bitfield;
+use wtfs_proto::geometry::BLOCK_BYTES;
 use wtfs_proto::id::PeerId;
+use wtfs_proto::peer::conduct::{Conduct, Junk};
 use wtfs_proto::peer::pipeline::{Pipeline, PipelineConfig};
 use wtfs_proto::rate::RateMeter;
 use wtfs_proto::swarm::picker::{BlockKey, Has, Room, SourceId};
@@ -16,8 +18,8 @@ use wtfs_proto::time::Moment;
 use wtfs_proto::wire::extended::RemoteExtensions;
 
 use super::suspects::Contributor;
-use crate::peer_task::{HasFast, PeerLink};
-use crate::transport::{Direction, TransportKind};
+use crate::peer_task::{CloseReason, HasFast, PeerLink};
+use crate::transport::{Direction, Fingerprint, TransportKind};
 
 /// Rates shown are over about this long.
 const RATE_SPAN: Duration = Duration::from_secs(3);
@@ -25,9 +27,6 @@ const RATE_SPAN: Duration = Duration::from_secs(3);
 /// Withdrawn requests remembered for each peer, so that a late answer is not taken for a block nobody asked for. As
 /// many as can be outstanding, twice over.
 const MAX_WITHDRAWN: usize = 1024;
-
-/// Blocks nobody asked for that a peer may send. Races between cancels and answers give a few; the rest is abuse.
-const MAX_UNASKED: u32 = 256;
 
 /// A waiting read may put this many requests on top of a peer's window: one piece of a mebibyte.
 const EXTRA_FOR_READS: usize = 64;
@@ -42,6 +41,7 @@ pub(super) struct About {
     pub(super) kind: TransportKind,
     pub(super) direction: Direction,
     pub(super) peer_id: PeerId,
+    pub(super) fingerprint: Option<Fingerprint>,
     pub(super) client: String,
     pub(super) connected_at: Moment,
     pub(super) has_fast: HasFast,
@@ -71,7 +71,6 @@ pub(super) struct Traffic {
     pub(super) up: RateMeter,
     pub(super) down_bytes: u64,
     pub(super) up_bytes: u64,
-    unasked: u32,
 }
 
 /// Pieces a peer has; before the metadata is known their number is not.
@@ -101,11 +100,10 @@ pub(super) enum Word {
 }
 
 impl RawPieces {
-    /// A word on one piece; beyond [`MAX_RAW_CHANGES`] pieces it is not kept.
-    pub(super) fn handle_word(&mut self, piece: u32, word: Word) {
-        if self.changes.len() < MAX_RAW_CHANGES || self.changes.contains_key(&piece) {
-            self.changes.insert(piece, word);
-        }
+    /// A word on one piece; beyond [`MAX_RAW_CHANGES`] pieces it is not kept. Returns whether it was news.
+    pub(super) fn handle_word(&mut self, piece: u32, word: Word) -> bool {
+        let is_kept = self.changes.len() < MAX_RAW_CHANGES || self.changes.contains_key(&piece);
+        is_kept && self.changes.insert(piece, word) != Some(word)
     }
 }
 
@@ -138,6 +136,7 @@ pub(super) struct Peer {
     refusals: u32,
     /// Nothing is asked before this: it wants to be left alone.
     paused_until: Moment,
+    conduct: Conduct,
 }
 
 /// What a block was an answer to.
@@ -149,8 +148,6 @@ pub(super) enum Answer {
     Late,
     /// Nothing.
     Unasked,
-    /// Nothing, and too often.
-    Abuse,
 }
 
 impl Peer {
@@ -176,7 +173,6 @@ impl Peer {
                 up: RateMeter::new(RATE_SPAN),
                 down_bytes: 0,
                 up_bytes: 0,
-                unasked: 0,
             },
             pex_sent: HashSet::new(),
             pex_at: now,
@@ -185,6 +181,7 @@ impl Peer {
             hold_until: Moment::ZERO,
             refusals: 0,
             paused_until: Moment::ZERO,
+            conduct: Conduct::new(now),
         }
     }
 
@@ -238,6 +235,7 @@ impl Peer {
                 self.pipeline.handle_block(now, bytes, now.saturating_sub(sent));
             }
             self.refusals = 0;
+            self.conduct.handle_blocks(1);
             return Answer::Asked;
         }
         if let Some(at) = self.withdrawn.iter().position(|k| *k == key) {
@@ -245,13 +243,25 @@ impl Peer {
             self.pipeline.handle_stray_block(now, bytes);
             return Answer::Late;
         }
-        self.handle_unasked()
+        Answer::Unasked
     }
 
-    /// A block came that no request of ours can have asked for.
-    pub(super) fn handle_unasked(&mut self) -> Answer {
-        self.traffic.unasked += 1;
-        if self.traffic.unasked > MAX_UNASKED { Answer::Abuse } else { Answer::Unasked }
+    /// It says how it stands with us; `is_known` says whether that was so already.
+    pub(super) fn handle_stance(&mut self, is_known: bool, now: Moment) -> Result<(), CloseReason> {
+        self.handle_junk(if is_known { Junk::Message { bytes: 0 } } else { Junk::Turn }, now)
+    }
+
+    /// It sent what is of no use.
+    pub(super) fn handle_junk(&mut self, junk: Junk, now: Moment) -> Result<(), CloseReason> {
+        let pieces = self.bits().map_or(0, Bitfield::len);
+        Ok(self.conduct.handle_junk(junk, pieces, now)?)
+    }
+
+    /// Blocks were sent to it.
+    pub(super) fn handle_uploaded(&mut self, bytes: u64, now: Moment) {
+        self.traffic.up.handle_bytes(now, bytes);
+        self.traffic.up_bytes += bytes;
+        self.conduct.handle_blocks(bytes / u64::from(BLOCK_BYTES));
     }
 
     /// It refuses a block (BEP 6); returns whether that was outstanding.
@@ -272,7 +282,12 @@ impl Peer {
 
     /// Who is to blame for what it sends.
     pub(super) fn contributor(&self) -> Contributor {
-        self.about.web_seed.map_or(Contributor::Peer(self.about.addr.ip()), Contributor::WebSeed)
+        let ip = self.about.addr.ip();
+        match (self.about.web_seed, self.about.kind) {
+            (Some(number), _) => Contributor::WebSeed(number),
+            (None, TransportKind::WebRtc) => Contributor::Channel(ip, self.about.peer_id),
+            (None, _) => Contributor::Peer(ip),
+        }
     }
 
     /// Gives up what has been outstanding since before `limit`; the oldest first.
@@ -349,6 +364,7 @@ mod tests {
             kind: TransportKind::Memory,
             direction: Direction::Outgoing,
             peer_id: PeerId::generate([0; 12]),
+            fingerprint: None,
             client: String::new(),
             connected_at: Moment::ZERO,
             has_fast: HasFast::Yes,
@@ -390,10 +406,6 @@ mod tests {
         assert_eq!(p.withdraw_older(Moment::from_secs(1)), [key(0, 0)]);
         assert_eq!(p.handle_block(key(0, 0), 16384, Moment::ZERO), Answer::Late);
         assert_eq!(p.handle_block(key(0, 0), 16384, Moment::ZERO), Answer::Unasked);
-        for _ in 0..MAX_UNASKED {
-            p.handle_block(key(1, 1), 16384, Moment::ZERO);
-        }
-        assert_eq!(p.handle_block(key(1, 1), 16384, Moment::ZERO), Answer::Abuse);
     }
 
     #[test]

@@ -30,7 +30,7 @@ impl SwarmTask {
                 .filter(|peer| peer.about.web_seed.is_none())
                 .map(|peer| peer_status(peer, now))
                 .collect(),
-            banned: self.upkeep.banned.clone(),
+            bans: self.upkeep.bans.status(),
             servers: ServersStatus {
                 known_peers: self.candidates.idle_count(),
                 web_seeds: self.web_seed_status(now),

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use wtfs_proto::geometry::BLOCK_BYTES;
+use wtfs_proto::peer::conduct::Junk;
 use wtfs_proto::swarm::picker::{BlockKey, Pick, Receipt, Room, SourceId};
 use wtfs_proto::swarm::spread::{self, Capacity};
 use wtfs_proto::time::Moment;
@@ -179,21 +180,14 @@ impl SwarmTask {
         let Some((piece, number)) = download.content.geometry().check_block(block.piece, block.begin, length)
         else {
             self.shared.counters.wasted.add(bytes);
-            return match peer.handle_unasked() {
-                Answer::Abuse => Err(CloseReason::Violation("keeps sending blocks of wrong lengths")),
-                _ => Ok(()),
-            };
+            return peer.handle_junk(Junk::Message { bytes: block.data.len() }, now);
         };
         let key = BlockKey { piece, block: number };
         match peer.handle_block(key, length, now) {
             Answer::Asked | Answer::Late => {}
             Answer::Unasked => {
                 self.shared.counters.wasted.add(bytes);
-                return Ok(());
-            }
-            Answer::Abuse => {
-                self.shared.counters.wasted.add(bytes);
-                return Err(CloseReason::Violation("keeps sending blocks nobody asked for"));
+                return peer.handle_junk(Junk::Message { bytes: block.data.len() }, now);
             }
         }
         let from = peer.contributor();

@@ -1,6 +1,7 @@
 //! Who sent wrong bytes: joins gathered pieces with proto's rules of blame.
 //!
-//! Peers are named by their IP address, so that reconnecting is no pardon; web seeds by their place in the torrent's list.
+//! Peers are named by their IP address, so that reconnecting is no pardon, those over WebRTC by their id besides (see
+//! `bans`); web seeds by their place in the torrent's list.
 
 use std::net::IpAddr;
 
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use wtfs_proto::blame::{Blame, BlockDigest, BlockEvidence};
 use wtfs_proto::geometry::PieceIndex;
+use wtfs_proto::id::PeerId;
 use wtfs_proto::swarm::picker::Contested;
 
 use super::download::Gathered;
@@ -17,6 +19,8 @@ use super::download::Gathered;
 pub(super) enum Contributor {
     /// Whoever is at this address.
     Peer(IpAddr),
+    /// Who calls itself so at an address that it shares with others: a peer over WebRTC.
+    Channel(IpAddr, PeerId),
     /// A web seed, by its number.
     WebSeed(u16),
 }

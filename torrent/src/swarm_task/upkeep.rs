@@ -12,6 +12,7 @@ use wtfs_proto::wire::message::Message;
 use wtfs_proto::wire::pex::{MAX_SENT, PexFlags, PexMessage, PexPeer};
 
 use super::demands::answer;
+use super::bans::Bans;
 use super::download::Download;
 use super::opening::IsAskingDue;
 use super::stalls::Stalls;
@@ -19,7 +20,7 @@ use super::{BUSY_TICK, Event, SwarmTask, one};
 use crate::config::UploadPolicy;
 use crate::error::ReadError;
 use crate::peer_task::{CloseReason, PeerCommand};
-use crate::status::{BannedPeer, Counters, Phase, SourceKind};
+use crate::status::{Counters, Phase, SourceKind};
 use crate::store::StoreError;
 use crate::torrent::Content;
 
@@ -58,7 +59,7 @@ pub(super) struct Upkeep {
     pub(super) kinds: [(RateMeter, RateMeter); SourceKind::ALL.len()],
     pub(super) next_source: u32,
     pub(super) connecting: usize,
-    pub(super) banned: Vec<BannedPeer>,
+    pub(super) bans: Bans,
     pub(super) is_filling: bool,
     /// Everything is fetched for others.
     pub(super) is_bridging: bool,
@@ -96,7 +97,7 @@ impl Upkeep {
             kinds: SourceKind::ALL.map(|_| (RateMeter::new(span), RateMeter::new(span))),
             next_source: 0,
             connecting: 0,
-            banned: Vec::new(),
+            bans: Bans::new(),
             is_filling,
             is_bridging: false,
             in_flight_reported: 0,

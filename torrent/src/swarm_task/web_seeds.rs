@@ -159,6 +159,7 @@ impl SwarmTask {
             peer_id: PeerId::new([0; 20]),
             client: known.address.shown(),
             connected_at: now,
+            fingerprint: None,
             has_fast: HasFast::No,
             has_extensions: false,
             listen_port: None,

@@ -16,6 +16,7 @@ pub(crate) fn pair(from: SocketAddr, to: SocketAddr, buffer_bytes: usize) -> (Co
             addr,
             kind: TransportKind::Memory,
             direction,
+            fingerprint: None,
         }
     };
     (end(near, to, Direction::Outgoing), end(far, from, Direction::Incoming))

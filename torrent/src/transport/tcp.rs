@@ -56,6 +56,7 @@ pub(crate) fn from_stream(stream: TcpStream, addr: SocketAddr, direction: Direct
         addr: SocketAddr::new(addr.ip().to_canonical(), addr.port()),
         kind: TransportKind::Tcp,
         direction,
+        fingerprint: None,
     }
 }
 

@@ -136,7 +136,7 @@ impl World {
     }
 
     fn banned(&self) -> Vec<IpAddr> {
-        self.torrent.status().banned.iter().map(|banned| banned.addr.ip()).collect()
+        self.torrent.status().bans.banned.iter().map(|banned| banned.addr.ip()).collect()
     }
 }
 

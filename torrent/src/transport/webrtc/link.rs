@@ -30,7 +30,7 @@ use super::servers::Gathered;
 use super::stream::{End, RtcReader, RtcWriter};
 use super::{EndReason, RtcError, Shared, addresses};
 use crate::config::RelayPolicy;
-use crate::transport::{Connection, Direction, TransportKind};
+use crate::transport::{Connection, Direction, Fingerprint, TransportKind};
 
 /// The library's threads for all connections of the process. One is enough for 200 MB/s, and packets that stay on one
 /// cost half as much again less than packets that move between several.
@@ -95,6 +95,7 @@ struct Open {
     first: BytesMut,
     addr: SocketAddr,
     direction: Direction,
+    fingerprint: Fingerprint,
     end: Arc<End>,
     watch: Arc<Watch>,
     message_bytes: usize,
@@ -156,6 +157,7 @@ async fn open(
         first,
         addr,
         direction,
+        fingerprint: theirs.fingerprint,
         end,
         watch,
         message_bytes: policy.message_bytes.min(theirs.message_bytes_max),
@@ -354,6 +356,7 @@ impl Open {
             addr: self.addr,
             kind: TransportKind::WebRtc,
             direction: self.direction,
+            fingerprint: Some(self.fingerprint),
         };
         let link = Link {
             peer: self.peer,

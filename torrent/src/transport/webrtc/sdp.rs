@@ -6,6 +6,7 @@
 //! by their first check), and those beyond the first few.
 
 use super::RtcError;
+use crate::transport::Fingerprint;
 
 /// Candidates of one description that are kept: a check goes to each, twenty times a second, whoever it belongs to. Browsers
 /// send one for each interface and family, and what STUN servers say.
@@ -24,6 +25,8 @@ pub(super) struct RemoteSdp {
     pub(super) text: String,
     /// The longest message the peer takes.
     pub(super) message_bytes_max: usize,
+    /// Of the certificate that the peer has to prove.
+    pub(super) fingerprint: Fingerprint,
 }
 
 /// Checks `sdp` and leaves out what is not wanted.
@@ -55,9 +58,9 @@ pub(super) fn check(sdp: &str, bytes_max: usize) -> Result<RemoteSdp, RtcError> 
     if found.sections != 1 || !found.is_data {
         return bad("it is not for one data channel");
     }
-    if !(found.has_user && found.has_password && found.has_fingerprint) {
+    let Some(fingerprint) = found.fingerprint.filter(|_| found.has_user && found.has_password) else {
         return bad("it has no credentials");
-    }
+    };
     let message_bytes_max = match found.message_bytes {
         None => MESSAGE_BYTES_UNSAID,
         // No limit.
@@ -65,7 +68,7 @@ pub(super) fn check(sdp: &str, bytes_max: usize) -> Result<RemoteSdp, RtcError> 
         Some(bytes) if bytes < 1024 => return bad("it takes no messages"),
         Some(bytes) => bytes,
     };
-    Ok(RemoteSdp { text, message_bytes_max })
+    Ok(RemoteSdp { text, message_bytes_max, fingerprint })
 }
 
 /// What was seen so far.
@@ -76,7 +79,7 @@ struct Found {
     is_data: bool,
     has_user: bool,
     has_password: bool,
-    has_fingerprint: bool,
+    fingerprint: Option<Fingerprint>,
     message_bytes: Option<usize>,
 }
 
@@ -91,7 +94,7 @@ impl Found {
             match name {
                 "ice-ufrag" => self.has_user = true,
                 "ice-pwd" => self.has_password = true,
-                "fingerprint" => self.has_fingerprint = true,
+                "fingerprint" => self.fingerprint = self.fingerprint.or(Some(Fingerprint::of(value))),
                 "max-message-size" => self.message_bytes = value.trim().parse().ok(),
                 "candidate" => {
                     let is_kept = self.candidates < CANDIDATES_MAX && is_reachable(value);
