@@ -9,7 +9,7 @@ use wtfs_testkit::hf_hub::{Content, HfHub, RepoKind, Side};
 use crate::{
     hf_weights::{ID, computed, model_on_disk, upstream},
     support::{
-        hf::{NEWEST, Way, World, ok},
+        hf::{CLIENTS, NEWEST, Way, World, expected_files, failed_as, model_files, ok, standard},
         mount::Mount,
         need::{Need, missing},
         stage::{text, walk},
@@ -172,4 +172,30 @@ fn datasets_loads_tables_by_name_through_the_hub_and_by_path_from_a_mount() {
     }
     cold.unmount();
     world.upstream.log().assert_no_token_at_cdn();
+}
+
+#[test]
+fn the_oldest_client_reads_files_through_the_view_and_whole_snapshots_offline() {
+    let oldest = CLIENTS[CLIENTS.len() - 1];
+    if missing(&[Need::Fuse, Need::HfClient(oldest)]) {
+        return;
+    }
+    let world = World::with_hub("hf-oldest", standard(), &[]);
+    let mount = mount(&world, "view");
+    let cache = text(&mount.join(".cache-view"));
+    let file = json!({ "do": "download", "id": "org/model", "file": "large.bin", "cache_dir": cache });
+    let all = json!({ "do": "snapshot", "id": "org/model", "cache_dir": cache });
+    let client = world.client(oldest, Way::Hub);
+    let online = client.steps(&[file.clone(), all.clone()]);
+    assert_eq!(ok(&online[0])["sha256"], Content::ramp(2, 12_000_000).sha256());
+    // It writes the commit of a branch into its cache whether or not it stands there. It is told why it may not.
+    assert!(failed_as(&online[1], "OSError"), "{online:?}");
+    assert!(
+        online[1]["text"].as_str().is_some_and(|text| text.contains("Read-only file system")),
+        "{online:?}"
+    );
+    let offline = client.steps_with(&[("HF_HUB_OFFLINE", "1")], &[file, all]);
+    assert_eq!(ok(&offline[0])["sha256"], ok(&online[0])["sha256"]);
+    assert_eq!(ok(&offline[1])["files"], expected_files(&model_files()));
+    mount.unmount();
 }
