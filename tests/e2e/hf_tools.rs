@@ -132,6 +132,16 @@ fn lines_of(files: &[&str], commit: &str) -> String {
     lines
 }
 
+/// What the client on the crate `hf-hub` prints when it takes these files.
+#[track_caller]
+fn rust_client_says(world: &World, way: Way, flavour: &str, files: &[&str]) -> String {
+    let mut command = Command::new(need::hf_hub_crate());
+    world.stage.isolate(&mut command);
+    let cache = PathBuf::from(cache_dir(world, flavour));
+    command.args([flavour, &world.endpoint(way)]).arg(cache).args(["org/model", "main"]).args(files);
+    process::run(command, PATIENCE).expect_success(flavour)
+}
+
 #[track_caller]
 fn rust_client(way: Way) {
     if missing(&[Need::HfHubCrate]) {
@@ -149,13 +159,28 @@ fn rust_client(way: Way) {
         files.push("pkg/__init__.py");
     }
     for flavour in ["sync", "tokio", "sync-0.4", "tokio-0.4"] {
-        let cache = PathBuf::from(cache_dir(&world, flavour));
-        let mut command = Command::new(need::hf_hub_crate());
-        world.stage.isolate(&mut command);
-        command.args([flavour, &world.endpoint(way)]).arg(cache).args(["org/model", "main"]).args(&files);
-        let said = process::run(command, PATIENCE).expect_success(flavour);
-        assert_eq!(said, lines_of(&files, &commit), "{flavour}");
+        assert_eq!(rust_client_says(&world, way, flavour, &files), lines_of(&files, &commit), "{flavour}");
     }
+    // The newest takes all of it, whatever the names.
+    let files: Vec<_> = model_files().into_iter().map(|(path, _)| path).collect();
+    assert_eq!(rust_client_says(&world, way, "1.0", &files), lines_of(&files, &commit));
+}
+
+#[test]
+fn the_crate_hf_hub_takes_more_files_than_a_page_of_the_listing_holds() {
+    if missing(&[Need::HfHubCrate]) {
+        return;
+    }
+    const FILES: usize = 1_200;
+    let mut builder = HfHub::builder().model("org/model");
+    for n in 0..FILES {
+        builder = builder.file(&format!("d{}/f{n}.txt", n % 5), "x");
+    }
+    let world = World::with_hub("hf-crate-pages", builder, &[]);
+    let commit = world.upstream.commit_of(RepoKind::Model, "org/model", "main");
+    let said = rust_client_says(&world, Way::HubBelow, "1.0", &["d4/f1199.txt"]);
+    // One byte, an `x`.
+    assert_eq!(said, format!("1 120\n{commit} {FILES}\n"));
 }
 
 #[test]

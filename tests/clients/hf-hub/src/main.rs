@@ -1,12 +1,14 @@
 //! Takes files from a hub as programs do that stand on the crate `hf-hub`, of today or of before, blocking or not, and prints
-//! a line for each.
+//! a line for each. What `1.0` takes is the whole repository, twice.
 //!
-//!     hf-hub-client sync|tokio|sync-0.4|tokio-0.4 ENDPOINT CACHE_DIR REPOSITORY REVISION FILE...
+//!     hf-hub-client 1.0|sync|tokio|sync-0.4|tokio-0.4 ENDPOINT CACHE_DIR REPOSITORY REVISION FILE...
 //!
 //! Each line is the length and a checksum (the sum of all bytes, each times its place) of what is in the cache afterwards;
 //! after them one line tells the commit and how many files the repository has.
 
-use std::{env, fs, path::Path, process::ExitCode};
+use std::{env, error::Error, fs, path::Path, process::ExitCode};
+
+use hf_hub_1::repository::RepoTreeEntry;
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -15,6 +17,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let take = match flavour.as_str() {
+        "1.0" => snapshot,
         "sync" => today::blocking,
         "tokio" => today::concurrent,
         "sync-0.4" => before::blocking,
@@ -88,6 +91,31 @@ macro_rules! version {
 
 version!(today, hf_hub);
 version!(before, hf_hub_0_4);
+
+fn snapshot(
+    endpoint: &str,
+    cache: &str,
+    (id, revision): (&str, &str),
+    files: &[String],
+) -> Result<(), Box<dyn Error>> {
+    let client = hf_hub_1::HFClient::builder().endpoint(endpoint).cache_dir(cache).build_sync()?;
+    let (owner, name) = id.split_once('/').ok_or("the repository has no owner")?;
+    let repo = client.model(owner, name);
+    let first = repo.snapshot_download().revision(revision).send()?;
+    // Now it has all, and asks whether anything is new.
+    let again = repo.snapshot_download().revision(revision).send()?;
+    if first != again {
+        return Err(format!("it is in {} and in {}", first.display(), again.display()).into());
+    }
+    for file in files {
+        tell(&again.join(file))?;
+    }
+    let listed = repo.list_tree().revision(revision).recursive(true).send()?;
+    let is_file = |entry: &&RepoTreeEntry| matches!(entry, RepoTreeEntry::File { .. });
+    let commit = again.file_name().unwrap_or_default().display();
+    println!("{commit} {}", listed.iter().filter(is_file).count());
+    Ok(())
+}
 
 fn tell(path: &Path) -> Result<(), std::io::Error> {
     let bytes = fs::read(path)?;
