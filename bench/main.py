@@ -51,7 +51,7 @@ class Options:
         self.reader_counts = [1, 64] if quick else [1, 64, 1000]
         self.load_seconds = 5 if quick else 10
         self.socket_count = 1000 if quick else 10_000
-        self.channel_count = 50 if quick else 150
+        self.channel_count = 50 if quick else 200
 
     @staticmethod
     def say(text):

@@ -124,7 +124,7 @@ def idle(bench):
             flags = ["--tracker", "ws://127.0.0.2:7070/announce"]
             with mount(*flags), mount(*flags) as second:
                 began = time.monotonic()
-                second.wait_connected(count, 300)
+                second.wait_connected(count, 120)
                 bench.add(meet, "wtfs", time.monotonic() - began)
                 # Offers that nobody answered any more are gone by then.
                 time.sleep(55)

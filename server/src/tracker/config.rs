@@ -126,9 +126,9 @@ impl Default for SocketConfig {
             max_offers: 20,
             max_swarms: 1000,
             messages_per_second: 20,
-            message_burst: 200,
+            message_burst: 500,
             ping_interval: Duration::from_secs(30),
-            queue: 64,
+            queue: 256,
             max_queued_bytes: 64 << 20,
             write_timeout: Duration::from_secs(15),
         }

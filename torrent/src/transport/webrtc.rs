@@ -148,7 +148,7 @@ impl RtcFactory {
         let offer = Arc::clone(&self.0.offers).try_acquire_owned().map_err(|_| RtcError::TooMany)?;
         let (answer, answered) = oneshot::channel();
         let (sdp, pending) = self.start(Role::Offers(answered)).await?;
-        Ok((sdp, PendingOffer { answer, pending, _place: offer, sdp_bytes_max: self.0.policy.sdp_bytes_max }))
+        Ok((sdp, PendingOffer { answer, pending, place: offer, sdp_bytes_max: self.0.policy.sdp_bytes_max }))
     }
 
     /// A complete answer to a peer's offer, and the connection to come.
@@ -210,12 +210,12 @@ impl Pending {
 pub(crate) struct PendingOffer {
     answer: oneshot::Sender<RemoteSdp>,
     pending: Pending,
-    _place: OwnedSemaphorePermit,
+    place: OwnedSemaphorePermit,
     sdp_bytes_max: usize,
 }
 
 impl PendingOffer {
-    /// Connects to whoever answered.
+    /// Connects to whoever answered. Its place among the unanswered offers is free at once.
     ///
     /// # Errors
     ///
@@ -225,11 +225,19 @@ impl PendingOffer {
     /// # Cancel safety
     ///
     /// Dropped, it leaves nothing behind.
-    pub(crate) async fn accept(self, answer_sdp: &str) -> Result<Connection, RtcError> {
-        let answer = sdp::check(answer_sdp, self.sdp_bytes_max)?;
-        // If the task is gone, it says why.
-        let _ = self.answer.send(answer);
-        self.pending.connected().await
+    pub(crate) fn accept(
+        self,
+        answer_sdp: &str,
+    ) -> impl Future<Output = Result<Connection, RtcError>> + Send + use<> {
+        let Self { answer, pending, place, sdp_bytes_max } = self;
+        let checked = sdp::check(answer_sdp, sdp_bytes_max);
+        // It is no unanswered offer any more.
+        drop(place);
+        async move {
+            // If the task is gone, it says why.
+            let _ = answer.send(checked?);
+            pending.connected().await
+        }
     }
 }
 

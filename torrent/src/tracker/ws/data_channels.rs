@@ -71,7 +71,7 @@ impl Factory for DataChannels {
 
 impl Offered for PendingOffer {
     fn accept(self: Box<Self>, answer: String) -> BoxFuture<'static, Result<Connection, RtcError>> {
-        async move { (*self).accept(&answer).await }.boxed()
+        (*self).accept(&answer).boxed()
     }
 }
 

@@ -56,7 +56,11 @@ impl<P> Offers<P> {
 
     /// Drops what waited too long.
     pub(super) fn expire(&mut self, now: Moment) {
-        let life = self.life;
+        self.expire_after(self.life, now);
+    }
+
+    /// Drops what waited for `life`.
+    pub(super) fn expire_after(&mut self, life: Duration, now: Moment) {
         self.waiting.retain(|waiting| now.saturating_sub(waiting.since) < life);
     }
 

@@ -34,6 +34,8 @@ const MESSAGES_PER_SECOND: u32 = 500;
 const MALFORMED_MAX: u32 = 20;
 /// Offers of others being answered at once. Each costs sockets, and a tracker may send any number.
 const ANSWERING_MAX: usize = 32;
+/// Offers of others that wait until some of these are done. Each is a message of the tracker, so of at most 64 KiB.
+const WAITING_MAX: usize = 128;
 /// With this much to be said no more announces are taken.
 const OUTBOX_MAX: usize = 256;
 
@@ -92,12 +94,23 @@ struct Member {
     waiting: Option<Reply>,
     offers: Offers<Box<dyn Offered>>,
     is_gathering: bool,
+    /// How many others may want us, as of the tracker's last answer. It passes each offer on to another one of them, so
+    /// that more offers than that are for nobody.
+    others: usize,
     /// Others are there, but no offer could be made: there were too many at once.
     is_owed: bool,
 }
 
 /// Where an offer of somebody else came from.
 type From = (InfoHash, PeerId);
+
+/// An offer of somebody else that is not looked at yet.
+struct Waiting {
+    from: From,
+    offer_id: OfferId,
+    sdp: String,
+    since: Moment,
+}
 
 /// What comes back from a job.
 enum Done {
@@ -133,6 +146,7 @@ pub(super) struct SocketTask {
     failures: u32,
     members: HashMap<InfoHash, Member>,
     answering: HashMap<From, AbortHandle>,
+    waiting: VecDeque<Waiting>,
     jobs: JoinSet<Done>,
     /// What is to be said, since when it is, and those who are told once all of it is.
     outbox: VecDeque<Said>,
@@ -164,6 +178,7 @@ impl SocketTask {
             failures: 0,
             members: HashMap::new(),
             answering: HashMap::new(),
+            waiting: VecDeque::new(),
             jobs: JoinSet::new(),
             outbox: VecDeque::new(),
             writing_since: None,
@@ -248,8 +263,11 @@ impl SocketTask {
     /// What is due by the clock.
     fn look(&mut self, now: Instant) {
         let moment = self.now();
+        // Answers take a second or two. Where there is no place for further offers, those go sooner that nobody takes.
+        let is_short = self.members.values().any(|member| member.is_owed);
+        let life = self.times.offer_life / if is_short { 4 } else { 1 };
         for member in self.members.values_mut() {
-            member.offers.expire(moment);
+            member.offers.expire_after(life, moment);
         }
         // Somebody who ends without a word is forgotten like one who says `stopped`.
         let gone: Vec<InfoHash> = self
@@ -261,10 +279,8 @@ impl SocketTask {
         for info_hash in gone {
             self.leave(info_hash);
         }
-        let owed = self.members.iter().filter(|(_, member)| member.is_owed);
-        for info_hash in owed.map(|(hash, _)| *hash).collect::<Vec<_>>() {
-            self.gather(info_hash);
-        }
+        self.gather_owed(usize::MAX);
+        self.answer_waiting();
         let silence = now.saturating_duration_since(self.heard_at);
         if self.writing_since.is_some_and(|since| now.duration_since(since) >= self.times.write) {
             self.handle_lost("it takes nothing any more".to_owned());
@@ -304,6 +320,7 @@ impl SocketTask {
             waiting: None,
             offers: Offers::new(self.times.offer_life),
             is_gathering: false,
+            others: 0,
             is_owed: false,
         });
         (member.caller, member.request, member.waiting) = (caller, request, Some(reply));
@@ -377,6 +394,7 @@ impl SocketTask {
                 if let Some(error) = error {
                     tracing::debug!(%error, "nothing came of an offer");
                 }
+                self.answer_waiting();
             }
         }
     }
@@ -389,7 +407,7 @@ impl SocketTask {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::debug!(peer = %peer_id, %error, "an offer cannot be answered");
-                return;
+                return self.answer_waiting();
             }
         };
         let Some(member) = self.members.get(&info_hash).filter(|_| self.line.is_some()) else { return };
@@ -444,8 +462,9 @@ impl SocketTask {
                     0 => incomplete,
                     _ => complete.saturating_add(incomplete).saturating_sub(1),
                 };
+                member.others = others as usize;
                 // Those we are connected with would be offered a connection again.
-                if others as usize > member.caller.swarm.connected() {
+                if member.others > member.caller.swarm.connected() {
                     self.gather(info_hash);
                 }
             }
@@ -460,9 +479,9 @@ impl SocketTask {
                 if swarm.is_connected(peer_id) {
                     return;
                 }
-                let sdp = sdp.text();
+                let accepting = pending.accept(sdp.text());
                 self.jobs.spawn(async move {
-                    let error = match pending.accept(sdp).await {
+                    let error = match accepting.await {
                         Ok(connection) => {
                             swarm.welcome(connection, info_hash).await;
                             None
@@ -471,6 +490,8 @@ impl SocketTask {
                     };
                     Done::Met { from: None, error }
                 });
+                // One that is answered takes no place any more.
+                self.gather_owed(1);
             }
             Response::Failure { info_hash, reason } => {
                 let error = AnnounceError::Refused { reason };
@@ -490,7 +511,8 @@ impl SocketTask {
     fn gather(&mut self, info_hash: InfoHash) {
         let place = self.place();
         let Some(member) = self.members.get_mut(&info_hash) else { return };
-        let count = member.caller.swarm.wanted().min(MAX_OFFERS).saturating_sub(member.offers.len());
+        let count = member.caller.swarm.wanted().min(member.others).min(MAX_OFFERS);
+        let count = count.saturating_sub(member.offers.len());
         member.is_owed = false;
         if count == 0 || member.is_gathering {
             return;
@@ -509,6 +531,14 @@ impl SocketTask {
         });
     }
 
+    /// Makes the offers, of at most `count` swarms, for which there was no place.
+    fn gather_owed(&mut self, count: usize) {
+        let owed = self.members.iter().filter(|(_, member)| member.is_owed && !member.is_gathering);
+        for info_hash in owed.map(|(hash, _)| *hash).take(count).collect::<Vec<_>>() {
+            self.gather(info_hash);
+        }
+    }
+
     /// Somebody offers a connection. A later offer of the same peer takes the place of the one before it: it has given
     /// that up.
     fn handle_offer(&mut self, from: From, offer_id: OfferId, sdp: String) {
@@ -521,13 +551,31 @@ impl SocketTask {
         if let Some(earlier) = self.answering.remove(&from) {
             earlier.abort();
         }
-        if self.answering.len() >= ANSWERING_MAX {
+        self.waiting.retain(|earlier| earlier.from != from);
+        if self.waiting.len() >= WAITING_MAX {
             tracing::debug!(peer = %peer_id, "an offer is not answered: there are too many at once");
             return;
         }
-        let answer = self.factory.answer(sdp, self.place());
-        let job = self.jobs.spawn(async move { Done::Answered { from, offer_id, answer: answer.await } });
-        self.answering.insert(from, job);
+        self.waiting.push_back(Waiting { from, offer_id, sdp, since: self.now() });
+        self.answer_waiting();
+    }
+
+    /// Answers those who wait, as many as may be answered at once.
+    fn answer_waiting(&mut self) {
+        let now = self.now();
+        while self.answering.len() < ANSWERING_MAX {
+            let Some(Waiting { from, offer_id, sdp, since }) = self.waiting.pop_front() else { return };
+            let is_wanted = self.members.get(&from.0).is_some_and(|member| {
+                let swarm = &member.caller.swarm;
+                !swarm.is_connected(from.1) && swarm.has_room()
+            });
+            if !is_wanted || now.saturating_sub(since) >= self.times.offer_life {
+                continue;
+            }
+            let answer = self.factory.answer(sdp, self.place());
+            let job = self.jobs.spawn(async move { Done::Answered { from, offer_id, answer: answer.await } });
+            self.answering.insert(from, job);
+        }
     }
 
     fn place(&self) -> Place {
@@ -540,6 +588,8 @@ impl SocketTask {
         tracing::debug!(%error, "a tracker is lost");
         self.line = None;
         (self.writing_since, self.malformed) = (None, 0);
+        // Nobody could be told the answers.
+        self.waiting.clear();
         self.dismiss_all(&error);
         self.failed = Some((error, Instant::now() + self.times.retry_first));
     }

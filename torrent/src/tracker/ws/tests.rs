@@ -321,14 +321,14 @@ async fn who_is_alone_makes_no_offers_and_who_is_not_makes_as_many_as_peers_are_
     assert_eq!(rig.factory.alive(), 0);
     let announcing = rig.announce(hash(1), AnnounceEvent::None);
     assert_eq!(tracker.announce().await.offers, []);
-    tracker.say_counts(hash(1), 1, 1).await;
+    tracker.say_counts(hash(1), 3, 1).await;
     announcing.await.unwrap().expect("answered");
     let second = tracker.announce().await;
     assert_eq!((second.event, second.offers.len(), second.num_want), (AnnounceEvent::None, 3, Some(3)));
     let ids: HashSet<_> = second.offers.iter().map(|offer| offer.offer_id).collect();
     assert_eq!(ids.len(), 3);
     // The answer to that asks for nothing more.
-    tracker.say_counts(hash(1), 1, 1).await;
+    tracker.say_counts(hash(1), 3, 1).await;
     let announcing = rig.announce(hash(1), AnnounceEvent::Completed);
     let third = tracker.announce().await;
     assert_eq!(third.event, AnnounceEvent::Completed);
@@ -344,7 +344,7 @@ async fn an_answer_to_an_offer_becomes_a_connection_once() {
     let _announcing = rig.announce(hash(1), AnnounceEvent::Started);
     let mut tracker = rig.line().await;
     tracker.announce().await;
-    tracker.say_counts(hash(1), 1, 1).await;
+    tracker.say_counts(hash(1), 2, 1).await;
     let offers = tracker.announce().await.offers;
     // Of another swarm, of an offer that was never made, and one that makes no sense: all are ignored.
     tracker.say_answer(hash(2), offers[0].offer_id, "v=0").await;
@@ -391,7 +391,7 @@ async fn a_thousand_offers_that_nobody_answers_leave_nothing_behind() {
         let announce = tracker.announce().await;
         sent.extend(announce.offers.iter().map(|offer| offer.offer_id));
         assert!(rig.factory.alive() <= MAX_OFFERS, "{} at once", rig.factory.alive());
-        tracker.say_counts(hash(1), 1, 1).await;
+        tracker.say_counts(hash(1), 9, 1).await;
         if !announce.offers.is_empty() {
             eventually("they are given up without an announce", || rig.factory.alive() == 0).await;
             let announcing = rig.announce(hash(1), AnnounceEvent::None);
@@ -408,7 +408,7 @@ async fn a_tracker_that_goes_is_told_of_and_gets_fresh_offers_when_it_is_back() 
     let announcing = rig.announce(hash(1), AnnounceEvent::Started);
     let mut tracker = rig.line().await;
     tracker.announce().await;
-    tracker.say_counts(hash(1), 1, 1).await;
+    tracker.say_counts(hash(1), 2, 1).await;
     announcing.await.unwrap().expect("answered");
     let before = tracker.announce().await.offers;
     rig.script.is_down.store(true, Ordering::Relaxed);
@@ -428,7 +428,7 @@ async fn a_tracker_that_goes_is_told_of_and_gets_fresh_offers_when_it_is_back() 
         }
     };
     assert_eq!(tracker.announce().await.event, AnnounceEvent::Started);
-    tracker.say_counts(hash(1), 1, 1).await;
+    tracker.say_counts(hash(1), 2, 1).await;
     announcing.await.unwrap().expect("answered");
     let after = tracker.announce().await.offers;
     assert_eq!((before.len(), after.len()), (2, 2));
@@ -538,10 +538,26 @@ async fn offers_that_could_not_be_made_are_made_once_there_is_room() {
     let announcing = rig.announce(hash(1), AnnounceEvent::Started);
     let mut tracker = rig.line().await;
     tracker.announce().await;
-    tracker.say_counts(hash(1), 1, 1).await;
+    tracker.say_counts(hash(1), 3, 1).await;
     announcing.await.unwrap().expect("answered");
     rig.factory.is_full.store(false, Ordering::Relaxed);
     assert_eq!(tracker.announce().await.offers.len(), 2);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn no_more_offers_are_made_than_there_are_others() {
+    let mut rig = rig(5);
+    let mut announcing = rig.announce(hash(1), AnnounceEvent::Started);
+    let mut tracker = rig.line().await;
+    for (n, (complete, incomplete), expected) in [(1, (1, 1), 1), (2, (2, 1), 2), (3, (40, 1), 5)] {
+        tracker.announce().await;
+        tracker.say_counts(hash(n), complete, incomplete).await;
+        announcing.await.unwrap().expect("answered");
+        assert_eq!(tracker.announce().await.offers.len(), expected);
+        announcing = rig.announce(hash(n + 1), AnnounceEvent::Started);
+    }
+    drop(announcing);
     rig.end().await;
 }
 
@@ -550,7 +566,7 @@ async fn a_seed_makes_offers_only_where_somebody_lacks_something() {
     let mut rig = rig(2);
     let complete = AnnounceRequest { left: 0, ..request(hash(1), AnnounceEvent::Started) };
     let mut lines = Vec::new();
-    for (complete_count, incomplete) in [(5, 0), (1, 1)] {
+    for (complete_count, incomplete) in [(5, 0), (1, 4)] {
         let (client, caller, complete) = (rig.client.clone(), rig.caller(), complete.clone());
         let announcing = tokio::spawn(async move { client.announce(URL, &complete, &caller).await });
         if lines.is_empty() {

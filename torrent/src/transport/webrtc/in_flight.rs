@@ -127,8 +127,8 @@ impl InFlight {
         .clamp(self.limits.start_bytes, self.ceiling);
     }
 
-    #[cfg(test)]
-    fn cap(&self) -> usize {
+    /// How much there may be now.
+    pub(super) fn cap(&self) -> usize {
         self.cap
     }
 }

@@ -17,16 +17,17 @@ use tokio_util::sync::CancellationToken;
 use webrtc::data_channel::{DataChannel, DataChannelEvent};
 use webrtc::peer_connection::{
     PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCConfigurationBuilder,
-    RTCIceGatheringState, RTCIceServer, RTCIceTransportPolicy, RTCPeerConnectionState,
-    RTCSessionDescription, SettingEngine, SettingEngineBuilder,
+    RTCIceGatheringState, RTCIceServer, RTCIceTransportPolicy, RTCPeerConnectionState, RTCSessionDescription,
+    SettingEngine, SettingEngineBuilder,
 };
 
 use super::in_flight::InFlight;
 use super::outbox::Outbox;
 use super::policy::RtcPolicy;
 use super::runtime::{RtcRuntime, Watch};
-use super::sdp::RemoteSdp;
+use super::sdp::{self, RemoteSdp};
 use super::servers::Gathered;
+use super::socket::Pace;
 use super::stream::{End, RtcReader, RtcWriter};
 use super::{EndReason, RtcError, Shared, addresses};
 use crate::config::RelayPolicy;
@@ -110,7 +111,9 @@ async fn open(
     let (events, mut announced) = Events::new();
     let end = Arc::clone(&events.end);
     let watch = Arc::new(Watch::default());
-    let peer = build(shared, Arc::clone(&events), Arc::clone(&watch)).await?;
+    let pace = Arc::new(Pace::new(policy.flush.datagrams));
+    let runtime = RtcRuntime::new(policy, Arc::clone(&watch), Arc::clone(&pace));
+    let peer = build(shared, Arc::clone(&events), runtime).await?;
     let (direction, ours) = match &role {
         Role::Offers(_) => {
             events.expect(0);
@@ -140,6 +143,9 @@ async fn open(
             (theirs, None)
         }
     };
+    if theirs.takes_batches {
+        pace.set(policy.flush.datagrams_batched);
+    }
     let opening = async {
         let channel = match waits_for {
             Some(channel) => channel,
@@ -192,7 +198,7 @@ async fn unless_ended<T>(
 async fn build(
     shared: &Shared,
     events: Arc<Events>,
-    watch: Arc<Watch>,
+    runtime: RtcRuntime,
 ) -> Result<Box<dyn PeerConnection>, RtcError> {
     let policy = &shared.policy;
     let addrs: Vec<SocketAddr> =
@@ -219,7 +225,7 @@ async fn build(
         .with_configuration(configuration)
         .with_setting_engine(settings(policy))
         .with_handler(events)
-        .with_runtime(Arc::new(RtcRuntime::new(policy, watch)))
+        .with_runtime(Arc::new(runtime))
         .with_dedicated_reactor_pool_size(REACTORS)
         .with_udp_addrs(addrs)
         .build()
@@ -262,7 +268,7 @@ async fn report(
     shared.servers.handle_described(&ours.sdp, gathered);
     if let Some(described) = described.take() {
         // Nobody there: the token that is cancelled then ends this task.
-        let _ = described.send(Ok(ours.sdp));
+        let _ = described.send(Ok(sdp::ours(ours.sdp)));
     }
     Ok(())
 }
@@ -329,8 +335,9 @@ impl PeerConnectionEventHandler for Events {
         match state {
             RTCPeerConnectionState::Failed => self.end.set(EndReason::Unreachable),
             RTCPeerConnectionState::Closed => self.end.set(EndReason::Closed),
-            _ => {}
+            _ => return,
         }
+        self.end.set_gone();
     }
 
     /// The library keeps what comes for a channel that nobody reads, without a bound on the number of channels: one is
@@ -413,8 +420,29 @@ impl Link {
         };
         self.last.end.set(reason);
         self.last.outbox.end(reason.kind());
+        let parting = async {
+            match reason {
+                // What came before is still with the library, which forgets it when it is closed.
+                EndReason::Closed => end.is_read().await,
+                EndReason::Local => self.part().await,
+                _ => {}
+            }
+        };
+        tokio::select! {
+            _ = tokio::time::timeout(policy.close_timeout, parting) => {}
+            () = watch.ended.cancelled() => {}
+            () = cancel.cancelled() => {}
+        }
         if let Err(error) = self.peer.close().await {
             tracing::debug!(%error, "closing a data channel");
+        }
+    }
+
+    /// Closes the channel and waits until the peer has gone. The end of a channel comes behind what was sent by it and is
+    /// not yet read; the end of the connection, which is what closing the library means, comes before.
+    async fn part(&self) {
+        if self.channel.close().await.is_ok() {
+            self.last.end.is_gone().await;
         }
     }
 
@@ -448,6 +476,7 @@ impl Link {
             worked.as_mut().enable();
             let outstanding = self.channel.outstanding_bytes().await?;
             self.in_flight.on_outstanding(Instant::now(), outstanding);
+            tracing::trace!(outstanding, cap = self.in_flight.cap(), "in flight");
             if !self.in_flight.has_room(bytes) {
                 self.in_flight.on_full();
                 let _ = tokio::time::timeout(LOOK, worked).await;

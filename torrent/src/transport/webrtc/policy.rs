@@ -61,7 +61,7 @@ impl Default for RtcPolicy {
             message_bytes: (16 << 10) + 13,
             receive_window_bytes: 1 << 20,
             close_timeout: Duration::from_secs(3),
-            connections_max: 200,
+            connections_max: 300,
             offers_max: 50,
             sdp_bytes_max: 32 << 10,
         }
@@ -106,13 +106,16 @@ impl Default for IceTimes {
 pub(crate) struct FlushRule {
     /// Data datagrams taken from a socket before what they call for is sent.
     pub(crate) datagrams: u32,
+    /// The same with a peer that says it goes on sending without: each round of the library costs both ends as much as a
+    /// dozen datagrams do. Well below what may be in flight at first, so that the sender never waits for us.
+    pub(crate) datagrams_batched: u32,
     /// Shorter ones (acknowledgements, checks) carry no data, and are not counted.
     pub(crate) data_bytes_min: usize,
 }
 
 impl Default for FlushRule {
     fn default() -> Self {
-        Self { datagrams: 2, data_bytes_min: 600 }
+        Self { datagrams: 2, datagrams_batched: 32, data_bytes_min: 600 }
     }
 }
 

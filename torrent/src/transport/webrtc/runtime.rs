@@ -16,7 +16,7 @@ use webrtc::runtime::{
 };
 
 use super::policy::RtcPolicy;
-use super::socket::PacedSocket;
+use super::socket::{Pace, PacedSocket};
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -25,6 +25,7 @@ pub(super) struct RtcRuntime {
     tokio: TokioRuntime,
     policy: RtcPolicy,
     watch: Arc<Watch>,
+    pace: Arc<Pace>,
 }
 
 /// What a connection's task learns of the library's.
@@ -37,8 +38,8 @@ pub(super) struct Watch {
 }
 
 impl RtcRuntime {
-    pub(super) fn new(policy: &RtcPolicy, watch: Arc<Watch>) -> Self {
-        Self { tokio: TokioRuntime, policy: policy.clone(), watch }
+    pub(super) fn new(policy: &RtcPolicy, watch: Arc<Watch>, pace: Arc<Pace>) -> Self {
+        Self { tokio: TokioRuntime, policy: policy.clone(), watch, pace }
     }
 
     fn watched(&self, future: Boxed<'static, ()>) -> Boxed<'static, ()> {
@@ -61,7 +62,8 @@ impl Runtime for RtcRuntime {
     }
 
     fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        Ok(Arc::new(PacedSocket::new(socket, self.policy.socket_buffer_bytes, self.policy.flush)?))
+        let (buffer_bytes, flush) = (self.policy.socket_buffer_bytes, self.policy.flush);
+        Ok(Arc::new(PacedSocket::new(socket, buffer_bytes, flush, Arc::clone(&self.pace))?))
     }
 
     fn wrap_tcp_listener(&self, _: std::net::TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {
@@ -112,11 +114,15 @@ impl fmt::Debug for RtcRuntime {
 mod tests {
     use super::*;
 
+    fn pace() -> Arc<Pace> {
+        Arc::new(Pace::new(2))
+    }
+
     #[tokio::test]
     async fn the_end_of_the_librarys_task_is_told_also_when_it_panics() {
         for panics in [false, true] {
             let watch = Arc::new(Watch::default());
-            let runtime = RtcRuntime::new(&RtcPolicy::default(), Arc::clone(&watch));
+            let runtime = RtcRuntime::new(&RtcPolicy::default(), Arc::clone(&watch), pace());
             assert!(!watch.ended.is_cancelled());
             runtime.spawn_reactor(1, Box::pin(async move { assert!(!panics, "as told") }));
             let told = tokio::time::timeout(Duration::from_secs(60), watch.ended.cancelled());
@@ -126,7 +132,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_description_makes_nobody_connect_or_look_names_up() {
-        let runtime = RtcRuntime::new(&RtcPolicy::default(), Arc::default());
+        let runtime = RtcRuntime::new(&RtcPolicy::default(), Arc::default(), pace());
         let addr = "127.0.0.1:9".parse().unwrap();
         assert_eq!(runtime.connect_tcp(addr).await.unwrap_err().kind(), io::ErrorKind::Unsupported);
         assert_eq!(runtime.resolve_host("localhost:9").await.unwrap_err().kind(), io::ErrorKind::Unsupported);

@@ -15,6 +15,10 @@ const CANDIDATES_MAX: usize = 16;
 /// The longest line that is kept.
 const LINE_BYTES_MAX: usize = 1024;
 
+/// How we say, and know of others, that acknowledgements may come for many packets at once: an attribute that nobody else
+/// knows, and so ignores (RFC 8866, section 5.13).
+const BATCHES: &str = "a=x-wtfs-batches";
+
 /// What a peer takes that says nothing of it (RFC 8841, section 6).
 const MESSAGE_BYTES_UNSAID: usize = 65_536;
 
@@ -27,6 +31,18 @@ pub(super) struct RemoteSdp {
     pub(super) message_bytes_max: usize,
     /// Of the certificate that the peer has to prove.
     pub(super) fingerprint: Fingerprint,
+    /// Whether it goes on sending when many packets are acknowledged together. Browsers do not.
+    pub(super) takes_batches: bool,
+}
+
+/// Our description as it is given out.
+pub(super) fn ours(mut sdp: String) -> String {
+    if !sdp.ends_with('\n') {
+        sdp.push_str("\r\n");
+    }
+    sdp.push_str(BATCHES);
+    sdp.push_str("\r\n");
+    sdp
 }
 
 /// Checks `sdp` and leaves out what is not wanted.
@@ -68,7 +84,7 @@ pub(super) fn check(sdp: &str, bytes_max: usize) -> Result<RemoteSdp, RtcError> 
         Some(bytes) if bytes < 1024 => return bad("it takes no messages"),
         Some(bytes) => bytes,
     };
-    Ok(RemoteSdp { text, message_bytes_max, fingerprint })
+    Ok(RemoteSdp { text, message_bytes_max, fingerprint, takes_batches: found.takes_batches })
 }
 
 /// What was seen so far.
@@ -80,12 +96,17 @@ struct Found {
     has_user: bool,
     has_password: bool,
     fingerprint: Option<Fingerprint>,
+    takes_batches: bool,
     message_bytes: Option<usize>,
 }
 
 impl Found {
     /// Whether the line is kept.
     fn take(&mut self, line: &str) -> bool {
+        if line == BATCHES {
+            self.takes_batches = true;
+            return false;
+        }
         if let Some(section) = line.strip_prefix("m=") {
             self.sections += 1;
             self.is_data = section.starts_with("application ") && section.contains("DTLS/SCTP");
@@ -146,6 +167,15 @@ mod tests {
         let checked = check(OFFER, 32 << 10).unwrap();
         assert_eq!(checked.text, OFFER);
         assert_eq!(checked.message_bytes_max, 262_144);
+        assert!(!checked.takes_batches);
+    }
+
+    #[test]
+    fn our_own_descriptions_are_known_and_the_library_does_not_see_how() {
+        let checked = check(&ours(OFFER.to_owned()), 32 << 10).unwrap();
+        assert_eq!(checked.text, OFFER);
+        assert!(checked.takes_batches);
+        assert!(check(&ours(OFFER.trim_end().to_owned()), 32 << 10).unwrap().takes_batches);
     }
 
     #[test]
@@ -204,7 +234,8 @@ mod tests {
         ) {
             let sdp = format!("{}{noise}{}", &OFFER[..cut], &OFFER[cut..]);
             if let Ok(once) = check(&sdp, 32 << 10) {
-                prop_assert_eq!(check(&once.text, 32 << 10).unwrap(), once);
+                let again = check(&once.text, 32 << 10).unwrap();
+                prop_assert_eq!(RemoteSdp { takes_batches: once.takes_batches, ..again }, once);
             }
         }
     }

@@ -8,7 +8,8 @@
 use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use tokio::io::Interest;
@@ -19,11 +20,30 @@ use super::policy::FlushRule;
 /// What the kernel may put into one batch: an IP packet's length.
 const BATCH_BYTES: usize = 65_536;
 
+/// How many data datagrams the sockets of a connection hand up between two pauses. Few, until the peer is known.
+#[derive(Debug)]
+pub(super) struct Pace(AtomicU32);
+
+impl Pace {
+    pub(super) fn new(datagrams: u32) -> Self {
+        Self(AtomicU32::new(datagrams))
+    }
+
+    pub(super) fn set(&self, datagrams: u32) {
+        self.0.store(datagrams, Ordering::Relaxed);
+    }
+
+    fn datagrams(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// A socket of one connection.
 pub(super) struct PacedSocket {
     io: tokio::net::UdpSocket,
     batching: UdpSocketState,
     flush: FlushRule,
+    pace: Arc<Pace>,
     received: Mutex<Received>,
 }
 
@@ -45,6 +65,7 @@ impl PacedSocket {
         socket: std::net::UdpSocket,
         buffer_bytes: usize,
         flush: FlushRule,
+        pace: Arc<Pace>,
     ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         enlarge(&socket, buffer_bytes);
@@ -58,7 +79,7 @@ impl PacedSocket {
             from,
             unflushed: 0,
         };
-        Ok(Self { io, batching, flush, received: Mutex::new(received) })
+        Ok(Self { io, batching, flush, pace, received: Mutex::new(received) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Received> {
@@ -139,7 +160,7 @@ impl AsyncUdpSocket for PacedSocket {
         let end = (start + received.stride).min(received.pending.end);
         let len = end - start;
         if len >= self.flush.data_bytes_min {
-            if received.unflushed >= self.flush.datagrams {
+            if received.unflushed >= self.pace.datagrams() {
                 received.unflushed = 0;
                 context.waker().wake_by_ref();
                 return Poll::Pending;
@@ -189,8 +210,7 @@ fn enlarge(socket: &std::net::UdpSocket, bytes: usize) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use std::task::{Wake, Waker};
 
     use super::*;
@@ -208,7 +228,9 @@ mod tests {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.connect(socket.local_addr().unwrap()).unwrap();
-        (PacedSocket::new(socket, 1 << 20, FlushRule::default()).unwrap(), sender)
+        let flush = FlushRule::default();
+        let pace = Arc::new(Pace::new(flush.datagrams));
+        (PacedSocket::new(socket, 1 << 20, flush, pace).unwrap(), sender)
     }
 
     fn poll(socket: &PacedSocket, waker: &Waker) -> Poll<usize> {
@@ -250,6 +272,17 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(wakes.0.load(Ordering::SeqCst) > 0);
+    }
+
+    #[tokio::test]
+    async fn more_are_handed_up_at_once_where_the_peer_allows_it() {
+        let (socket, sender) = pair();
+        socket.pace.set(FlushRule::default().datagrams_batched);
+        for _ in 0..30 {
+            sender.send(&[1; 1200]).unwrap();
+        }
+        let (lens, pauses) = receive(&socket, 30).await;
+        assert_eq!((lens, pauses), (vec![1200; 30], 0));
     }
 
     #[tokio::test]

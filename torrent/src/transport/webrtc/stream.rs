@@ -8,9 +8,11 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use webrtc::data_channel::{DataChannel, DataChannelEvent};
 
@@ -20,11 +22,19 @@ use super::outbox::Outbox;
 /// Events looked at in one turn: a peer that sends empty messages must not hold up others.
 const EVENTS_A_TURN: usize = 64;
 
+/// Once the peer has closed, what came before may still be on its way through the library, which can tell of the end
+/// first. When nothing has come for this long, nothing will.
+const QUIET: Duration = Duration::from_millis(50);
+
 /// How a connection ended, known to all of its parts. The first reason stays.
 #[derive(Debug, Default)]
 pub(super) struct End {
     reason: OnceLock<EndReason>,
     token: CancellationToken,
+    /// Cancelled once the peer's side is down too.
+    gone: CancellationToken,
+    /// Cancelled once nobody will read any more.
+    read: CancellationToken,
 }
 
 impl End {
@@ -43,6 +53,21 @@ impl End {
     pub(super) async fn wait(&self) -> EndReason {
         self.token.cancelled().await;
         self.reason().unwrap_or(EndReason::Broken)
+    }
+
+    /// The library says that there is no connection any more.
+    pub(super) fn set_gone(&self) {
+        self.gone.cancel();
+    }
+
+    /// Waits for that.
+    pub(super) async fn is_gone(&self) {
+        self.gone.cancelled().await;
+    }
+
+    /// Waits until all was read, or the reader dropped.
+    pub(super) async fn is_read(&self) {
+        self.read.cancelled().await;
     }
 
     fn to_io(&self) -> io::Result<()> {
@@ -75,6 +100,8 @@ pub(super) struct RtcReader {
     next: Option<NextEvent>,
     end: Arc<End>,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// The peer has closed: until when more may come.
+    quiet: Option<Pin<Box<Sleep>>>,
     is_at_end: bool,
 }
 
@@ -82,7 +109,18 @@ impl RtcReader {
     /// Reads `message` first, then what the channel brings.
     pub(super) fn new(channel: Arc<dyn DataChannel>, message: BytesMut, end: Arc<End>) -> Self {
         let ended = Box::pin(end.token.clone().cancelled_owned());
-        Self { channel, message, next: None, end, ended, is_at_end: false }
+        Self { channel, message, next: None, end, ended, quiet: None, is_at_end: false }
+    }
+
+    /// Whether it has ended, and nothing more will come.
+    fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.quiet.is_none() {
+            std::task::ready!(self.ended.as_mut().poll(context));
+            if self.end.reason() != Some(EndReason::Closed) {
+                return Poll::Ready(());
+            }
+        }
+        self.quiet.get_or_insert_with(|| Box::pin(tokio::time::sleep(QUIET))).as_mut().poll(context)
     }
 
     fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<DataChannelEvent>> {
@@ -119,21 +157,38 @@ impl AsyncRead for RtcReader {
                     this.end.set(EndReason::Violation);
                     this.is_at_end = true;
                 }
-                Poll::Ready(Some(DataChannelEvent::OnMessage(message))) => this.message = message.data,
-                Poll::Ready(Some(DataChannelEvent::OnClose | DataChannelEvent::OnClosing) | None) => {
+                Poll::Ready(Some(DataChannelEvent::OnMessage(message))) => {
+                    this.message = message.data;
+                    if let Some(quiet) = &mut this.quiet {
+                        quiet.as_mut().reset(Instant::now() + QUIET);
+                    }
+                }
+                Poll::Ready(Some(DataChannelEvent::OnClose | DataChannelEvent::OnClosing)) => {
+                    this.end.set(EndReason::Closed);
+                }
+                Poll::Ready(None) => {
                     this.end.set(EndReason::Closed);
                     this.is_at_end = true;
                 }
                 Poll::Ready(Some(_)) => {}
                 Poll::Pending => {
                     // Only once all that came before it was read.
-                    std::task::ready!(this.ended.as_mut().poll(context));
+                    std::task::ready!(this.poll_ended(context));
                     this.is_at_end = true;
                 }
+            }
+            if this.is_at_end {
+                this.end.read.cancel();
             }
         }
         context.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+impl Drop for RtcReader {
+    fn drop(&mut self) {
+        self.end.read.cancel();
     }
 }
 
