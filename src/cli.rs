@@ -508,6 +508,10 @@ pub(crate) struct ProxyFlags {
     /// Read Hugging Face with the token in this file for callers on this machine who have none (see hf_token_allow)
     #[arg(long, value_name = "FILE", conflicts_with = "no_hf")]
     pub(crate) hf_token_file: Option<PathBuf>,
+    /// Make torrents of this private or gated repository too, for callers whose right to it was checked; `all` is all of them.
+    /// Who learns a torrent's info hash can fetch it from peers, also later
+    #[arg(long, value_name = "REPO", conflicts_with = "no_hf")]
+    pub(crate) hf_swarm_private: Vec<String>,
     /// Never ask the Hugging Face hub: serve what is in the cache
     #[arg(long, conflicts_with = "no_hf")]
     pub(crate) hf_offline: bool,
@@ -538,6 +542,8 @@ impl Serve {
                 hf_allow_upstream_hosts: (!self.proxy.allow_upstream_hosts.is_empty())
                     .then(|| self.proxy.allow_upstream_hosts.clone()),
                 hf_token_file: self.proxy.hf_token_file.clone(),
+                hf_swarm_private: (!self.proxy.hf_swarm_private.is_empty())
+                    .then(|| self.proxy.hf_swarm_private.clone()),
                 hf_offline: self.proxy.hf_offline.then_some(true),
                 ..HubLayer::default()
             },

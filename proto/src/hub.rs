@@ -150,6 +150,9 @@ pub struct HfStats {
     pub served_bytes: u64,
     /// Bytes that peers were given of torrents of repositories.
     pub peer_bytes: u64,
+    /// Bytes that peers gave each other of torrents that the hub seeds, by what they told its tracker.
+    #[serde(default)]
+    pub exchanged_bytes: u64,
     /// Files that are here and verified, and their bytes, now.
     pub blobs: u64,
     /// See [`Self::blobs`].

@@ -495,6 +495,7 @@
       ["From upstream", now.upstream_bytes, "s3"],
       ["To clients", now.served_bytes, "s0"],
       ["To peers", now.peer_bytes, "s1"],
+      ["Between peers", now.exchanged_bytes, "s2"],
     ], bytes);
     const [sum, all] = now.fills.reduce(([sum, all], fill) => [sum + fill.present_bytes, all + fill.bytes], [0, 0]);
     say($("fills"), now.fills.length ? `Fetching ${plural(now.fills.length, "file")}: ${bytes(sum)} of ${bytes(all)}` : "");

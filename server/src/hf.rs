@@ -6,10 +6,11 @@
 //! Nothing is served of a repository before upstream said, to this caller or to everybody, that it may be: also what is
 //! in the cache, and what another repository put there. While upstream cannot be asked, what was public stays so.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use wtfs_proto::hf::{Commit, Repo, RepoInfo, RepoTree, Revision, TreeFile};
 use wtfs_torrent::Session;
 use wtfs_torrent::hf::blobs::{Blob, BlobOrigin, Blobs};
@@ -35,7 +36,7 @@ mod taints;
 mod trouble;
 
 pub(crate) use caller::Caller;
-pub use config::{HfConfig, HfMode};
+pub use config::{HfConfig, HfMode, PrivateSwarms};
 pub(crate) use counters::HfCounters;
 pub(crate) use refusal::Refusal;
 pub(crate) use routes::router;
@@ -44,9 +45,9 @@ pub(crate) use swarm::{HfNumbers, Swarms, router as swarm_router, stats_router};
 use caller::OwnToken;
 use counters::Counters;
 use flights::Flights;
-use limits::Limits;
+use limits::{Limits, Place};
 use nobody::Nobody;
-use passing::{ANSWERS_BYTES_MAX, AnswerKey, KeptAnswer};
+use passing::{ANSWERS_BYTES_MAX, AnswerKey, KeptAnswer, Passed};
 use provenance::Provenance;
 use recent::Recent;
 use refusal::Asker;
@@ -70,6 +71,12 @@ const OUTAGE: Duration = Duration::from_secs(5);
 
 /// Questions to upstream under way at once: each answer may take some megabytes.
 const QUESTIONS_MAX: usize = 64;
+
+/// Trees that are asked for at once, besides: one may be many pages, for which nobody else is to wait.
+const LISTINGS_MAX: usize = 16;
+
+/// Questions of either kind that one client may have caused; it waits with further ones.
+const QUESTIONS_OF_ONE: usize = 16;
 
 /// Why the proxy cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +110,8 @@ struct Inner {
     rights: Mutex<Rights>,
     under_way: UnderWay,
     questions: Semaphore,
+    listings: Semaphore,
+    asking: Limits,
     answers: Mutex<Recent<AnswerKey, KeptAnswer>>,
     away_since: Mutex<Option<Instant>>,
     limits: Limits,
@@ -118,6 +127,7 @@ struct UnderWay {
     infos: Flights<(Repo, Revision, Viewer), Result<Arc<RepoInfo>, Trouble>>,
     trees: Flights<(Repo, Commit, Viewer), Result<Arc<RepoTree>, Trouble>>,
     checks: Flights<(Repo, Viewer), Result<(), Trouble>>,
+    answers: Flights<AnswerKey, Result<Passed, Trouble>>,
 }
 
 /// A revision of a repository that a caller may know of.
@@ -178,6 +188,14 @@ impl HfProxy {
             denial: config.denial_ttl,
             stale: config.stale_grants,
         };
+        if config.private_swarms != PrivateSwarms::None {
+            tracing::warn!(
+                swarms = %config.private_swarms,
+                "torrents are made of repositories that not everybody may read: this hub gives their metainfo to callers alone \
+                 whose right upstream confirms, but whoever has learned an info hash can fetch all of it from the hub and \
+                 from peers, also once the right is taken back"
+            );
+        }
         let repos = Repos::new(cache_dir.join("hf").join("repos"), config.ref_ttl, config.denial_ttl);
         Ok(Self(Arc::new(Inner {
             own_token,
@@ -188,6 +206,8 @@ impl HfProxy {
             rights: Mutex::new(Rights::new(terms)),
             under_way: UnderWay::default(),
             questions: Semaphore::new(QUESTIONS_MAX),
+            listings: Semaphore::new(LISTINGS_MAX),
+            asking: Limits::new(QUESTIONS_OF_ONE),
             answers: Mutex::new(Recent::new(ANSWERS_BYTES_MAX)),
             away_since: Mutex::default(),
             limits: Limits::new(config.fetches_per_client),
@@ -311,10 +331,11 @@ impl HfProxy {
     ) -> Result<Arc<RepoInfo>, Trouble> {
         let key = (typed.clone(), revision.clone(), viewer);
         let (proxy, typed, repo, revision) = (self.clone(), typed.clone(), repo.clone(), revision.clone());
+        let client = caller.client;
         let token = caller.token_as(viewer).cloned();
         let ask = move || async move {
             let inner = &proxy.0;
-            let _turn = inner.questions.acquire().await;
+            let _turn = inner.turn_to_ask(client).await?;
             let info = inner.upstream.info(&typed, &revision, token.as_ref()).await;
             let now = Instant::now();
             match info {
@@ -371,8 +392,10 @@ impl HfProxy {
                 let key = (pinned.repo.clone(), commit, pinned.viewer);
                 let (proxy, repo) = (self.clone(), pinned.repo.clone());
                 let (viewer, token) = (pinned.viewer, caller.token_as(pinned.viewer).cloned());
+                let client = caller.client;
                 let ask = move || async move {
-                    let _turn = proxy.0.questions.acquire().await;
+                    let _place = proxy.0.place_to_ask(client).await?;
+                    let _turn = proxy.0.listings.acquire().await;
                     let asked = proxy.0.upstream.tree(&repo, commit, token.as_ref());
                     let tree = match tokio::time::timeout(TREE_WAIT, asked).await {
                         Ok(Ok(tree)) => Arc::new(tree),
@@ -456,9 +479,9 @@ impl HfProxy {
     async fn check(&self, repo: &Repo, caller: &Caller) -> Result<(), Trouble> {
         let (proxy, key) = (self.clone(), (repo.clone(), caller.viewer));
         let (repo, viewer) = key.clone();
-        let token = caller.token_as(viewer).cloned();
+        let (client, token) = (caller.client, caller.token_as(viewer).cloned());
         let ask = move || async move {
-            let _turn = proxy.0.questions.acquire().await;
+            let _turn = proxy.0.turn_to_ask(client).await?;
             let request = ApiRequest::get(format!("{}/auth-check", repo.api_path()));
             let answer = proxy.0.upstream.pass(request, token.as_ref()).await;
             let outcome = answer.and_then(|answer| answer.successful(token.as_ref()));
@@ -510,6 +533,18 @@ impl Inner {
     fn rights(&self) -> MutexGuard<'_, Rights> {
         // Whole between any two statements.
         self.rights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place among the questions that one client may cause.
+    async fn place_to_ask(&self, client: IpAddr) -> Result<Place, Trouble> {
+        self.asking.take(client, WAIT).await.ok_or(Trouble::Failed(Refusal::Busy))
+    }
+
+    /// The same, and a turn to ask upstream.
+    async fn turn_to_ask(&self, client: IpAddr) -> Result<(Place, Option<SemaphorePermit<'_>>), Trouble> {
+        let place = self.place_to_ask(client).await?;
+        // Never closed.
+        Ok((place, self.questions.acquire().await.ok()))
     }
 
     fn is_away(&self, now: Instant) -> bool {

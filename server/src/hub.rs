@@ -19,6 +19,7 @@ use crate::access_log::{self, AccessLog, Observer};
 use crate::audience::{self, Audience};
 use crate::browser_page::{self, IceServers};
 use crate::client_addr::TrustedProxies;
+use crate::closed_swarms::ClosedSwarms;
 use crate::config::HubConfig;
 use crate::dashboard;
 use crate::hf::{self, HfError, HfProxy, Swarms};
@@ -144,11 +145,18 @@ impl Hub {
                 return Err(error.into());
             }
         };
-        let swarms = hf.clone().map(|hf| Swarms::start(hf, session.clone(), &cache_dir, stop.clone()));
+        let swarms = hf.clone();
+        let swarms = swarms
+            .map(|hf| Swarms::start(hf, session.clone(), tracker.clone(), &cache_dir, stop.clone()));
         let others = swarms.as_ref().map_or_else(
-            || Others { changes: watch::channel(0).1, announced: watch::channel(0).0 },
+            || Others {
+                changes: watch::channel(0).1,
+                announced: watch::channel(0).0,
+                closed: ClosedSwarms::default(),
+            },
             Swarms::others,
         );
+        let closed = others.closed.clone();
         let roots = RootsConfig { roots, records_dir, quiet: config.quiet, rescan: config.rescan };
         let roots = match Roots::start(roots, session.clone(), stop.clone()).await {
             Ok(roots) => roots,
@@ -169,7 +177,7 @@ impl Hub {
             others,
             stop.clone(),
         ));
-        let library: Arc<dyn Library> = Arc::new(Shelves::new(roots.clone(), session.clone()));
+        let library: Arc<dyn Library> = Arc::new(Shelves::new(roots.clone(), session.clone(), closed));
         let sources = stats::Sources {
             session: session.clone(),
             library: library.clone(),

@@ -56,7 +56,12 @@ async fn metrics(State(source): State<Source>) -> Response<Body> {
 fn text(source: &Source) -> String {
     let sources = source.stats.sources();
     let mut out = Exposition::new();
-    out.session(&sources.session.status());
+    let mut session = sources.session.status();
+    if let Some(swarms) = &source.swarms {
+        // Who has an info hash can fetch all of it.
+        session.torrents.retain(|torrent| !swarms.is_closed(&torrent.info_hash));
+    }
+    out.session(&session);
     tracker(&mut out, &sources.tracker.stats());
     http(&mut out, &sources.traffic.snapshot());
     library(&mut out, &sources.library.list(), (source.hashed)());
@@ -177,6 +182,8 @@ fn hugging_face(out: &mut Exposition, numbers: &HfNumbers) {
     }
     let name = "wtfs_hf_peer_bytes_total";
     out.one(name, Counter, "Bytes of files that peers were given", numbers.peer_bytes);
+    let name = "wtfs_hf_exchanged_bytes_total";
+    out.one(name, Counter, "Bytes that peers say they gave each other", numbers.exchanged_bytes);
     let name = "wtfs_hf_stale_answers_total";
     out.one(name, Counter, "Answers of what may be out of date", counters.stale);
     out.one("wtfs_hf_refused_total", Counter, "Requests that were refused", counters.refused);

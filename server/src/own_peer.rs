@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wtfs_proto::id::InfoHash;
+use wtfs_proto::metainfo::Metainfo;
 use wtfs_torrent::Session;
 
+use crate::closed_swarms::ClosedSwarms;
 use crate::places::PublicUrl;
 use crate::tracker::{Presence, Tracker};
 
@@ -35,6 +37,8 @@ pub(crate) struct Others {
     pub(crate) changes: watch::Receiver<u64>,
     /// Is told up to which change the tracker knows.
     pub(crate) announced: watch::Sender<u64>,
+    /// Private torrents whose tracker this one is.
+    pub(crate) closed: ClosedSwarms,
 }
 
 /// Announces until `stop`, at each change and before the tracker would forget.
@@ -61,7 +65,9 @@ pub(crate) async fn announce_task(
         let mut before = std::mem::take(&mut announced);
         for torrent in session.torrents() {
             // A private torrent's swarm is that of its own trackers alone (BEP 27).
-            if torrent.metainfo().is_none_or(|metainfo| metainfo.info.is_private) {
+            let is_elsewhere =
+                |metainfo: &Metainfo| metainfo.info.is_private && !others.closed.hold(torrent.info_hash());
+            if torrent.metainfo().is_none_or(|metainfo| is_elsewhere(&metainfo)) {
                 continue;
             }
             let presence = if torrent.is_complete() { Presence::Seed } else { Presence::Leecher };

@@ -56,7 +56,8 @@ pub(crate) fn router(routes: Routes) -> Router {
         .with_state(routes)
 }
 
-fn respond(status: StatusCode, kind: &'static str, body: impl Into<Body>) -> Response<Body> {
+/// An answer that nobody keeps.
+pub(crate) fn respond(status: StatusCode, kind: &'static str, body: impl Into<Body>) -> Response<Body> {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
     let headers = response.headers_mut();

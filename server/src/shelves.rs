@@ -1,4 +1,4 @@
-//! The hub's library: what stands in its roots, and what else its engine has.
+//! The hub's library: what stands in its roots, and what else its engine has that is not closed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,6 +7,7 @@ use wtfs_proto::hub::{Origin, TorrentEntry, TorrentState};
 use wtfs_proto::id::InfoHash;
 use wtfs_torrent::{Phase, Session, Torrent};
 
+use crate::closed_swarms::ClosedSwarms;
 use crate::library::{Item, Library};
 use crate::roots::Roots;
 
@@ -18,12 +19,18 @@ const ITEMS_MAX: usize = 1024;
 pub(crate) struct Shelves {
     roots: Roots,
     session: Session,
+    closed: ClosedSwarms,
     items: Mutex<HashMap<InfoHash, Arc<Item>>>,
 }
 
 impl Shelves {
-    pub(crate) fn new(roots: Roots, session: Session) -> Self {
-        Self { roots, session, items: Mutex::default() }
+    pub(crate) fn new(roots: Roots, session: Session, closed: ClosedSwarms) -> Self {
+        Self { roots, session, closed, items: Mutex::default() }
+    }
+
+    /// The engine's torrents that may be listed.
+    fn open(&self) -> impl Iterator<Item = Torrent> {
+        self.session.torrents().into_iter().filter(|torrent| !self.closed.hold(torrent.info_hash()))
     }
 
     fn item(&self, torrent: Torrent) -> Option<Arc<Item>> {
@@ -46,21 +53,21 @@ impl Shelves {
 impl Library for Shelves {
     fn list(&self) -> Vec<TorrentEntry> {
         let mut all = self.roots.list();
-        let others = self.session.torrents();
-        let others = others.iter().filter(|torrent| self.roots.by_hash(torrent.info_hash()).is_none());
-        all.extend(others.map(entry));
+        let others = self.open().filter(|torrent| self.roots.by_hash(torrent.info_hash()).is_none());
+        all.extend(others.map(|torrent| entry(&torrent)));
         all
     }
 
     fn by_hash(&self, info_hash: InfoHash) -> Option<Arc<Item>> {
-        self.roots.by_hash(info_hash).or_else(|| self.item(self.session.torrent(info_hash)?))
+        self.roots.by_hash(info_hash).or_else(|| {
+            let torrent = self.session.torrent(info_hash)?;
+            // Asked by another of its hashes it is the same.
+            if self.closed.hold(torrent.info_hash()) { None } else { self.item(torrent) }
+        })
     }
 
     fn by_name(&self, name: &str) -> Option<Arc<Item>> {
-        self.roots.by_name(name).or_else(|| {
-            let mut others = self.session.torrents().into_iter();
-            self.item(others.find(|torrent| torrent.name() == name)?)
-        })
+        self.roots.by_name(name).or_else(|| self.item(self.open().find(|torrent| torrent.name() == name)?))
     }
 }
 

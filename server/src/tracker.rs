@@ -23,6 +23,7 @@ use wtfs_proto::tracker::ScrapeEntry;
 
 mod access;
 mod address;
+mod claims;
 mod config;
 mod http;
 mod own;
@@ -41,6 +42,7 @@ pub use ws::is_upgrade;
 
 use access::{Access, Forbidden, Reload, Reloaded};
 use address::subscriber;
+use claims::Claims;
 use rates::{Rate, Rates};
 use stats::Counters;
 use swarm::{Announce, Answer, Drawn, Memory, Refusal, Room, Secret, Shard};
@@ -73,6 +75,9 @@ struct Shared {
     counters: Counters,
     closing: CancellationToken,
     own_addr: Mutex<Option<IpAddr>>,
+    claims: Mutex<Claims>,
+    /// How many torrents [`Self::claims`] follows: without any, no announce waits for that lock.
+    followed: AtomicUsize,
 }
 
 impl fmt::Debug for Tracker {
@@ -115,6 +120,8 @@ impl Tracker {
             counters: Counters::default(),
             closing: CancellationToken::new(),
             own_addr: Mutex::new(None),
+            claims: Mutex::default(),
+            followed: AtomicUsize::new(0),
             config,
         };
         Self { shared: Arc::new(shared) }
@@ -240,6 +247,21 @@ impl Tracker {
         classes
     }
 
+    /// Adds up what the peers of a torrent say they gave each other, from now on.
+    pub(crate) fn follow(&self, info_hash: InfoHash) {
+        self.shared.claims(|claims| claims.follow(info_hash));
+    }
+
+    /// Does so no more; what was added up stays.
+    pub(crate) fn unfollow(&self, info_hash: InfoHash) {
+        self.shared.claims(|claims| claims.unfollow(info_hash));
+    }
+
+    /// Bytes that peers of followed torrents say they gave each other.
+    pub(crate) fn claimed_bytes(&self) -> u64 {
+        self.shared.claims(|claims| claims.sum_bytes())
+    }
+
     /// The numbers of one torrent; `None` if nobody has announced to it lately.
     pub fn swarm(&self, info_hash: InfoHash) -> Option<SwarmCounts> {
         Some(SwarmCounts::new(info_hash, lock(self.shared.shard(info_hash)).scrape(info_hash)?))
@@ -269,6 +291,13 @@ impl Shared {
         self.started.elapsed()
     }
 
+    fn claims<T>(&self, with: impl FnOnce(&mut Claims) -> T) -> T {
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = with(&mut claims);
+        self.followed.store(claims.len(), Ordering::Relaxed);
+        answer
+    }
+
     /// Where the hub's own peer is announced from. IPv4 goes before IPv6, so that it does not alternate.
     fn set_own_addr(&self, addr: IpAddr) {
         let mut own = self.own_addr.lock().unwrap_or_else(PoisonError::into_inner);
@@ -295,8 +324,14 @@ impl Shared {
         self.access.allow(announce.info_hash)?;
         announce.from = self.seen_from_outside(announce.from);
         let room = self.room();
-        let mut shard = self.lock_counted(self.shard(announce.info_hash));
-        Ok(shard.shard.announce(self.now(), fastrand::u64(..), room, &announce, draw)?)
+        let answer = {
+            let mut shard = self.lock_counted(self.shard(announce.info_hash));
+            shard.shard.announce(self.now(), fastrand::u64(..), room, &announce, draw)?
+        };
+        if self.followed.load(Ordering::Relaxed) > 0 {
+            self.claims(|claims| claims.hear(&announce, self.now()));
+        }
+        Ok(answer)
     }
 
     /// The numbers of a torrent, which are zeros while nobody takes part; `None` for one that is not tracked.

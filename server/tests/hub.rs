@@ -4,8 +4,12 @@
 mod hf;
 #[path = "hub/hf_bytes.rs"]
 mod hf_bytes;
+#[path = "hub/hf_lists.rs"]
+mod hf_lists;
 #[path = "hub/hf_swarm.rs"]
 mod hf_swarm;
+#[path = "hub/hf_swarm_private.rs"]
+mod hf_swarm_private;
 #[path = "hub/links.rs"]
 mod links;
 #[path = "hub/roots.rs"]

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use wtfs_server::{
-    AccessLog, Audience, HfConfig, HfMode, HubConfig, PublicUrl, TlsFiles, TrustedProxies, listen,
+    AccessLog, Audience, HfConfig, HfMode, HubConfig, PrivateSwarms, PublicUrl, TlsFiles, TrustedProxies, listen,
 };
 use wtfs_torrent::SessionConfig;
 
@@ -88,6 +88,8 @@ pub(crate) struct HubLayer {
     pub(crate) hf_token_allow: Option<Vec<String>>,
     /// Whether only the cache is served.
     pub(crate) hf_offline: Option<bool>,
+    /// Private and gated repositories of which there are torrents too; `all` is all of them.
+    pub(crate) hf_swarm_private: Option<Vec<String>>,
     /// How long a branch is believed to mean the same commit.
     pub(crate) hf_ref_ttl: Option<TimeSpan>,
     /// How long a token's right is believed.
@@ -137,6 +139,7 @@ impl HubLayer {
             hf_token_file: environment.path("WTFS_HUB_HF_TOKEN_FILE"),
             hf_token_allow: list("WTFS_HUB_HF_TOKEN_ALLOW")?,
             hf_offline: environment.parse("WTFS_HUB_HF_OFFLINE")?,
+            hf_swarm_private: list("WTFS_HUB_HF_SWARM_PRIVATE")?,
             hf_ref_ttl: environment.parse("WTFS_HUB_HF_REF_TTL")?,
             hf_grant_ttl: environment.parse("WTFS_HUB_HF_GRANT_TTL")?,
             hf_stale_grants: environment.parse("WTFS_HUB_HF_STALE_GRANTS")?,
@@ -178,6 +181,7 @@ impl HubLayer {
             hf_token_file: self.hf_token_file.or(lower.hf_token_file),
             hf_token_allow: self.hf_token_allow.or(lower.hf_token_allow),
             hf_offline: self.hf_offline.or(lower.hf_offline),
+            hf_swarm_private: self.hf_swarm_private.or(lower.hf_swarm_private),
             hf_ref_ttl: self.hf_ref_ttl.or(lower.hf_ref_ttl),
             hf_grant_ttl: self.hf_grant_ttl.or(lower.hf_grant_ttl),
             hf_stale_grants: self.hf_stale_grants.or(lower.hf_stale_grants),
@@ -295,6 +299,10 @@ impl HubLayer {
                 .or_end(Exit::Usage, || "hf_token_allow".into())?;
         }
         hf.mode = if self.hf_offline == Some(true) { HfMode::Offline } else { HfMode::Online };
+        if let Some(texts) = &self.hf_swarm_private {
+            hf.private_swarms = PrivateSwarms::parse(texts.iter().map(String::as_str))
+                .or_end(Exit::Usage, || "hf_swarm_private".into())?;
+        }
         hf.ref_ttl = self.hf_ref_ttl.map_or(hf.ref_ttl, |span| span.0);
         hf.grant_ttl = self.hf_grant_ttl.map_or(hf.grant_ttl, |span| span.0);
         hf.stale_grants = self.hf_stale_grants.map_or(hf.stale_grants, |span| span.0);
@@ -344,6 +352,7 @@ pub(super) mod tests {
             hf_token_file: Some("/token".into()),
             hf_token_allow: Some(vec!["10.1.0.0/16".into()]),
             hf_offline: Some(true),
+            hf_swarm_private: Some(vec!["org/name".into()]),
             hf_ref_ttl: time(13),
             hf_grant_ttl: time(14),
             hf_stale_grants: time(15),

@@ -17,6 +17,8 @@ use super::{
 pub enum Route {
     /// `/api/whoami-v2`: whose token it is.
     WhoAmI,
+    /// `/api/models`: which repositories there are.
+    List(RepoKind),
     /// Something of a repository.
     Repo(Repo, RepoRoute),
 }
@@ -104,6 +106,7 @@ impl Route {
         let segments: Vec<&str> = path.split('/').collect();
         match segments[..] {
             ["api", "whoami-v2"] => Ok(Self::WhoAmI),
+            ["api", kind] => RepoKind::of_api(kind).map(Self::List).ok_or(RouteError::Unknown),
             ["api", "resolve-cache", kind, ref rest @ ..] => resolve_cache(kind, rest),
             ["api", kind, ref rest @ ..] => {
                 let kind = RepoKind::of_api(kind).ok_or(RouteError::Unknown)?;
@@ -200,7 +203,7 @@ mod tests {
     fn parsed(path: &str) -> (String, RepoRoute) {
         match Route::parse(path).unwrap_or_else(|error| panic!("{path}: {error}")) {
             Route::Repo(repo, route) => (repo.to_string(), route),
-            Route::WhoAmI => panic!("{path}"),
+            Route::WhoAmI | Route::List(_) => panic!("{path}"),
         }
     }
 
@@ -240,6 +243,7 @@ mod tests {
             }
         }
         assert_eq!(Route::parse("/api/whoami-v2"), Ok(Route::WhoAmI));
+        assert_eq!(Route::parse("/api/spaces"), Ok(Route::List(RepoKind::Space)));
     }
 
     #[test]
@@ -271,7 +275,7 @@ mod tests {
             "//",
             "api/models/gpt2",
             "/api",
-            "/api/models",
+            "/api/kernels",
             "/api/models/",
             "/api/kernels/o/n",
             "/api/models/o/n/x",

@@ -46,6 +46,11 @@ impl Caller {
         Self { viewer, client, token }
     }
 
+    /// Nobody in particular: what this caller may read, everybody may.
+    pub(crate) fn nobody() -> Self {
+        Self { viewer: Viewer::Anonymous, client: Ipv4Addr::UNSPECIFIED.into(), token: None }
+    }
+
     /// The token to ask with as `viewer`, who is this caller or everybody.
     pub(crate) fn token_as(&self, viewer: Viewer) -> Option<&Token> {
         self.token.as_ref().filter(|_| viewer != Viewer::Anonymous && viewer == self.viewer)

@@ -1,7 +1,10 @@
 //! How the proxy is set up. Plain values with defaults.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use wtfs_proto::hf::{NameError, Repo};
 
 use crate::audience::Audience;
 
@@ -13,6 +16,69 @@ pub enum HfMode {
     Online,
     /// Never: what is in the cache is served, and nothing else.
     Offline,
+}
+
+/// Of which repositories that not everybody may read there are torrents too.
+///
+/// Such a torrent is given to callers alone whom upstream lets read the repository. But who has its info hash can fetch
+/// all of it from its peers, for as long as there are any: a right that is taken back does not take that back.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum PrivateSwarms {
+    /// Of none.
+    #[default]
+    None,
+    /// Of these.
+    Of(Vec<Repo>),
+    /// Of whatever a caller may read.
+    All,
+}
+
+impl PrivateSwarms {
+    /// Of texts: `all` among them is all, the others are ids: `org/name`, `datasets/org/name`, `spaces/org/name`.
+    ///
+    /// # Errors
+    /// The first text that is neither.
+    pub fn parse<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, NameError> {
+        let mut repos = Vec::new();
+        let mut is_all = false;
+        for text in texts {
+            match text {
+                "all" => is_all = true,
+                text => repos.push(Repo::parse(text)?),
+            }
+        }
+        Ok(match repos {
+            _ if is_all => Self::All,
+            repos if repos.is_empty() => Self::None,
+            repos => Self::Of(repos),
+        })
+    }
+
+    /// Whether a repository is among them, by its id as upstream has it.
+    pub(crate) fn include(&self, repo: &Repo) -> bool {
+        match self {
+            Self::None => false,
+            Self::Of(repos) => repos
+                .iter()
+                .any(|of| of.kind == repo.kind && of.id.as_str().eq_ignore_ascii_case(repo.id.as_str())),
+            Self::All => true,
+        }
+    }
+}
+
+impl fmt::Display for PrivateSwarms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Of(repos) => {
+                for (n, repo) in repos.iter().enumerate() {
+                    write!(f, "{}{repo}", if n == 0 { "" } else { ", " })?;
+                }
+                Ok(())
+            }
+            Self::All => f.write_str("all"),
+        }
+    }
 }
 
 /// Settings of the caching proxy of a Hugging Face hub.
@@ -42,6 +108,8 @@ pub struct HfConfig {
     pub stale_grants: Duration,
     /// Downloads of files that are not here yet, under way for one client at once.
     pub fetches_per_client: usize,
+    /// Which private and gated repositories peers may be given, too. None by default.
+    pub private_swarms: PrivateSwarms,
 }
 
 impl Default for HfConfig {
@@ -58,6 +126,26 @@ impl Default for HfConfig {
             denial_ttl: Duration::from_secs(30),
             stale_grants: Duration::ZERO,
             fetches_per_client: 64,
+            private_swarms: PrivateSwarms::None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_swarms_are_none_unless_named_and_never_of_a_namesake() {
+        let repo = |text| Repo::parse(text).expect("a repository");
+        assert!(!PrivateSwarms::default().include(&repo("org/name")));
+        assert_eq!(PrivateSwarms::parse([]), Ok(PrivateSwarms::None));
+        let some = PrivateSwarms::parse(["org/name", "datasets/org/data"]).expect("ids");
+        assert!(some.include(&repo("Org/name")) && some.include(&repo("datasets/org/data")));
+        assert!(!some.include(&repo("org/data")) && !some.include(&repo("datasets/org/name")));
+        assert!(!some.include(&repo("org/name2")));
+        let all = PrivateSwarms::parse(["org/name", "all"]).expect("a word");
+        assert!(all == PrivateSwarms::All && all.include(&repo("spaces/x/y")));
+        assert!(PrivateSwarms::parse(["everything/../x"]).is_err());
     }
 }

@@ -43,21 +43,25 @@ struct Guest {
     taken: Taken,
 }
 
+/// What counts as one client: an address, or a network of IPv6, for one host has all of it.
+pub(crate) fn network_of(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(addr) => Ipv6Addr::from_bits(addr.to_bits() & (u128::MAX << 64)).into(),
+        v4 => v4,
+    }
+}
+
 impl Limits {
     pub(crate) fn new(of_one: usize) -> Self {
         Self { of_one: of_one.clamp(1, Semaphore::MAX_PERMITS >> 8), taken: Arc::default() }
     }
 
-    /// A place for a client, if one is free within `patience`. A network of IPv6 counts as one client: one host has all
-    /// of it.
+    /// A place for a client ([`network_of`]), if one is free within `patience`.
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub(crate) async fn take(&self, client: IpAddr, patience: Duration) -> Option<Place> {
-        let client = match client.to_canonical() {
-            IpAddr::V6(addr) => Ipv6Addr::from_bits(addr.to_bits() & (u128::MAX << 64)).into(),
-            v4 => v4,
-        };
+        let client = network_of(client);
         let (places, guest) = {
             let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
             let new = || Seats { places: Arc::new(Semaphore::new(self.of_one)), guests: 0 };

@@ -119,15 +119,20 @@ impl HfProxy {
     ) -> Result<(), Refusal> {
         let provenance = &self.0.provenance;
         let repo = &snapshot.pinned.repo;
-        match provenance.standing(file.id, repo) {
-            Standing::Vouched => return Ok(()),
+        let standing = provenance.standing(file.id, repo);
+        match standing {
+            Standing::Vouched if !snapshot.is_public => return Ok(()),
             Standing::Unnoted if snapshot.is_public => return Ok(()),
             // It is here, and came by open repositories.
             Standing::Unnoted if self.blob_of(file).present_bytes() > 0 => return Ok(()),
-            Standing::Unnoted | Standing::Foreign => {}
+            // Of a repository that was opened: whether everybody is given it is worth asking once.
+            Standing::Unnoted | Standing::Foreign | Standing::Vouched => {}
         }
         let origin = self.origin_of(&snapshot.pinned, file, token.cloned());
         let given = origin.open(0..1).await;
+        if given.is_err() && standing == Standing::Vouched {
+            return Ok(());
+        }
         given
             .map_err(|error| of_blob(&BlobError::Origin { from: origin.describe().into(), error }, asker))?;
         let (provenance, id, repo) = (provenance.clone(), file.id, repo.clone());

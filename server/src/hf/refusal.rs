@@ -46,6 +46,8 @@ pub(crate) enum Refusal {
     RateLimited(Option<Duration>),
     /// The client has too much under way.
     Busy,
+    /// Too many torrents are being prepared, so many of them of this client's.
+    Preparing { of_client: usize },
     /// Upstream cannot be reached, and what is here is not enough.
     Unavailable(Option<Duration>),
     /// The hub was told not to ask upstream, and what is here is not enough.
@@ -92,7 +94,7 @@ impl Refusal {
             Self::Request(_) => StatusCode::BAD_REQUEST,
             Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Range { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
-            Self::RateLimited(_) | Self::Busy => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimited(_) | Self::Busy | Self::Preparing { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable(_) | Self::Offline => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::BadGateway(_) => StatusCode::BAD_GATEWAY,
@@ -113,7 +115,7 @@ impl Refusal {
         code.header()
     }
 
-    fn message(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         match self {
             Self::Denied(Denial::Hidden, Asker::Anonymous) => "Invalid username or password.".into(),
             Self::Denied(Denial::Hidden, Asker::SignedIn) => "Repository not found".into(),
@@ -133,7 +135,13 @@ impl Refusal {
             Self::TooLong => "The request is too long".into(),
             Self::Range { bytes } => format!("The range lies behind the end of {bytes} bytes"),
             Self::RateLimited(_) => "The upstream hub asks to wait".into(),
-            Self::Busy => "Too many downloads of files that are not here yet".into(),
+            Self::Busy => "Too much that is not here yet is being fetched for you".into(),
+            Self::Preparing { of_client: 0 } => {
+                "Too many torrents are being prepared: ask again later".into()
+            }
+            Self::Preparing { of_client } => format!(
+                "{of_client} torrents that you asked for are being prepared: ask again when some are ready"
+            ),
             Self::Unavailable(_) => "The upstream hub cannot be reached, and this is not in the cache".into(),
             Self::Offline => "This hub is offline, and this is not in its cache".into(),
             Self::Timeout => "The upstream hub did not answer in time".into(),
@@ -147,6 +155,7 @@ impl Refusal {
         match self {
             Self::RateLimited(after) | Self::Unavailable(after) => Some(after.unwrap_or(RETRY)),
             Self::Busy | Self::Timeout => Some(RETRY),
+            Self::Preparing { .. } => Some(Duration::from_secs(10)),
             Self::Offline | Self::Full => Some(Duration::from_secs(60)),
             _ => None,
         }
@@ -223,6 +232,7 @@ mod tests {
             (Range { bytes: 3 }, 416, None),
             (RateLimited(None), 429, None),
             (Busy, 429, None),
+            (Preparing { of_client: 3 }, 429, None),
             (Unavailable(None), 503, None),
             (Offline, 503, None),
             (Timeout, 504, None),

@@ -9,13 +9,15 @@
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_LOCATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+};
 use axum::http::request::Parts;
 use axum::http::{Method, Response};
 use wtfs_proto::hf::{Repo, RepoRoute, Revision, Route, RouteError};
 
 use super::counters::add;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, insert};
 use super::repos::Age;
 use super::rights::Denial;
 use super::{Caller, HfProxy, Pinned};
@@ -77,6 +79,7 @@ async fn answer(
     let (repo, route) = match route {
         Ok(Route::Repo(repo, route)) => (repo, route),
         Ok(Route::WhoAmI) => return Ok(json(proxy.who_am_i(&asked.caller).await?.body)),
+        Ok(Route::List(kind)) => return api::list(proxy, asked, kind).await,
         Err(RouteError::Name(_)) => return Err(Refusal::Denied(Denial::Hidden, asked.caller.asker())),
         Err(RouteError::Revision(error)) => return Err(Refusal::Revision(error.to_string())),
         Err(_) => return Err(Refusal::Nowhere),
@@ -113,6 +116,23 @@ impl Asked {
         Some(format!("{place}{}", self.prefix))
     }
 
+    /// Says what is asked for by another name is called upstream: clients are spared a redirect, which old ones follow
+    /// wrongly, and can still find out (RFC 9110, 8.7).
+    fn name(
+        &self,
+        proxy: &HfProxy,
+        headers: &mut HeaderMap,
+        typed: &Repo,
+        pinned: &Pinned,
+        path: impl FnOnce() -> String,
+    ) {
+        if pinned.repo != *typed
+            && let Some(endpoint) = self.endpoint(proxy)
+        {
+            insert(headers, CONTENT_LOCATION, &format!("{endpoint}{}", path()));
+        }
+    }
+
     async fn pin(&self, proxy: &HfProxy, repo: &Repo, revision: &Revision) -> Result<Pinned, Refusal> {
         let pinned = proxy.pin(repo, revision, &self.caller).await?;
         if pinned.age == Age::Stale {
@@ -133,8 +153,12 @@ fn json(body: impl Into<Body>) -> Response<Body> {
 }
 
 /// Says so where an answer may be out of date.
-fn with_age(mut response: Response<Body>, pinned: &Pinned) -> Response<Body> {
-    if pinned.age == Age::Stale {
+fn with_age(response: Response<Body>, pinned: &Pinned) -> Response<Body> {
+    with_warning(response, pinned.age)
+}
+
+fn with_warning(mut response: Response<Body>, age: Age) -> Response<Body> {
+    if age == Age::Stale {
         let warning = "offline; The upstream hub cannot be asked: this is what was known last";
         response.headers_mut().insert(X_HF_WARNING, HeaderValue::from_static(warning));
     }

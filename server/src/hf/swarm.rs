@@ -4,10 +4,13 @@
 //! verified, keeps them on disk ([`shelf`]), and has the engine give them to peers as long as all of their blobs are here
 //! ([`seeding`]). [`routes`] is HTTP over it.
 //!
-//! Only what everybody may read is ever made a torrent: an info hash is a key that cannot be taken back. Whether it is so
-//! is asked anew for each request, by the rules of the proxy.
+//! Only what everybody may read is made a torrent, unless a person named the repository: an info hash is a key that cannot
+//! be taken back. Torrents of such a repository are closed ([`Reach::Closed`]): private (BEP 27), in no list, and told to
+//! callers alone whom upstream lets read it. All that is asked anew for each request, by the rules of the proxy; and now
+//! and then of what nobody asks for ([`closing`]).
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,15 +25,21 @@ use wtfs_proto::metainfo::Metainfo;
 use wtfs_torrent::Session;
 use wtfs_torrent::hf::blobs::BlobsStatus;
 
-use super::refusal::Refusal;
+use super::limits::{Limits, network_of};
+use super::refusal::{Asker, Refusal};
 use super::{Caller, HfCounters, HfProxy};
+use crate::closed_swarms::ClosedSwarms;
 use crate::own_peer::Others;
+use crate::tracker::Tracker;
 use asked::Asked;
-use made::{Key, Part, part, parts};
+use closing::Rounds;
+use made::{Key, Part, Reach, part, parts};
+use preparing::{Grant, Order};
 use seeding::Seed;
 use shelf::Shelf;
 
 mod asked;
+mod closing;
 mod made;
 mod preparing;
 mod routes;
@@ -57,6 +66,12 @@ const LISTED_MAX: usize = 200;
 /// How often it is looked whether blobs came or went.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// How long the list of all torrents is good for: it costs looks at files.
+const MODELS_TTL: Duration = Duration::from_secs(1);
+
+/// Counts of what is here that are made at once: each is a look at many files.
+const COUNTS_AT_ONCE: usize = 4;
+
 /// The swarms. Clones are the same.
 #[derive(Debug, Clone)]
 pub(crate) struct Swarms(Arc<Inner>);
@@ -65,12 +80,18 @@ pub(crate) struct Swarms(Arc<Inner>);
 struct Inner {
     proxy: HfProxy,
     session: Session,
+    tracker: Tracker,
     shelf: Arc<Shelf>,
     state: Mutex<State>,
     /// Held by who adds a torrent to the engine or takes it out.
     seeding: tokio::sync::Mutex<()>,
     /// Preparations that fetch and hash at once; the others wait.
     slots: Arc<Semaphore>,
+    /// Of those, how many are one client's.
+    of_one: Limits,
+    counts: Semaphore,
+    looked: tokio::sync::Mutex<Option<(Instant, Vec<ModelStatus>)>>,
+    closed: ClosedSwarms,
     /// Grows when a torrent is given to peers from now on, or no more; and up to where the tracker knows.
     changed: watch::Sender<u64>,
     announced: watch::Sender<u64>,
@@ -95,6 +116,8 @@ struct Entry {
     total_bytes: u64,
     stage: Stage,
     used: u64,
+    /// Whose wish it was, if a client's.
+    client: Option<IpAddr>,
 }
 
 #[derive(Debug, Clone)]
@@ -124,14 +147,25 @@ enum Found {
 
 impl Swarms {
     /// Finds what was kept, and begins to look after it. Must run on a tokio runtime.
-    pub(crate) fn start(proxy: HfProxy, session: Session, cache_dir: &Path, stop: CancellationToken) -> Self {
+    pub(crate) fn start(
+        proxy: HfProxy,
+        session: Session,
+        tracker: Tracker,
+        cache_dir: &Path,
+        stop: CancellationToken,
+    ) -> Self {
         let swarms = Self(Arc::new(Inner {
             proxy,
             session,
+            tracker,
             shelf: Arc::new(Shelf::new(cache_dir.join("hf").join("torrents"))),
             state: Mutex::default(),
             seeding: tokio::sync::Mutex::default(),
             slots: Arc::new(Semaphore::new(preparing::AT_ONCE)),
+            of_one: Limits::new(preparing::AT_ONCE_OF_ONE),
+            counts: Semaphore::new(COUNTS_AT_ONCE),
+            looked: tokio::sync::Mutex::default(),
+            closed: ClosedSwarms::default(),
             changed: watch::channel(0).0,
             announced: watch::channel(0).0,
             tasks: TaskTracker::new(),
@@ -143,23 +177,42 @@ impl Swarms {
 
     /// What tells the hub's tracker of torrents that come and go.
     pub(crate) fn others(&self) -> Others {
-        Others { changes: self.0.changed.subscribe(), announced: self.0.announced.clone() }
+        Others {
+            changes: self.0.changed.subscribe(),
+            announced: self.0.announced.clone(),
+            closed: self.0.closed.clone(),
+        }
+    }
+
+    /// Whether nobody is told of a torrent but who has a right to it. By its info hash in hex.
+    pub(crate) fn is_closed(&self, info_hash: &str) -> bool {
+        info_hash.parse().is_ok_and(|info_hash| self.0.closed.hold(info_hash))
     }
 
     async fn look_after(self) {
         let shelf = self.0.shelf.clone();
         let kept = tokio::task::spawn_blocking(move || shelf.all(TORRENTS_MAX)).await.unwrap_or_default();
+        let mut forbidden = Vec::new();
         {
             let mut state = self.0.state();
             for found in kept {
+                if found.key.reach == Reach::Closed && !self.may_be_closed(&found.key.repo) {
+                    // It was named in an earlier run.
+                    forbidden.push(found.key);
+                    continue;
+                }
                 let total_bytes = found.parts.iter().map(|part| part.bytes).sum();
                 let stage = Stage::Made(Arc::new(found.metainfo));
-                let entry = Entry { parts: found.parts, total_bytes, stage, used: 0 };
+                let entry = Entry { parts: found.parts, total_bytes, stage, used: 0, client: None };
                 state.torrents.entry(found.key).or_insert(entry);
             }
         }
-        let mut start = 0;
+        for key in forbidden {
+            self.forget(&key).await;
+        }
+        let (mut start, mut rounds) = (0, Rounds::default());
         loop {
+            self.look_at_rights(&mut rounds).await;
             self.look_at_blobs(&mut start).await;
             self.look_at_sightings().await;
             tokio::select! {
@@ -189,13 +242,20 @@ impl Swarms {
                 Some(whole.or_else(|| tree.find(path.as_str())).ok_or_else(missing)?)
             }
         };
-        let key = Key { repo, commit: tree.commit, path: file.map(|file| file.path.clone()) };
+        let reach = if snapshot.is_public { Reach::Open } else { Reach::Closed };
+        let key = Key { repo, commit: tree.commit, path: file.map(|file| file.path.clone()), reach };
         let parts = || match file {
             Some(file) => Arc::from([part(file)]),
             None => parts(tree),
         };
-        if !snapshot.is_public {
-            self.withdraw(&key.repo).await;
+        // What there is from before it was opened or closed.
+        let other = if snapshot.is_public { Reach::Closed } else { Reach::Open };
+        self.withdraw(&key.repo, other).await;
+        let (mut token, mut asker) = (None, Asker::Anonymous);
+        if reach == Reach::Closed && self.may_be_closed(&key.repo) {
+            (token, asker) = (proxy.may_read(&snapshot.pinned, caller).await?, caller.asker());
+        } else if reach == Reach::Closed {
+            self.withdraw(&key.repo, Reach::Closed).await;
             let reason = "not everybody may read this repository, so there is no torrent of it".to_owned();
             let parts = parts();
             let total_bytes = parts.iter().map(|part| part.bytes).sum();
@@ -207,7 +267,8 @@ impl Swarms {
             return Ok(Found::Torrent { key, metainfo });
         }
         if wish == Wish::Make {
-            self.prepare(&key, parts)?;
+            let grant = Some(Grant { snapshot: snapshot.clone(), token, asker });
+            self.prepare(&key, Order { client: Some(network_of(caller.client)), grant }, parts)?;
         }
         let entry = self.0.state().torrents.get(&key).cloned();
         if let Some(Entry { stage: Stage::Made(metainfo), .. }) = entry {
@@ -226,6 +287,7 @@ impl Swarms {
 
     /// How much of these files is here.
     async fn count_present(&self, status: ModelStatus, parts: Arc<[Part]>) -> ModelStatus {
+        let _turn = self.0.counts.acquire().await;
         let blobs = self.0.session.blobs().clone();
         let counted = tokio::task::spawn_blocking(move || {
             let (mut files, mut bytes) = (0, 0_u64);
@@ -281,24 +343,18 @@ impl Swarms {
         }
         drop(state);
         let (counters, blobs) = (self.0.proxy.counters(), self.0.session.blobs().status());
-        HfNumbers { counters, blobs, peer_bytes, seeded, kept, preparing, failed }
+        let exchanged_bytes = self.0.tracker.claimed_bytes();
+        HfNumbers { counters, blobs, peer_bytes, exchanged_bytes, seeded, kept, preparing, failed }
     }
 
-    /// Everything that is known of torrents and of what came from upstream. `served_bytes` are those of HTTP.
+    /// Everything that may be told of torrents and of what came from upstream. `served_bytes` are those of HTTP.
     pub(crate) async fn stats(&self, served_bytes: u64) -> HfStats {
-        let mut entries: Vec<(Key, Entry)> = {
-            let state = self.0.state();
-            state.torrents.iter().map(|(key, entry)| (key.clone(), entry.clone())).collect()
-        };
-        entries
-            .sort_by(|(key, entry), (other, than)| than.used.cmp(&entry.used).then_with(|| key.cmp(other)));
-        entries.truncate(LISTED_MAX);
-        let mut models = Vec::new();
-        for (key, entry) in entries {
-            models.push(self.status(&key, entry).await);
-        }
-        let HfNumbers { counters, blobs, peer_bytes, .. } = self.numbers();
-        let fills = self.0.session.blobs().fills().into_iter().take(LISTED_MAX);
+        let models = self.models().await;
+        let HfNumbers { counters, blobs, peer_bytes, exchanged_bytes, .. } = self.numbers();
+        // Of what not everybody may read, not even the hash is told.
+        let is_open = |id| !self.0.proxy.0.provenance.is_closed(id);
+        let fills = self.0.session.blobs().fills().into_iter();
+        let fills = fills.filter(|fill| is_open(fill.id)).take(LISTED_MAX);
         HfStats {
             upstream: self.0.proxy.upstream().endpoint().to_owned(),
             upstream_bytes: counters.upstream.file_bytes,
@@ -307,6 +363,7 @@ impl Swarms {
             upstream_failed: counters.upstream.failed,
             served_bytes,
             peer_bytes,
+            exchanged_bytes,
             blobs: blobs.whole,
             blobs_bytes: blobs.whole_bytes,
             fills: fills
@@ -320,6 +377,29 @@ impl Swarms {
             models,
         }
     }
+
+    /// Those that are open and were used last. Looked at once a second at most, whoever asks.
+    async fn models(&self) -> Vec<ModelStatus> {
+        // Held while it is made: who comes meanwhile is given the same.
+        let mut looked = self.0.looked.lock().await;
+        if let Some((_, models)) = looked.as_ref().filter(|(at, _)| at.elapsed() < MODELS_TTL) {
+            return models.clone();
+        }
+        let mut entries: Vec<(Key, Entry)> = {
+            let state = self.0.state();
+            let open = state.torrents.iter().filter(|(key, _)| key.reach == Reach::Open);
+            open.map(|(key, entry)| (key.clone(), entry.clone())).collect()
+        };
+        entries
+            .sort_by(|(key, entry), (other, than)| than.used.cmp(&entry.used).then_with(|| key.cmp(other)));
+        entries.truncate(LISTED_MAX);
+        let mut models = Vec::new();
+        for (key, entry) in entries {
+            models.push(self.status(&key, entry).await);
+        }
+        *looked = Some((Instant::now(), models.clone()));
+        models
+    }
 }
 
 /// Numbers that cost no look at any file.
@@ -329,12 +409,21 @@ pub(crate) struct HfNumbers {
     pub(crate) blobs: BlobsStatus,
     /// Bytes that peers were given.
     pub(crate) peer_bytes: u64,
+    /// Bytes that peers say they gave each other.
+    pub(crate) exchanged_bytes: u64,
     /// Torrents that peers are given now.
     pub(crate) seeded: usize,
     /// Torrents of which something had to go.
     pub(crate) kept: usize,
     pub(crate) preparing: usize,
     pub(crate) failed: usize,
+}
+
+impl Swarms {
+    /// Whether there may be torrents of a repository although not everybody may read it.
+    fn may_be_closed(&self, repo: &Repo) -> bool {
+        self.0.proxy.0.config.private_swarms.include(repo)
+    }
 }
 
 impl Inner {
@@ -355,9 +444,9 @@ impl State {
         }
     }
 
-    /// Puts down what is of a repository that not everybody may read any more.
-    fn of_repo(&self, repo: &Repo) -> Vec<Key> {
-        self.torrents.keys().filter(|key| key.repo == *repo).cloned().collect()
+    /// The torrents of a repository.
+    fn of_repo(&self, repo: &Repo, reach: Reach) -> Vec<Key> {
+        self.torrents.keys().filter(|key| key.repo == *repo && key.reach == reach).cloned().collect()
     }
 }
 

@@ -35,8 +35,11 @@ impl Area {
         match first {
             "seed" | "files" => Self::WebSeed,
             "announce" | "scrape" => Self::Tracker,
-            "torrent" | "torrents" | "magnet" => Self::Torrents,
-            "" | "assets" | "browser" | "stats" | "metrics" | "healthz" | "readyz" => Self::Operations,
+            "torrent" | "torrents" | "magnet" | "model" => Self::Torrents,
+            "hf" if matches!(second, Some("torrent" | "magnet" | "model")) => Self::Torrents,
+            "" | "assets" | "browser" | "stats" | "metrics" | "healthz" | "readyz" | "hf-stats" => {
+                Self::Operations
+            }
             "hf" | "api" => Self::HuggingFace,
             _ if matches!(second, Some("announce" | "scrape")) => Self::Tracker,
             // At the root: behind an owner and a name, or a name alone, perhaps of a data set.
@@ -192,6 +195,12 @@ mod tests {
             ("/announce/word", Area::Tracker),
             ("/word/scrape", Area::Tracker),
             ("/torrent/x", Area::Torrents),
+            ("/model/a/b", Area::Torrents),
+            ("/hf/torrent/a/b", Area::Torrents),
+            ("/hf/a/b/resolve/main/c", Area::HuggingFace),
+            ("/a/b/resolve/main/c", Area::HuggingFace),
+            ("/api/models", Area::HuggingFace),
+            ("/hf-stats", Area::Operations),
             ("/seeds", Area::Other),
             ("", Area::Operations),
         ] {

@@ -121,6 +121,7 @@ pub(super) fn told(request: &AnnounceRequest, from: std::net::IpAddr, want: usiz
         event: request.event,
         wanted: Wanted::Addresses,
         want,
+        uploaded_bytes: request.uploaded,
     }
 }
 

@@ -36,6 +36,7 @@ impl Tracker {
         presence: Presence,
     ) {
         self.shared.set_own_addr(addr.ip());
+        self.shared.claims(|claims| claims.leave_out(peer_id));
         let announce = Announce {
             info_hash,
             peer_id,
@@ -46,6 +47,7 @@ impl Tracker {
             event: if presence == Presence::Gone { AnnounceEvent::Stopped } else { AnnounceEvent::None },
             wanted: Wanted::Addresses,
             want: 0,
+            uploaded_bytes: 0,
         };
         if let Err(error) = self.shared.announce(announce, |_| {}) {
             tracing::debug!(%info_hash, %error, "the hub's own peer is not in the swarm");

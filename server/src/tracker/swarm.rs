@@ -88,6 +88,8 @@ pub(crate) struct Announce {
     pub(crate) wanted: Wanted,
     /// How many peers, at most.
     pub(crate) want: usize,
+    /// What it says it has given to others since it began.
+    pub(crate) uploaded_bytes: u64,
 }
 
 /// Whether newcomers are remembered.

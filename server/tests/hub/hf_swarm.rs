@@ -1,11 +1,11 @@
 //! Torrents of what the proxy keeps: the same at every hub, given to peers out of the cache, there after a restart, and
 //! never of what not everybody may read.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use wtfs_proto::metainfo::{Metainfo, Version};
-use wtfs_server::HubConfig;
+use wtfs_server::{HubConfig, TrustedProxies};
 use wtfs_testkit::hf_hub::{Access, Content, Fault, FaultKind, HfHub, RepoKind};
 use wtfs_torrent::{AddOptions, NetworkPolicy, Session, SessionConfig, Source, StorageKind};
 
@@ -52,7 +52,7 @@ fn metainfo(answer: &Answer) -> Metainfo {
 }
 
 /// Waits until `/model/…` says so.
-async fn until(hub: &Served, model: &str, what: impl Fn(&Value) -> bool) -> Value {
+pub(crate) async fn until(hub: &Served, model: &str, what: impl Fn(&Value) -> bool) -> Value {
     let start = Instant::now();
     loop {
         let status = json(&hub.get(&format!("/model/{model}")).await);
@@ -60,7 +60,7 @@ async fn until(hub: &Served, model: &str, what: impl Fn(&Value) -> bool) -> Valu
             return status;
         }
         assert!(start.elapsed() < PATIENCE, "{model}: {status}");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -206,13 +206,101 @@ async fn a_repository_that_is_closed_takes_its_torrents_along() {
     let (stage, upstream) = (Stage::new(), upstream());
     let mut config = before(&stage, &upstream);
     let hf = config.hf.as_mut().expect("a proxy");
-    (hf.ref_ttl, hf.public_ttl) = (std::time::Duration::ZERO, std::time::Duration::ZERO);
+    (hf.ref_ttl, hf.public_ttl) = (Duration::ZERO, Duration::ZERO);
     let hub = Served::start(config).await;
     hub.wait_for("/torrent/org/model", 200).await;
     until(&hub, "org/model", |status| status["is_seeded"] == true).await;
     upstream.set_access(RepoKind::Model, "org/model", Access::Gated);
     assert_eq!(hub.wait_for("/torrent/org/model", 403).await.status, 403);
     assert!(hub.hub.session().torrents().is_empty());
+    hub.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_that_is_closed_takes_its_torrents_along_also_when_nobody_asks_for_them() {
+    let (stage, upstream) = (Stage::new(), upstream());
+    let mut config = before(&stage, &upstream);
+    let hf = config.hf.as_mut().expect("a proxy");
+    (hf.ref_ttl, hf.public_ttl) = (Duration::ZERO, Duration::ZERO);
+    let hub = Served::start(config).await;
+    hub.wait_for("/torrent/org/model", 200).await;
+    hub.wait_for("/torrent/org/other", 200).await;
+    until(&hub, "org/model", |status| status["is_seeded"] == true).await;
+    until(&hub, "org/other", |status| status["is_seeded"] == true).await;
+    upstream.set_access(RepoKind::Model, "org/model", Access::Private);
+    let start = Instant::now();
+    while hub.hub.session().torrents().len() > 1 {
+        assert!(start.elapsed() < PATIENCE, "it is still seeded");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let listed = hub.list().await;
+    assert!(!listed.contains(&commit(&upstream)), "{listed}");
+    hub.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_peers_tell_the_tracker_of_each_other_is_added_up() {
+    let (stage, upstream) = (Stage::new(), upstream());
+    let hub = start(&stage, &upstream).await;
+    hub.wait_for("/torrent/org/model", 200).await;
+    let status = until(&hub, "org/model", |status| status["is_seeded"] == true).await;
+    let hash = status["info_hash"].as_str().expect("a hash");
+    let encoded: String = (0..20).map(|at| format!("%{}", &hash[2 * at..2 * at + 2])).collect();
+    for (peer, uploaded, event) in [
+        ('a', 0, "started"),
+        ('b', 0, "started"),
+        ('a', 700_000, ""),
+        ('b', 50_000, "stopped"),
+        ('a', 800_000, ""),
+    ] {
+        let id = peer.to_string().repeat(20);
+        let query =
+            format!("info_hash={encoded}&peer_id={id}&port=1&downloaded=0&left=0&uploaded={uploaded}");
+        let answer = hub.get(&format!("/announce?{query}&event={event}")).await;
+        assert!(answer.status == 200 && !answer.text().contains("failure"), "{}", answer.text());
+    }
+    assert_eq!(json(&hub.get("/hf-stats").await)["exchanged_bytes"], 850_000);
+    let metrics = hub.get("/metrics").await.text();
+    assert!(metrics.contains("\nwtfs_hf_exchanged_bytes_total 850000\n"), "{metrics}");
+    hub.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_client_does_not_take_all_the_places_where_torrents_are_prepared() {
+    let stage = Stage::new();
+    let mut builder = HfHub::builder();
+    for n in 0..20 {
+        builder = builder.model(&format!("org/m{n}")).ramp("slow.bin", n, 100_000);
+    }
+    let upstream = builder.model("org/quick").ramp("quick.bin", 99, 100_000).start();
+    upstream.fault(Fault::cdn(FaultKind::Delay(Duration::from_secs(600))).path("*slow*"));
+    let mut config = before(&stage, &upstream);
+    config.trusted_proxies = TrustedProxies::parse(["127.0.0.1"]).expect("an address");
+    let hub = Served::start(config).await;
+    let greedy = ["X-Forwarded-For: 192.0.2.1"];
+    let mut refused = Vec::new();
+    for n in 0..20 {
+        let answer = hub.ask("GET", &format!("/torrent/org/m{n}"), &greedy).await;
+        match answer.status {
+            202 => assert!(refused.is_empty(), "{n}"),
+            _ => refused.push(answer),
+        }
+    }
+    assert_eq!(refused.len(), 4);
+    for answer in &refused {
+        assert_eq!((answer.status, answer.header("retry-after")), (429, Some("10")), "{}", answer.text());
+        let text = json(answer)["error"].as_str().expect("a text").to_owned();
+        assert!(text.starts_with("16 torrents that you asked for are being prepared"), "{text}");
+    }
+    // What is being prepared already is told of all the same.
+    assert_eq!(hub.ask("GET", "/torrent/org/m3", &greedy).await.status, 202);
+    // Another client has a place, and a turn.
+    let other = ["X-Forwarded-For: 192.0.2.2"];
+    let start = Instant::now();
+    while hub.ask("GET", "/torrent/org/quick", &other).await.status != 200 {
+        assert!(start.elapsed() < PATIENCE, "it has no turn");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     hub.end().await;
 }
 
@@ -254,7 +342,7 @@ async fn a_torrent_that_cannot_be_made_says_why() {
     let (stage, upstream) = (Stage::new(), upstream());
     let mut config = before(&stage, &upstream);
     config.session.cache_bytes = Some(1_000_000);
-    config.session.read_timeout = std::time::Duration::from_secs(3);
+    config.session.read_timeout = Duration::from_secs(3);
     let hub = Served::start(config).await;
     let answer = hub.wait_for("/torrent/org/model", 503).await;
     let status = json(&answer);

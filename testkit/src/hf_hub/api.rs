@@ -13,6 +13,9 @@ use super::{
     route::{self, Place},
 };
 
+/// What every repository is tagged with.
+const TAGS: &[&str] = &["region:us"];
+
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Caller {
@@ -89,16 +92,41 @@ pub(super) fn whoami(state: &State, asked: &Asked) -> Reply {
     }
 }
 
-/// All repositories of a kind that the caller may know of.
+/// All repositories of a kind that the caller may know of, by what they are searched by. Files are told of for `full`.
 pub(super) fn list(state: &State, asked: &Asked, kind: RepoKind) -> Reply {
     let caller = Caller::of(state, asked);
-    let wanted = asked.parameter("search").unwrap_or_default();
+    if caller == Caller::Unknown {
+        return bad_token();
+    }
+    if !matches!(asked.method, Method::GET | Method::HEAD) {
+        return Reply::error(405, None, "Method not allowed");
+    }
+    let pairs = asked.pairs();
+    let all =
+        |key: &'static str| pairs.iter().filter(move |(known, _)| known == key).map(|(_, value)| value.as_str());
+    let is_wanted = |repo: &Repo| {
+        let (id, owner) = (repo.id.to_lowercase(), repo.id.split_once('/').map(|(owner, _)| owner));
+        all("search").all(|word| id.contains(&word.to_lowercase()))
+            && all("author").all(|author| owner == Some(author))
+            && all("filter").all(|tag| TAGS.contains(&tag))
+    };
     let repos = lock(&state.repos);
-    let seen = repos.iter().filter(|repo| repo.kind == kind && repo.id.contains(&wanted));
-    let seen = seen.filter(|repo| refusal(repo, &caller, Need::Metadata).is_none());
-    let entries: Vec<Value> =
-        seen.filter_map(|repo| Some(info(repo, repo.resolve("main")?, Detail::Plain))).collect();
-    listing::page(state, asked, &entries, Detail::Plain)
+    let mut seen: Vec<&Repo> = repos.iter().filter(|repo| repo.kind == kind && is_wanted(repo)).collect();
+    seen.retain(|repo| refusal(repo, &caller, Need::Metadata).is_none());
+    if all("sort").any(|key| key == "lastModified") {
+        let changed = |repo: &Repo| repo.resolve("main").map(|commit| commit.date.clone());
+        seen.sort_by_key(|repo| std::cmp::Reverse(changed(repo)));
+    }
+    let is_full = asked.parameter("full").is_some_and(|full| is_true(&full));
+    let entries = seen.into_iter().filter_map(|repo| {
+        let mut entry = info(repo, repo.resolve("main")?, Detail::Plain);
+        if let Some(fields) = entry.as_object_mut().filter(|_| !is_full) {
+            fields.remove("siblings");
+            fields.remove("sha");
+        }
+        Some(entry)
+    });
+    listing::page(state, asked, &entries.collect::<Vec<_>>(), Detail::Plain)
 }
 
 /// Whatever is asked of one repository.
@@ -196,7 +224,7 @@ fn info(repo: &Repo, commit: &Commit, detail: Detail) -> Value {
         "private": repo.access == Access::Private,
         "gated": gated,
         "disabled": false,
-        "tags": ["region:us"],
+        "tags": TAGS,
         "downloads": 17,
         "likes": 3,
         "siblings": siblings,
@@ -258,7 +286,7 @@ fn paths_info(state: &State, asked: &Asked, commit: &Commit) -> Reply {
     } else {
         let pairs = route::pairs(&body);
         let of =
-            |key: &str| pairs.iter().filter(|(k, _)| k == key).map(|(_, v)| v.clone()).collect::<Vec<_>>();
+            |key: &'static str| pairs.iter().filter(|(k, _)| k == key).map(|(_, v)| v.clone()).collect::<Vec<_>>();
         (of("paths"), of("expand").pop().unwrap_or_default())
     };
     let detail = Detail::of(Some(&expand));

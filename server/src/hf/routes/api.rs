@@ -3,6 +3,8 @@
 //! Listings are paged here, whatever upstream's pages were: a cursor is the number of entries before it, in the order of
 //! a tree that never changes.
 
+use std::collections::HashSet;
+
 use axum::body::Body;
 use axum::http::Response;
 use axum::http::header::{CONTENT_TYPE, LINK};
@@ -11,8 +13,8 @@ use http_body_util::{BodyExt as _, Limited};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use wtfs_proto::hf::{
-    Depth, FilePath, Repo, RepoTree, Revision, TreeEntry, encode_path, encode_segment, entries_to_json,
-    next_link,
+    Depth, FilePath, Repo, RepoKind, RepoTree, Revision, TreeEntry, encode_path, encode_segment,
+    entries_to_json, next_link,
 };
 use wtfs_torrent::hf::{ApiMethod, ApiRequest};
 
@@ -20,10 +22,47 @@ use super::super::passing::Passed;
 use super::super::refusal::{Refusal, X_REPO_COMMIT, insert};
 use super::super::{HfProxy, Pinned, Snapshot};
 use super::query::{Flag, Query, pairs};
-use super::{Asked, json as json_response, with_age};
+use super::{Asked, json as json_response, with_age, with_warning};
 
 /// Entries of one page.
 const PAGE_MAX: usize = 1000;
+
+/// The longest query of a list of repositories.
+const QUERY_BYTES_MAX: usize = 4096;
+
+/// What lists of repositories are asked for with: by search, owner and tags, in an order, by pages, with more or fewer
+/// fields. Nothing else goes upstream.
+const LIST_KEYS: &[&str] = &[
+    "search",
+    "author",
+    "filter",
+    "tags",
+    "library",
+    "language",
+    "license",
+    "pipeline_tag",
+    "trained_dataset",
+    "dataset",
+    "datasets",
+    "models",
+    "linked",
+    "benchmark",
+    "apps",
+    "gated",
+    "inference",
+    "inference_provider",
+    "num_parameters",
+    "sort",
+    "direction",
+    "limit",
+    "cursor",
+    "p",
+    "full",
+    "config",
+    "cardData",
+    "expand",
+    "expand[]",
+];
 
 /// The longest body of a question.
 const QUESTION_BYTES_MAX: usize = 1 << 20;
@@ -57,7 +96,10 @@ pub(super) async fn info(
         }
         pinned = snapshot.pinned;
     }
-    Ok(with_age(json_response(info.to_string()), &pinned))
+    let mut response = json_response(info.to_string());
+    let path = || pinned.repo.api_path_at("revision", revision);
+    asked.name(proxy, response.headers_mut(), repo, &pinned, path);
+    Ok(with_age(response, &pinned))
 }
 
 /// The files of a tree as an info lists them.
@@ -177,8 +219,10 @@ pub(super) async fn paths_info(
         }
     }
     let Snapshot { pinned, tree, .. } = proxy.snapshot(pinned, &asked.caller).await?;
-    let entries = paths.iter().filter_map(|path| {
-        let path = path.trim_matches('/');
+    // Each once: an answer is no longer than the listing, whatever is asked.
+    let mut asked_before = HashSet::new();
+    let paths = paths.iter().map(|path| path.trim_matches('/')).filter(|path| asked_before.insert(*path));
+    let entries = paths.filter_map(|path| {
         let directory = || tree.find_directory(path).map(TreeEntry::Directory);
         tree.find(path).map(TreeEntry::File).or_else(directory)
     });
@@ -191,7 +235,22 @@ pub(super) async fn refs(proxy: &HfProxy, asked: &Asked, repo: &Repo) -> Result<
         .any(|(key, value)| key == "include_prs" && !matches!(value.as_str(), "0" | "false" | "False"));
     let query = wants_all.then(|| "include_prs=1".to_owned());
     let answer = proxy.refs(&pinned, query, &asked.caller).await?;
-    Ok(with_age(json_response(answer.body), &pinned))
+    Ok(with_age(with_warning(json_response(answer.body), answer.age), &pinned))
+}
+
+/// Which repositories there are: upstream's word, of which only the pages' addresses are changed.
+pub(super) async fn list(proxy: &HfProxy, asked: &Asked, kind: RepoKind) -> Result<Response<Body>, Refusal> {
+    let text = asked.parts.uri.query().unwrap_or_default();
+    if text.len() > QUERY_BYTES_MAX {
+        return Err(Refusal::Request("the query is too long"));
+    }
+    let query: Vec<String> = pairs(text)
+        .filter(|(key, _)| LIST_KEYS.contains(&key.as_str()))
+        .map(|(key, value)| format!("{}={}", encode_segment(&key), encode_segment(&value)))
+        .collect();
+    let query = (!query.is_empty()).then(|| query.join("&"));
+    let answer = proxy.list(kind, query, &asked.caller).await?;
+    Ok(passed_on(proxy, asked, answer))
 }
 
 pub(super) async fn commits(
@@ -216,7 +275,7 @@ pub(super) async fn commits(
 
 /// An answer of upstream's, with its next page at this hub.
 fn passed_on(proxy: &HfProxy, asked: &Asked, answer: Passed) -> Response<Body> {
-    let mut response = json_response(answer.body);
+    let mut response = with_warning(json_response(answer.body), answer.age);
     if let (Some(next), Some(endpoint)) = (&answer.next, asked.endpoint(proxy)) {
         insert(response.headers_mut(), LINK, &next_link(&format!("{endpoint}{next}")));
     }

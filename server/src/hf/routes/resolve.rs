@@ -65,6 +65,7 @@ pub(super) async fn resolve(
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     describe(headers, pinned, &file);
+    asked.name(proxy, headers, repo, pinned, || pinned.repo.resolve_path(revision, path));
     let is_fixed = revision.commit().is_some() && snapshot.is_public;
     headers.insert(
         CACHE_CONTROL,
@@ -118,8 +119,12 @@ fn describe(headers: &mut HeaderMap, pinned: &Pinned, file: &TreeFile) {
     insert(headers, X_LINKED_SIZE, &file.bytes.to_string());
     insert(headers, X_REPO_COMMIT, &pinned.commit().to_string());
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    disarm(headers);
+}
+
+/// Whatever a browser makes of a file, nothing in it may run.
+fn disarm(headers: &mut HeaderMap) {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // Whatever a browser makes of it, nothing in it may run.
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
 }
 
@@ -192,7 +197,7 @@ async fn bytes(
         add(&counters.warm_bytes, len);
         return Ok(body);
     }
-    if snapshot.is_public {
+    if snapshot.is_public || proxy.0.config.private_swarms.include(&snapshot.pinned.repo) {
         // For its torrent, in the pass that verifies it.
         blob.want_hashes(piece_bytes(file.bytes));
     }
@@ -225,8 +230,7 @@ pub(super) async fn raw(
     let headers = response.headers_mut();
     insert(headers, X_REPO_COMMIT, &pinned.commit().to_string());
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
+    disarm(headers);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache, no-transform"));
     if file.lfs.is_some() {
         let pointer = pointer(&file);

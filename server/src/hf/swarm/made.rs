@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use wtfs_proto::hf::{Commit, ContentId, FilePath, Repo, RepoTree, TreeFile};
-use wtfs_proto::metainfo::{FileHashes, HybridBuilder, Metainfo, MetainfoError, choose_piece_bytes};
+use wtfs_proto::metainfo::{FileHashes, HybridBuilder, Metainfo, MetainfoError, Privacy, choose_piece_bytes};
 use wtfs_torrent::hf::blobs::PieceHashes;
 
 /// Pieces of less cost more hashes than they spare waiting.
@@ -17,6 +17,15 @@ const PIECE_BYTES_MIN: u32 = 256 << 10;
 /// Who reads a little of a file waits for a piece of it, if it knows v1 alone.
 const PIECE_BYTES_MAX: u32 = 4 << 20;
 
+/// Who may have a torrent. What it holds may be the same; its info hash is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Reach {
+    /// Everybody, as the repository.
+    Open,
+    /// Who may read the repository.
+    Closed,
+}
+
 /// What a torrent is of.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
@@ -24,6 +33,7 @@ pub(super) struct Key {
     pub(super) commit: Commit,
     /// One file; the whole revision when none.
     pub(super) path: Option<FilePath>,
+    pub(super) reach: Reach,
 }
 
 /// A file of a torrent, and the blob that it is.
@@ -64,10 +74,14 @@ pub(super) fn metainfo(
     hashes: &HashMap<ContentId, Arc<PieceHashes>>,
 ) -> Result<Metainfo, MetainfoError> {
     let piece_bytes = piece_bytes_of(parts);
-    let mut builder = match &key.path {
+    let builder = match &key.path {
         Some(path) => HybridBuilder::single_file(path.file_name(), piece_bytes),
         None => HybridBuilder::directory(&key.commit.to_string(), piece_bytes),
     };
+    let mut builder = builder.with_privacy(match key.reach {
+        Reach::Open => Privacy::Public,
+        Reach::Closed => Privacy::Private,
+    });
     for part in parts {
         let path = part.path.to_torrent_path();
         let path = match key.path {
@@ -102,6 +116,8 @@ pub(super) struct Record {
     commit: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     path: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    closed: bool,
     files: Vec<(String, String, u64)>,
 }
 
@@ -112,6 +128,7 @@ impl Record {
             repo: key.repo.to_string(),
             commit: key.commit.to_string(),
             path: key.path.as_ref().map(FilePath::to_string),
+            closed: key.reach == Reach::Closed,
             files: files.collect(),
         }
     }
@@ -122,7 +139,8 @@ impl Record {
             Some(path) => Some(FilePath::parse(path).ok()?),
             None => None,
         };
-        let key = Key { repo: Repo::parse(&self.repo).ok()?, commit: self.commit.parse().ok()?, path };
+        let reach = if self.closed { Reach::Closed } else { Reach::Open };
+        let key = Key { repo: Repo::parse(&self.repo).ok()?, commit: self.commit.parse().ok()?, path, reach };
         let files = self.files.iter().map(|(path, id, bytes)| {
             Some(Part { path: FilePath::parse(path).ok()?, id: id.parse().ok()?, bytes: *bytes })
         });
@@ -152,12 +170,15 @@ mod tests {
     #[test]
     fn what_is_remembered_is_read_back() {
         let repo = Repo::parse("datasets/org/name").expect("a repository");
-        let key = Key { repo, commit: Commit([7; 20]), path: None };
         let parts = [part("a/b", 1), part("c", 2)];
-        let text = serde_json::to_string(&Record::new(&key, &parts)).expect("written");
-        let record: Record = serde_json::from_str(&text).expect("read");
-        let (read, files) = record.read().expect("what was written");
-        assert_eq!((read, &files[..]), (key, &parts[..]));
+        let mut text = String::new();
+        for reach in [Reach::Closed, Reach::Open] {
+            let key = Key { repo: repo.clone(), commit: Commit([7; 20]), path: None, reach };
+            text = serde_json::to_string(&Record::new(&key, &parts)).expect("written");
+            let record: Record = serde_json::from_str(&text).expect("read");
+            let (read, files) = record.read().expect("what was written");
+            assert_eq!((read, &files[..]), (key, &parts[..]));
+        }
         let hostile = text.replace("a/b", "../b");
         assert!(serde_json::from_str::<Record>(&hostile).expect("JSON").read().is_none());
     }

@@ -3,17 +3,14 @@
 //!
 //! A torrent that is not there yet is answered with 202 and how far it is; asking for it (or for its magnet link) begins
 //! to prepare it, asking for `/model/…` only looks. Trackers are this hub's, and the web seed is the address of the files
-//! in its API.
+//! in its API: where not everybody may read them, it is for clients alone that send a token.
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{
-    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
-    X_CONTENT_TYPE_OPTIONS,
-};
+use axum::http::header::{CONTENT_DISPOSITION, HeaderName, HeaderValue, RETRY_AFTER};
 use axum::http::request::Parts;
 use axum::http::{Response, StatusCode};
 use axum::routing::get;
@@ -31,7 +28,7 @@ use super::{Found, Swarms, Wish};
 use crate::metrics::traffic::Traffic;
 use crate::names::attachment;
 use crate::places::PublicUrl;
-use crate::routes::wants_json;
+use crate::routes::{respond, wants_json};
 
 /// When to ask again for a torrent that is being prepared.
 const ASK_AGAIN: &str = "2";
@@ -79,6 +76,15 @@ impl Routes {
         self.swarms.find(asked, &caller, wish).await
     }
 
+    /// The torrent that is asked for behind the word of a route; what to answer instead where there is none yet.
+    async fn made(&self, parts: &Parts, word: &str) -> Result<(Key, Arc<Metainfo>), Box<Response<Body>>> {
+        match self.find(parts, asked::parse_torrent(below(parts, word)), Wish::Make).await {
+            Ok(Found::Torrent { key, metainfo }) => Ok((key, metainfo)),
+            Ok(Found::Status(status)) => Err(Box::new(not_yet(&status))),
+            Err(refusal) => Err(Box::new(refusal.into_response())),
+        }
+    }
+
     /// The torrent with this hub's addresses.
     fn with_places(&self, key: &Key, metainfo: &Metainfo, place: Option<&PublicUrl>) -> Metainfo {
         let mut metainfo = metainfo.clone();
@@ -119,11 +125,9 @@ fn below<'a>(parts: &'a Parts, word: &str) -> &'a str {
 
 async fn torrent(State(routes): State<Routes>, request: Request) -> Response<Body> {
     let (parts, _) = request.into_parts();
-    let asked = asked::parse_torrent(below(&parts, "torrent"));
-    let (key, metainfo) = match routes.find(&parts, asked, Wish::Make).await {
-        Ok(Found::Torrent { key, metainfo }) => (key, metainfo),
-        Ok(Found::Status(status)) => return not_yet(&status),
-        Err(refusal) => return refusal.into_response(),
+    let (key, metainfo) = match routes.made(&parts, "torrent").await {
+        Ok(made) => made,
+        Err(answer) => return *answer,
     };
     let place = routes.place(&parts);
     let bytes = routes.with_places(&key, &metainfo, place.as_ref()).to_bytes();
@@ -140,11 +144,9 @@ async fn torrent(State(routes): State<Routes>, request: Request) -> Response<Bod
 
 async fn magnet(State(routes): State<Routes>, request: Request) -> Response<Body> {
     let (parts, _) = request.into_parts();
-    let asked = asked::parse_torrent(below(&parts, "magnet"));
-    let (key, metainfo) = match routes.find(&parts, asked, Wish::Make).await {
-        Ok(Found::Torrent { key, metainfo }) => (key, metainfo),
-        Ok(Found::Status(status)) => return not_yet(&status),
-        Err(refusal) => return refusal.into_response(),
+    let (key, metainfo) = match routes.made(&parts, "magnet").await {
+        Ok(made) => made,
+        Err(answer) => return *answer,
     };
     let answer = routes.magnet(&key, &metainfo, routes.place(&parts).as_ref());
     let response = if wants_json(&parts) {
@@ -195,17 +197,6 @@ fn with_commit(mut response: Response<Body>, key: &Key) -> Response<Body> {
     if let Ok(value) = HeaderValue::from_str(&key.commit.to_string()) {
         response.headers_mut().insert(HeaderName::from_static("x-repo-commit"), value);
     }
-    response
-}
-
-fn respond(status: StatusCode, kind: &'static str, body: impl Into<Body>) -> Response<Body> {
-    let mut response = Response::new(body.into());
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // What it says changes, and depends on who asks and by which name.
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 

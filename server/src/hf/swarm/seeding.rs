@@ -14,7 +14,7 @@ use wtfs_torrent::hf::blobs::Blobs;
 use wtfs_torrent::store::SealedFiles;
 use wtfs_torrent::{AddError, AddOptions, RemovedData, Source, Stamp, StorageKind};
 
-use super::made::{Key, Part};
+use super::made::{Key, Part, Reach};
 use super::{Stage, State, Swarms};
 
 /// Files that are looked at in one turn; what is beyond has its turn later.
@@ -126,14 +126,23 @@ impl Swarms {
         let Ok(Some(files)) = files else { return };
         let options = AddOptions { storage: StorageKind::Sealed(Arc::new(files)), ..AddOptions::default() };
         let source = Source::Metainfo(Box::new(Metainfo::clone(metainfo)));
-        let owner = match self.0.session.add(source, options).await {
+        if key.reach == Reach::Closed {
+            self.0.closed.insert(info_hash);
+        }
+        let added = self.0.session.add(source, options).await;
+        if added.is_err() {
+            self.0.closed.remove(info_hash);
+        }
+        let owner = match added {
             Ok(_) => Owner::We,
+            // Somebody shares it here by its metainfo, and so with everybody.
             Err(AddError::Duplicate(_)) => Owner::Others,
             Err(error) => {
                 tracing::warn!(%info_hash, %error, "peers are not given a repository's files");
                 return;
             }
         };
+        self.0.tracker.follow(info_hash);
         self.0.state().seeds.insert(info_hash, Seed { keys: vec![key.clone()], owner });
         self.0.changed.send_modify(|generation| *generation += 1);
     }
@@ -149,13 +158,16 @@ impl Swarms {
             if !seed.keys.is_empty() {
                 return;
             }
-            let Some(Seed { owner: Owner::We, .. }) = state.seeds.remove(&info_hash) else { return };
+            let removed = state.seeds.remove(&info_hash);
+            self.0.tracker.unfollow(info_hash);
+            let Some(Seed { owner: Owner::We, .. }) = removed else { return };
             if let Some(torrent) = self.0.session.torrent(info_hash) {
                 state.uploaded_before += torrent.status().uploaded_bytes;
             }
             info_hash
         };
         self.0.session.remove(info_hash, RemovedData::Keep).await;
+        self.0.closed.remove(info_hash);
         tracing::info!(%info_hash, "a repository's files are not given to peers any more");
         self.0.changed.send_modify(|generation| *generation += 1);
     }
@@ -168,9 +180,9 @@ impl Swarms {
         let _ = tokio::task::spawn_blocking(move || shelf.forget(&key)).await;
     }
 
-    /// Drops all torrents of a repository.
-    pub(super) async fn withdraw(&self, repo: &Repo) {
-        let keys = self.0.state().of_repo(repo);
+    /// Drops all torrents of a repository that are open, or closed.
+    pub(super) async fn withdraw(&self, repo: &Repo, reach: Reach) {
+        let keys = self.0.state().of_repo(repo, reach);
         for key in keys {
             self.0.state().torrents.remove(&key);
             self.forget(&key).await;

@@ -13,7 +13,7 @@ use wtfs_proto::hf::ContentId;
 use wtfs_proto::merkle::hash_block;
 use wtfs_proto::metainfo::Metainfo;
 
-use super::made::{Key, Part, Record};
+use super::made::{Key, Part, Reach, Record};
 
 /// Longest file that is read back: the metainfo of a hundred thousand files is some 30 MB.
 const FILE_BYTES_MAX: u64 = 256 << 20;
@@ -50,11 +50,10 @@ impl Shelf {
             let (key, parts) = serde_json::from_slice::<Record>(&read_bounded(record)?).ok()?.read()?;
             let metainfo = Metainfo::parse(&read_bounded(&record.with_extension("torrent"))?).ok()?;
             let total: u64 = parts.iter().map(|part| part.bytes).sum();
-            (record == self.path(&key) && metainfo.info.display_total() == total).then_some(KeptTorrent {
-                key,
-                parts,
-                metainfo,
-            })
+            let is_right = record == self.path(&key)
+                && metainfo.info.display_total() == total
+                && metainfo.info.is_private == (key.reach == Reach::Closed);
+            is_right.then_some(KeptTorrent { key, parts, metainfo })
         };
         let found = read();
         if found.is_none() {
@@ -85,7 +84,11 @@ impl Shelf {
 
     fn path(&self, key: &Key) -> PathBuf {
         let path = key.path.as_ref().map(ToString::to_string).unwrap_or_default();
-        let text = format!("{}@{}/{path}", key.repo, key.commit);
+        let mut text = format!("{}@{}/{path}", key.repo, key.commit);
+        if key.reach == Reach::Closed {
+            // No path holds it.
+            text.push('\0');
+        }
         self.dir.join(format!("{}.json", ContentId::Sha256(hash_block(text.as_bytes()))))
     }
 }

@@ -43,6 +43,7 @@ fn leecher(number: u32) -> Announce {
         event: AnnounceEvent::None,
         wanted: Wanted::Addresses,
         want: 1000,
+        uploaded_bytes: 0,
     }
 }
 
@@ -244,6 +245,7 @@ proptest! {
                 event: step.event,
                 wanted: step.wanted,
                 want: step.want,
+                uploaded_bytes: 0,
             };
             let now = Duration::from_secs(now_s);
             shard.expire(now, usize::MAX);

@@ -309,6 +309,7 @@ impl Client {
             event: announce.event,
             wanted: Wanted::Sockets,
             want: want.min(offers.len()),
+            uploaded_bytes: announce.uploaded,
         };
         let mut chosen: Vec<SocketId> = Vec::with_capacity(told.want);
         let mut ask = || shared.announce(told, |drawn| chosen.extend(drawn.socket));
