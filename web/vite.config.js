@@ -1,9 +1,20 @@
 // Builds the page into dist/page, which the hub takes in when it is compiled.
+import { readFileSync } from "node:fs";
 import { defineConfig } from "vite";
+
+/** What the page and the dashboard have in common, in place of `<!-- shared: NAME -->`. */
+const shared = {
+  name: "shared",
+  transformIndexHtml: {
+    order: "pre",
+    handler: (html) => html.replaceAll(/<!-- shared: (\w+) -->\n/g, (_, name) => readFileSync(`../server/assets/shared/${name}.html`, "utf8")),
+  },
+};
 
 export default defineConfig({
   // The hub may stand below any path, so the page asks for its parts relative to itself.
   base: "./",
+  plugins: [shared],
   build: {
     outDir: "dist/page",
     emptyOutDir: true,

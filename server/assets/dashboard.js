@@ -30,6 +30,12 @@
     if (element.textContent !== text) element.textContent = text;
   }
 
+  /**
+   * A name as it is shown. Characters that control what others look like (a name may say `exe.gnp` backwards) are shown
+   * as what they are: unreadable.
+   */
+  const named = (name) => name.replaceAll(/[\p{Cc}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu, "\ufffd");
+
   // ---- numbers -----------------------------------------------------------------------------------------------
 
   const grouped = new Intl.NumberFormat("en");
@@ -314,14 +320,16 @@
     bar.hidden = !one;
     if (!one) return say($("hashing"), waiting);
     const percent = (one.total_bytes ? Math.min(one.hashed_bytes / one.total_bytes, 1) * 100 : 0).toFixed(0);
-    say($("hashing"), `Hashing ${one.name}: ${percent} % of ${bytes(one.total_bytes)}${torrents.waiting ? `, ${count(torrents.waiting)} more waiting` : ""}`);
-    $("hashing").title = one.name;
+    say($("hashing"), `Hashing ${named(one.name)}: ${percent} % of ${bytes(one.total_bytes)}${torrents.waiting ? `, ${count(torrents.waiting)} more waiting` : ""}`);
+    $("hashing").title = named(one.name);
     bar.setAttribute("aria-valuenow", percent);
     bar.firstChild.style.width = `${percent}%`;
   }
 
   // ---- the table ---------------------------------------------------------------------------------------------
 
+  /** What torrents of repositories are of, by info hash. */
+  const repositories = new Map();
   const table = { q: "", sort: "name", order: "asc", offset: 0, asked: 0, shown: "", loading: null, again: false, timer: 0 };
   const STATES = { ready: "Ready", hashing: "Hashing", waiting: "Waiting", metadata: "Metadata", refused: "Refused" };
 
@@ -394,9 +402,11 @@
   }
   function fill(row, entry) {
     const [name, size, peers, state, links] = row.children;
-    say(name.firstChild, entry.name);
-    name.firstChild.title = entry.name;
-    say(name.lastChild, entry.reason ?? entry.info_hash ?? "no info hash yet");
+    // A repository's torrent goes by its commit: who looks for it knows the repository.
+    const called = named(repositories.get(entry.info_hash) ?? entry.name);
+    say(name.firstChild, called);
+    name.firstChild.title = called;
+    say(name.lastChild, entry.reason ? named(entry.reason) : entry.info_hash ?? "no info hash yet");
     if (entry.reason) name.lastChild.title = entry.reason;
     say(size, entry.total_bytes || entry.state === "ready" ? bytes(entry.total_bytes) : "–");
     say(peers.firstChild, count(entry.seeders));
@@ -415,21 +425,29 @@
     if (!hash) { actions.replaceChildren(); return; }
     const file = at(`torrent/${hash}.torrent`);
     const magnet = make("a", { class: "magnet", href: brief(hash, entry.name, file) }, "Magnet");
-    magnet.setAttribute("aria-label", `Open the magnet link of ${entry.name}`);
-    const copy = make("button", { type: "button", class: "copy", "aria-label": `Copy the magnet link of ${entry.name}` }, "Copy magnet");
-    copy.addEventListener("click", () => copyMagnet(hash));
-    const torrent = make("a", { class: "torrent", href: file, download: "", "aria-label": `Download the .torrent file of ${entry.name}` }, ".torrent");
-    const open = make("a", { class: "open", href: at(`browser/#${hash}`), "aria-label": `Open ${entry.name} in this browser` }, "Open");
-    actions.replaceChildren(open, magnet, copy, torrent);
+    magnet.setAttribute("aria-label", `Open the magnet link of ${called}`);
+    actions.replaceChildren(...opening(hash, called), magnet, copying(at(`magnet/${hash}`), called), downloading(file, called));
   }
+  /** Browsers take part in torrents of version 1, and in hybrids. */
+  function opening(hash, called) {
+    if (hash.length !== 40) return [];
+    return [make("a", { class: "open", href: at(`browser/#${hash}`), "aria-label": `Open ${called} in this browser` }, "Open")];
+  }
+  function copying(from, called) {
+    const copy = make("button", { type: "button", class: "copy", "aria-label": `Copy the magnet link of ${called}` }, "Copy magnet");
+    copy.addEventListener("click", () => copyMagnet(from));
+    return copy;
+  }
+  const downloading = (file, called) =>
+    make("a", { class: "torrent", href: file, download: "", "aria-label": `Download the .torrent file of ${called}` }, ".torrent");
   /** A magnet link that leads to the .torrent, which has all the rest. */
   function brief(hash, name, file) {
     const topic = hash.length === 64 ? `urn:btmh:1220${hash}` : `urn:btih:${hash}`;
     return `magnet:?xt=${topic}&dn=${encodeURIComponent(name)}&xs=${encodeURIComponent(file)}&tr=${encodeURIComponent(at("announce"))}`;
   }
-  async function copyMagnet(hash) {
+  async function copyMagnet(from) {
     try {
-      const answer = await fetch(at(`magnet/${hash}`), { headers: { accept: "text/plain" } });
+      const answer = await fetch(from, { headers: { accept: "text/plain" } });
       if (!answer.ok) throw new Error(String(answer.status));
       await copy((await answer.text()).trim());
       toast("The magnet link is copied");
@@ -476,6 +494,7 @@
 
   // ---- what is kept of Hugging Face --------------------------------------------------------------------------
 
+  const FILLS_MAX = 5;
   const MODEL_STATES = { ready: "ready", preparing: "hashing", failed: "refused" };
   /** Looked at now and then, behind everything else: each look is at files. */
   async function loadModels() {
@@ -498,6 +517,10 @@
       ["Between peers", now.exchanged_bytes, "s2"],
     ], bytes);
     const [sum, all] = now.fills.reduce(([sum, all], fill) => [sum + fill.present_bytes, all + fill.bytes], [0, 0]);
+    showFills(now.fills);
+    const before = repositories.size;
+    for (const model of now.models) if (model.info_hash) repositories.set(model.info_hash, model.repo + (model.path === undefined ? "" : `/${model.path}`));
+    if (repositories.size > before) load();
     say($("fills"), now.fills.length ? `Fetching ${plural(now.fills.length, "file")}: ${bytes(sum)} of ${bytes(all)}` : "");
     say($("models-count"), `${plural(now.blobs, "file")}, ${bytes(now.blobs_bytes)}`);
     const body = $("models-rows"), known = new Map([...body.children].map((row) => [row.dataset.key, row]));
@@ -511,11 +534,31 @@
     while (body.children.length > rows.length) body.lastChild.remove();
     $("models-table").hidden = rows.length === 0;
   }
+  /** How far the files are that are being fetched, those that somebody waits for first. */
+  function showFills(fills) {
+    const shown = [...fills].sort((a, b) => b.waiting - a.waiting || b.bytes - a.bytes).slice(0, FILLS_MAX);
+    const list = $("fills-list"), known = new Map([...list.children].map((row) => [row.dataset.id, row]));
+    const rows = shown.map((fill) => {
+      let row = known.get(fill.id);
+      if (!row) {
+        row = make("li", { "data-id": fill.id }, make("span", { class: "hash" }), make("div", { class: "track s3", role: "progressbar", "aria-valuemin": "0", "aria-valuemax": "100" }, make("div")), make("span", { class: "far" }));
+        say(row.firstChild, named(fill.id));
+        row.children[1].setAttribute("aria-label", `Fetched of ${named(fill.id)}`);
+      }
+      const percent = fill.bytes ? Math.floor(fill.present_bytes / fill.bytes * 100) : 100;
+      row.children[1].setAttribute("aria-valuenow", percent);
+      row.children[1].firstChild.style.width = `${percent}%`;
+      say(row.lastChild, `${percent} % of ${bytes(fill.bytes)}${fill.waiting ? `, ${plural(fill.waiting, "read")} waiting` : ""}`);
+      return row;
+    });
+    rows.forEach((row, i) => { if (list.children[i] !== row) list.insertBefore(row, list.children[i] ?? null); });
+    while (list.children.length > rows.length) list.lastChild.remove();
+  }
   function fillModel(row, model, path) {
     const [name, size, peers, state, links] = row.children;
-    say(name.firstChild, model.repo + path);
-    name.firstChild.title = `${model.repo}@${model.commit}${path}`;
-    say(name.lastChild, model.reason ?? model.commit);
+    say(name.firstChild, named(model.repo + path));
+    name.firstChild.title = named(`${model.repo}@${model.commit}${path}`);
+    say(name.lastChild, named(model.reason ?? model.commit));
     say(size, bytes(model.total_bytes));
     if (peers.children.length) peers.replaceChildren();
     say(peers, bytes(model.uploaded_bytes));
@@ -524,14 +567,12 @@
     say(badge, model.state === "preparing" ? `Preparing ${part} %`
       : model.state === "failed" ? "Failed"
       : model.is_seeded ? "Seeded" : `Kept, ${part} % here`);
-    const actions = links.firstChild, hash = model.info_hash;
-    if (!hash || actions.dataset.hash === hash) return;
-    actions.dataset.hash = hash;
-    const encoded = path.split("/").map(encodeURIComponent).join("/");
-    const file = at(`torrent/${model.repo}@${model.commit}${encoded}`);
-    const link = make("a", { href: file, download: "" }, ".torrent");
-    link.setAttribute("aria-label", `Download the .torrent of ${model.repo}${path}`);
-    actions.replaceChildren(link);
+    const actions = links.firstChild, hash = model.info_hash, key = `${hash} ${model.is_seeded}`;
+    if (!hash || actions.dataset.hash === key) return;
+    actions.dataset.hash = key;
+    const called = named(model.repo + path), place = `${model.repo}@${model.commit}${path.split("/").map(encodeURIComponent).join("/")}`;
+    // The page can open what the hub gives to peers.
+    actions.replaceChildren(...(model.is_seeded ? opening(hash, called) : []), copying(at(`magnet/${place}`), called), downloading(at(`torrent/${place}`), called));
   }
 
   // ---- the line to the hub -----------------------------------------------------------------------------------

@@ -6,22 +6,19 @@
 //! Invariant: nothing a torrent holds is served from here, so nothing of it can run as part of this site.
 
 use std::fmt;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request, State};
-use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
-    LOCATION, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
-};
+use axum::http::header::{CONTENT_TYPE, HeaderValue, LOCATION, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, Response, StatusCode};
 use axum::routing::get;
 use serde::Serialize;
 use wtfs_torrent::{DEFAULT_STUN, IceServer};
 
+use crate::page::Part;
 use crate::places::PublicUrl;
 
 /// The files of the built page by name; empty where it was not built.
@@ -186,34 +183,12 @@ fn kind(name: &str) -> &'static str {
 }
 
 fn respond(asked: &HeaderMap, kind: &'static str, keep: &'static str, bytes: Bytes) -> Response<Body> {
-    let mut hasher = DefaultHasher::new();
-    bytes.hash(&mut hasher);
-    let tag = format!("\"{:016x}\"", hasher.finish());
-    let is_known = asked.get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
-    let mut response = Response::new(if is_known { Body::empty() } else { Body::from(bytes) });
-    if is_known {
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-    }
-    let headers = response.headers_mut();
-    if let Ok(tag) = HeaderValue::from_str(&tag) {
-        headers.insert(ETAG, tag);
-    }
-    for (name, value) in [
-        (CONTENT_TYPE, kind),
-        (CACHE_CONTROL, keep),
-        (CONTENT_SECURITY_POLICY, POLICY),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (X_FRAME_OPTIONS, "DENY"),
-        (REFERRER_POLICY, "no-referrer"),
-        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    response
+    Part { kind, keep, policy: POLICY, bytes }.respond(asked)
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, HeaderName, IF_NONE_MATCH};
     use serde_json::json;
 
     use super::*;

@@ -5,18 +5,15 @@
 //!
 //! Invariant: nothing in the page comes from another place, and nothing a torrent is called becomes part of it.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{NestedPath, Request};
-use axum::http::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
-    IF_NONE_MATCH, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
-};
-use axum::http::{HeaderMap, Response, StatusCode};
+use axum::http::header::{ACCEPT, HeaderValue, VARY};
+use axum::http::{HeaderMap, Response};
 use axum::response::IntoResponse as _;
 use axum::routing::get;
+
+use crate::page::Part;
 
 const PAGE: &str = include_str!("../assets/dashboard.html");
 const STYLE: &str = include_str!("../assets/dashboard.css");
@@ -26,6 +23,12 @@ const ICON: &str = include_str!("../assets/icon.svg");
 /// What the page may load and do.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+
+/// What [`PAGE`] has in common with the page for browsers, and what stands in its place there.
+const SHARED: [(&str, &str); 2] = [
+    ("<!-- shared: head -->\n", include_str!("../assets/shared/head.html")),
+    ("<!-- shared: theme -->\n", include_str!("../assets/shared/theme.html")),
+];
 
 /// Where the page's parts stand for the page; what is in their place in [`PAGE`].
 const HERE: &str = "{here}";
@@ -49,12 +52,17 @@ pub(crate) fn page(request: &Request) -> Response<Body> {
     let mut response = if accepts_html(request.headers()) {
         let here = request.extensions().get::<NestedPath>().map_or(".", NestedPath::as_str);
         let here = here.trim_end_matches('/').replace(['"', '<', '>', '&'], "");
-        respond(request.headers(), "text/html; charset=utf-8", PAGE.replace(HERE, &here))
+        respond(request.headers(), "text/html; charset=utf-8", whole().replace(HERE, &here))
     } else {
         "wtfs: torrents are listed at /torrents, numbers at /stats\n".into_response()
     };
     response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
     response
+}
+
+/// The page with all its parts.
+fn whole() -> String {
+    SHARED.iter().fold(PAGE.to_owned(), |page, (place, part)| page.replace(place, part))
 }
 
 fn accepts_html(headers: &HeaderMap) -> bool {
@@ -67,33 +75,15 @@ fn asset(headers: &HeaderMap, kind: &'static str, text: &'static str) -> Respons
     respond(headers, kind, text)
 }
 
-fn respond(asked: &HeaderMap, kind: &'static str, text: impl AsRef<str> + Into<Body>) -> Response<Body> {
-    let mut hasher = DefaultHasher::new();
-    text.as_ref().hash(&mut hasher);
-    let tag = format!("\"{:016x}\"", hasher.finish());
-    let is_known = asked.get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
-    let mut response =
-        if is_known { StatusCode::NOT_MODIFIED.into_response() } else { Response::new(text.into()) };
-    let headers = response.headers_mut();
-    if let Ok(tag) = HeaderValue::from_str(&tag) {
-        headers.insert(ETAG, tag);
-    }
-    for (name, value) in [
-        (CONTENT_TYPE, kind),
-        (CACHE_CONTROL, "no-cache"),
-        (CONTENT_SECURITY_POLICY, POLICY),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (X_FRAME_OPTIONS, "DENY"),
-        (REFERRER_POLICY, "no-referrer"),
-        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    response
+fn respond(asked: &HeaderMap, kind: &'static str, bytes: impl Into<Bytes>) -> Response<Body> {
+    Part { kind, keep: "no-cache", policy: POLICY, bytes: bytes.into() }.respond(asked)
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::StatusCode;
+    use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+
     use super::*;
 
     fn asked(accept: Option<&str>) -> Response<Body> {
@@ -118,17 +108,18 @@ mod tests {
 
     #[test]
     fn the_page_asks_nobody_else_and_runs_nothing_that_stands_in_it() {
-        for text in [PAGE, STYLE, SCRIPT] {
+        let page = whole();
+        for text in [&page, STYLE, SCRIPT] {
             let foreign = text.replace("http://www.w3.org/2000/svg", "");
             assert!(!foreign.contains("http://") && !foreign.contains("https://") && !text.contains("//cdn"));
         }
         for word in ["<script>", "<style", "style=\"", "onclick", "onload"] {
-            assert!(!PAGE.contains(word), "{word}");
+            assert!(!page.contains(word), "{word}");
         }
         for word in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function("] {
             assert!(!SCRIPT.contains(word), "{word}");
         }
-        assert!(PAGE.contains(HERE));
+        assert!(page.contains(HERE) && page.contains(r#"id="theme""#) && !page.contains("<!--"));
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub mod listen;
 mod metrics;
 mod names;
 mod own_peer;
+mod page;
 mod places;
 mod roots;
 mod routes;

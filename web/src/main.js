@@ -121,6 +121,7 @@ async function start() {
     swarm.from = new Uint8Array(0);
     map.repaint();
     document.title = "wtfs peer";
+    delete document.body.dataset.ready;
   }
 
   swarm.addEventListener("described", () => {

@@ -30,7 +30,9 @@ export class OpenView {
   #file = null;
   #running = null;
   #saving = null;
-  #openedAt = 0;
+  /** What is waited for, and since when. */
+  #doing = "";
+  #waitsSince = 0;
   #url = null;
   #streaming;
   constructor(swarm) {
@@ -41,7 +43,7 @@ export class OpenView {
     // While nothing comes, it is said why.
     setInterval(() => {
       const note = $("open-note");
-      if (note.dataset.state === "opening") say(note, ["Opening…", whyWaiting(this.#swarm, this.#openedAt)].filter(Boolean).join(" "));
+      if (note.dataset.state === "waiting") say(note, [this.#doing, whyWaiting(this.#swarm, this.#waitsSince)].filter(Boolean).join(" "));
     }, 1000);
   }
   take(file) {
@@ -53,6 +55,11 @@ export class OpenView {
   #tell(text, state = "") {
     $("open-note").dataset.state = state;
     say($("open-note"), text);
+  }
+  #wait(doing) {
+    this.#doing = doing;
+    this.#waitsSince = performance.now();
+    this.#tell(doing, "waiting");
   }
   #end() {
     this.#running?.abort(new DOMException("another file is shown", "AbortError"));
@@ -74,8 +81,7 @@ export class OpenView {
     const kind = kindOf(file.name);
     try {
       if (!kind) return this.#tell("This kind of file is not shown here. Read its bytes, or save it.");
-      this.#openedAt = performance.now();
-      this.#tell("Opening…", "opening");
+      this.#wait("Opening…");
       await this.#show(file, kind, running.signal);
     } catch (error) {
       if (running.signal.aborted) return;
@@ -101,6 +107,9 @@ export class OpenView {
       if (!signal.aborted) this.#fail(reason?.message ?? "This browser cannot show the file: it is of a kind that it does not know, or it is damaged.");
     });
     element.addEventListener(kind === "image" ? "load" : "loadedmetadata", () => this.#tell(""));
+    // It plays faster than bytes come.
+    element.addEventListener("waiting", () => this.#wait("Waiting for what comes next…"));
+    for (const told of ["playing", "canplay"]) element.addEventListener(told, () => this.#tell(""));
     if (kind !== "image" && await this.#streaming.canStream()) {
       signal.throwIfAborted();
       $("shown").replaceChildren(element);
@@ -127,6 +136,7 @@ export class OpenView {
       else save(new Blob([await readAll(this.#swarm, file, 0, file.length, running.signal)]), file.name);
     } catch (error) {
       if (error.name !== "AbortError") this.#fail(error.message);
+      $("open-again").hidden = true;
     } finally {
       button.disabled = false;
       say(button, "Save the file");
