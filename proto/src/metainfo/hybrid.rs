@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::builder::Privacy;
 use super::{Layout, Metainfo, MetainfoError};
-use crate::bencode::{DictEncoder, Encoder};
+use crate::bencode::{DictEncoder, Encoder, Limits};
 use crate::path::TorrentPath;
 
 /// The hashes of one file, for pieces of the torrent's length.
@@ -71,6 +71,11 @@ impl HybridBuilder {
     /// Whatever [`Metainfo::parse`] says to the result: clashing or unsafe names, no files, the wrong number of
     /// hashes, layers that do not lead to their root.
     pub fn finish(mut self) -> Result<Metainfo, MetainfoError> {
+        let deepest = Limits::METAINFO.depth;
+        // No reader takes such a tree, and writing it goes as deep.
+        if self.files.iter().any(|file| file.path.components().len() > deepest as usize) {
+            return Err(MetainfoError::TooMany { what: "directories in a path", limit: deepest.into() });
+        }
         self.files.sort_by(|a, b| a.path.cmp(&b.path));
         let files: Vec<&HashedFile> = self.files.iter().collect();
         let mut info = Encoder::new();
@@ -101,13 +106,14 @@ impl HybridBuilder {
     }
 
     fn v1_files(&self, list: &mut Encoder) {
-        let piece_bytes = u64::from(self.piece_bytes);
+        // No length at all is refused when the result is read back.
+        let piece_bytes = u64::from(self.piece_bytes).max(1);
         let mut offset = 0_u64;
         for file in &self.files {
             let beyond = offset % piece_bytes;
             if file.bytes > 0 && beyond > 0 {
                 let pad = piece_bytes - beyond;
-                offset += pad;
+                offset = offset.saturating_add(pad);
                 list.dict(|entry| {
                     entry.bytes("attr", "p");
                     length(entry, pad);
@@ -269,6 +275,26 @@ mod tests {
         wrong.layer[1] = [0; 32];
         builder.push(path("a"), 100_000, wrong);
         assert!(builder.finish().is_err(), "a layer that does not lead to its root");
+    }
+
+    #[test]
+    fn numbers_and_paths_beyond_reason_are_refused_and_harm_nobody() {
+        let made = |piece_bytes: u32, name: &str, bytes: u64| {
+            let mut builder = HybridBuilder::directory("d", piece_bytes);
+            builder.push(path(name), bytes, hashes(&content(1, 5)));
+            builder.push(path("z"), 5, hashes(&content(2, 5)));
+            builder.finish()
+        };
+        assert!(made(PIECE_BYTES, "a", 5).is_ok());
+        assert!(made(0, "a", 5).is_err());
+        assert!(made(PIECE_BYTES, "a", u64::MAX).is_err());
+        // A thread of the engine has a stack of 2 MiB.
+        let deep = std::thread::Builder::new().stack_size(512 << 10).spawn(move || {
+            let deepest = vec!["x"; 2048].join("/");
+            matches!(made(PIECE_BYTES, &deepest, 5), Err(MetainfoError::TooMany { .. }))
+        });
+        assert!(deep.expect("a thread").join().expect("no panic"));
+        assert!(made(PIECE_BYTES, &vec!["x"; 100].join("/"), 5).is_ok());
     }
 
     proptest! {
