@@ -105,6 +105,27 @@ pub(crate) enum Room {
     Everything,
 }
 
+/// See the module's documentation.
+#[derive(Debug, Clone, Copy)]
+struct Marks {
+    low: u64,
+    high: u64,
+    most: u64,
+}
+
+impl Marks {
+    fn of(most: u64) -> Self {
+        let gap = (most / GAP_FRACTION).min(LONGEST_GAP);
+        Self { low: most - 2 * gap, high: most - gap, most }
+    }
+
+    /// Bytes to free; 0 below the high mark. At the mark and not above it: the marks of a budget of a few bytes, or none,
+    /// fall together.
+    fn excess(self, used: u64) -> u64 {
+        if used >= self.high { (used - self.low).max(1) } else { 0 }
+    }
+}
+
 impl Budget {
     /// A budget, and the requests for space that [`evictor`] serves.
     pub(crate) fn new(config: &SessionConfig) -> (Arc<Self>, mpsc::Receiver<Relief>) {
@@ -174,16 +195,9 @@ impl Budget {
         self.most()
     }
 
-    fn gap(&self) -> u64 {
-        (self.most() / GAP_FRACTION).min(LONGEST_GAP)
-    }
-
-    fn low(&self) -> u64 {
-        self.most() - 2 * self.gap()
-    }
-
-    fn high(&self) -> u64 {
-        self.most() - self.gap()
+    /// The marks as of one moment: a look at the disk may move them at any.
+    fn marks(&self) -> Marks {
+        Marks::of(self.most())
     }
 
     /// Bytes of present pieces of the cache's torrents and of blobs, and what torrents left there that the session does
@@ -199,13 +213,7 @@ impl Budget {
 
     /// Bytes to free now; 0 below the high mark.
     fn excess(&self) -> u64 {
-        let used = self.used();
-        if self.is_over(used) { (used - self.low()).max(1) } else { 0 }
-    }
-
-    /// At the mark and not above it: the marks of a budget of a few bytes, or none, fall together.
-    fn is_over(&self, used: u64) -> bool {
-        used >= self.high()
+        self.marks().excess(self.used())
     }
 
     /// Whether the disk is so far from full, as far as is known, that what is verified now will find room on it.
@@ -217,10 +225,10 @@ impl Budget {
 
     /// What may be fetched now. When it is nothing, the evictor is woken.
     pub(crate) fn room(&self) -> Room {
-        let used = self.used();
-        if used < self.low() {
+        let (used, marks) = (self.used(), self.marks());
+        if used < marks.low {
             Room::Everything
-        } else if used < self.most() {
+        } else if used < marks.most {
             Room::Demands
         } else if used < self.overdraft.load(Ordering::Relaxed) {
             Room::ReadsOnly
@@ -233,8 +241,9 @@ impl Budget {
     /// The evictor did what it could. If that was nothing, reads may go on all the same.
     fn handle_round(&self, freed: u64) {
         let used = self.used();
-        let overdraft =
-            if freed == 0 && used >= self.most() { used.saturating_add(self.gap().max(1)) } else { 0 };
+        let marks = self.marks();
+        let is_stuck = freed == 0 && used >= marks.most;
+        let overdraft = if is_stuck { used.saturating_add((marks.most - marks.high).max(1)) } else { 0 };
         self.overdraft.store(overdraft, Ordering::Relaxed);
     }
 
@@ -270,7 +279,8 @@ impl Budget {
     pub(crate) fn add_stored(&self, bytes: u64) {
         let stored = self.stored.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.peak.fetch_max(stored, Ordering::Relaxed);
-        self.tick.fetch_add(1, Ordering::Relaxed);
+        // At the end of its numbers time stands still: what comes then is all equally old.
+        let _ended = self.tick.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |tick| tick.checked_add(1));
         self.wake_if_full();
     }
 
@@ -288,7 +298,7 @@ impl Budget {
     }
 
     fn wake_if_full(&self) {
-        if self.is_over(self.used()) {
+        if self.excess() > 0 {
             self.wake.notify_one();
         }
     }
@@ -340,7 +350,7 @@ mod tests {
     #[test]
     fn what_may_be_fetched_shrinks_from_mark_to_mark() {
         let b = budget(Some(1600));
-        assert_eq!((b.low(), b.high()), (1400, 1500));
+        assert_eq!((b.marks().low, b.marks().high), (1400, 1500));
         assert_eq!(b.room(), Room::Everything);
         b.add_stored(1399);
         assert_eq!(b.room(), Room::Everything);
@@ -364,6 +374,16 @@ mod tests {
         b.move_in_flight(100, 0);
         assert_eq!((b.used(), b.room()), (0, Room::Everything));
         assert_eq!(b.status().peak_bytes, 1500);
+    }
+
+    #[test]
+    fn the_clock_stops_at_the_end_of_its_numbers() {
+        let b = budget(Some(1600));
+        b.tick.store(u32::MAX - 1, Ordering::Relaxed);
+        b.add_stored(1);
+        b.add_stored(1);
+        assert_eq!(b.now(), u32::MAX);
+        assert!(b.seconds_of(FIRST_TICK, b.started_at + 10) <= b.seconds_of(b.now(), b.started_at + 10));
     }
 
     #[test]
