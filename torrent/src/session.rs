@@ -270,7 +270,7 @@ impl Session {
             return Err(AddError::Closed);
         }
         let (hashes, name) = match &source {
-            Source::Metainfo(metainfo) => (metainfo.hashes, None),
+            Source::Metainfo(metainfo) => (metainfo.hashes, Some(metainfo.info.name.clone())),
             Source::Magnet(magnet) => (magnet.hashes, magnet.display_name.clone()),
         };
         let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);

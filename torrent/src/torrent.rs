@@ -91,7 +91,8 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) hashes: InfoHashes,
-    pub(crate) magnet_name: Option<String>,
+    /// What it is called before its files can be opened: by its metainfo, or by the magnet link.
+    pub(crate) early_name: Option<String>,
     content: OnceLock<Arc<Content>>,
     /// Asked for the trackers' states; the torrent's task has it too, and stops it.
     announcer: OnceLock<Arc<AnnouncerHandle>>,
@@ -108,12 +109,12 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(
         hashes: InfoHashes,
-        magnet_name: Option<String>,
+        early_name: Option<String>,
         commands: mpsc::Sender<Command>,
     ) -> Self {
         Self {
             hashes,
-            magnet_name,
+            early_name,
             content: OnceLock::new(),
             announcer: OnceLock::new(),
             phase: watch::Sender::new(Phase::Metadata),
@@ -165,7 +166,7 @@ impl Shared {
     }
 
     pub(crate) fn name(&self) -> String {
-        match (self.content(), &self.magnet_name) {
+        match (self.content(), &self.early_name) {
             (Some(content), _) => content.metainfo.info.name.clone(),
             (None, Some(name)) => name.clone(),
             (None, None) => self.info_hash().to_string(),
