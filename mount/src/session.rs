@@ -254,7 +254,16 @@ impl Drop for Mount {
 /// Takes down the mount with this id if it is still there, and never another one at the same place.
 fn detach_ours(place: &MountedAt) -> Result<Unmounted, UnmountError> {
     match mountinfo::find(&place.mount_point).map_err(UnmountError::Refused)? {
-        Some(found) if found.id == place.id => device::unmount(&place.mount_point),
+        Some(found) if found.id == place.id => {
+            let outcome = device::unmount(&place.mount_point);
+            if matches!(outcome, Ok(Unmounted::Lazily)) {
+                tracing::warn!(
+                    mount_point = %place.mount_point.display(),
+                    "the mount is in use: detached lazily, it ends when the last program lets go"
+                );
+            }
+            outcome
+        }
         Some(_) | None => Ok(Unmounted::Cleanly),
     }
 }

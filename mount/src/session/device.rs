@@ -153,10 +153,6 @@ pub(super) fn unmount(mount_point: &Path) -> Result<Unmounted, UnmountError> {
         Ok(()) => Ok(Unmounted::Cleanly),
         Err(UnmountError::Busy) => {
             detach(mount_point, UnmountFlags::DETACH)?;
-            tracing::warn!(
-                mount_point = %mount_point.display(),
-                "the mount is in use: detached lazily, it ends when the last program lets go"
-            );
             Ok(Unmounted::Lazily)
         }
         Err(error) => Err(error),
