@@ -463,22 +463,10 @@ impl PieceStore for FileStore {
     }
 
     fn read_piece(&self, piece: PieceIndex, range: Range<u32>, buf: &mut [u8]) -> Result<(), StoreError> {
-        let geometry = self.geometry();
-        check_piece_range(geometry, piece, &range, buf.len())?;
-        let mut rest = buf;
-        for span in geometry.spans(piece, range) {
-            let here = usize::try_from(span.bytes).unwrap_or(usize::MAX).min(rest.len());
-            let (now, later) = rest.split_at_mut(here);
-            if span.is_pad {
-                now.fill(0);
-            } else {
-                let open = self.to_read(span.file)?;
-                spans::read_exact(&open.fd, now, span.file_offset)
-                    .map_err(self.transfer_error("read", span.file))?;
-            }
-            rest = later;
-        }
-        Ok(())
+        spans::read_piece(self.geometry(), piece, range, buf, |file, offset, part| {
+            let open = self.to_read(file)?;
+            spans::read_exact(&open.fd, part, offset).map_err(self.transfer_error("read", file))
+        })
     }
 
     fn open_file(&self, file: FileIndex) -> Option<File> {
@@ -557,21 +545,6 @@ impl Drop for FileStore {
     fn drop(&mut self) {
         self.open_files.close_store(self.id);
     }
-}
-
-/// Checks a range of a piece against the piece and the buffer.
-pub(super) fn check_piece_range(
-    geometry: &Geometry,
-    piece: PieceIndex,
-    range: &Range<u32>,
-    len: usize,
-) -> Result<(), StoreError> {
-    let end = u64::from(geometry.piece_len(piece));
-    let wanted = u64::from(range.end.saturating_sub(range.start));
-    if wanted != len as u64 || u64::from(range.end) > end || range.start > range.end {
-        return Err(StoreError::Range { offset: u64::from(range.start), len: len as u64, end });
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use wtfs_proto::geometry::{FileIndex, Geometry, PieceIndex};
 use wtfs_proto::metainfo::Metainfo;
 
-use super::file::check_piece_range;
+use super::spans::check_piece_range;
 use super::spans::slices_of;
 use super::{PieceStore, StoreError, TryRead};
 

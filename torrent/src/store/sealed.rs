@@ -18,7 +18,6 @@ use bytes::Bytes;
 use wtfs_proto::geometry::{FileIndex, PieceIndex};
 use wtfs_proto::metainfo::Metainfo;
 
-use super::file::check_piece_range;
 use super::layout;
 use super::open_files::Access;
 use super::root::DataRoot;
@@ -331,19 +330,9 @@ impl PieceStore for SealedStore {
 
     fn read_piece(&self, piece: PieceIndex, range: Range<u32>, buf: &mut [u8]) -> Result<(), StoreError> {
         let geometry = &self.0.metainfo.info.geometry;
-        check_piece_range(geometry, piece, &range, buf.len())?;
-        let mut rest = buf;
-        for span in geometry.spans(piece, range) {
-            let here = usize::try_from(span.bytes).unwrap_or(usize::MAX).min(rest.len());
-            let (now, later) = rest.split_at_mut(here);
-            if span.is_pad {
-                now.fill(0);
-            } else {
-                self.0.read_exact(span.file, span.file_offset, now)?;
-            }
-            rest = later;
-        }
-        Ok(())
+        spans::read_piece(geometry, piece, range, buf, |file, offset, part| {
+            self.0.read_exact(file, offset, part)
+        })
     }
 
     fn checkpoint(&self) -> Result<(), StoreError> {

@@ -1,6 +1,7 @@
 //! Moving bytes between slices and a file at given positions: all of them, or an error.
 //!
-//! Owns the loops around `pwritev`, `pread` and `preadv2` that short transfers and signals force. Knows no pieces.
+//! Owns the loops around `pwritev`, `pread` and `preadv2` that short transfers and signals force, and the walk from a piece to
+//! the files that it lies in.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::ops::Range;
@@ -8,11 +9,53 @@ use std::os::fd::AsFd;
 
 use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags};
+use wtfs_proto::geometry::{FileIndex, Geometry, PieceIndex};
 
-use super::TryRead;
+use super::{StoreError, TryRead};
 
 /// Slices handed to one `pwritev`: far below the kernel's limit of 1,024, and 4 MiB of blocks at once.
 const SLICES_AT_ONCE: usize = 256;
+
+/// Reads a range of a piece out of the files that it lies in, by `read_file`; padding is zeros.
+///
+/// # Errors
+/// [`StoreError::Range`] when the range is not the piece's or not as long as `buf`, and those of `read_file`.
+pub(super) fn read_piece(
+    geometry: &Geometry,
+    piece: PieceIndex,
+    range: Range<u32>,
+    buf: &mut [u8],
+    read_file: impl Fn(FileIndex, u64, &mut [u8]) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    check_piece_range(geometry, piece, &range, buf.len())?;
+    let mut rest = buf;
+    for span in geometry.spans(piece, range) {
+        let here = usize::try_from(span.bytes).unwrap_or(usize::MAX).min(rest.len());
+        let (now, later) = rest.split_at_mut(here);
+        if span.is_pad {
+            now.fill(0);
+        } else {
+            read_file(span.file, span.file_offset, now)?;
+        }
+        rest = later;
+    }
+    Ok(())
+}
+
+/// Checks a range of a piece against the piece and the buffer.
+pub(super) fn check_piece_range(
+    geometry: &Geometry,
+    piece: PieceIndex,
+    range: &Range<u32>,
+    len: usize,
+) -> Result<(), StoreError> {
+    let end = u64::from(geometry.piece_len(piece));
+    let wanted = u64::from(range.end.saturating_sub(range.start));
+    if wanted != len as u64 || u64::from(range.end) > end || range.start > range.end {
+        return Err(StoreError::Range { offset: u64::from(range.start), len: len as u64, end });
+    }
+    Ok(())
+}
 
 /// Why bytes did not get through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
