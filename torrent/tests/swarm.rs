@@ -2,16 +2,19 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use wtfs_proto::magnet::Magnet;
 use wtfs_proto::metainfo::Metainfo;
-use wtfs_torrent::create::{CreateOptions, create};
 use wtfs_torrent::{
-    AddOptions, ExistingData, Fill, ListenConfig, PortPolicy, ReadError, Session, SessionConfig, Source,
-    StorageKind, Torrent,
+    AddOptions, Fill, ListenConfig, PortPolicy, ReadError, Session, SessionConfig, Source, Torrent,
 };
+
+use content::{lay_out, lying_in, ramp};
+
+#[path = "swarm/content.rs"]
+mod content;
 
 /// Far beyond what anything here takes; only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -19,14 +22,6 @@ const PATIENCE: Duration = Duration::from_secs(120);
 fn next_ip() -> Ipv4Addr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     Ipv4Addr::new(127, 77, 0, NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
-fn byte(offset: u64) -> u8 {
-    (offset.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8
-}
-
-fn ramp(range: std::ops::Range<u64>) -> Vec<u8> {
-    range.map(byte).collect()
 }
 
 async fn session(cache: &Path, tweak: impl FnOnce(&mut SessionConfig)) -> Session {
@@ -48,22 +43,10 @@ struct Seeded {
 
 async fn seed(len: u64, piece_bytes: u32) -> Seeded {
     let (dir, cache) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
-    let path = dir.path().join("data.bin");
-    std::fs::write(&path, ramp(0..len)).expect("the data is written");
-    let options = CreateOptions { piece_bytes: Some(piece_bytes), ..CreateOptions::new(path) };
-    let metainfo = tokio::task::spawn_blocking(move || {
-        create(&options, &|_| {}, &AtomicBool::new(false)).expect("a torrent is made")
-    })
-    .await
-    .expect("no panic");
+    let metainfo = lay_out(dir.path(), len, piece_bytes).await;
     let session = session(cache.path(), |_| {}).await;
-    let options = AddOptions {
-        storage: StorageKind::Directory(dir.path().to_owned()),
-        existing: ExistingData::Verify,
-        ..AddOptions::default()
-    };
     let source = Source::Metainfo(Box::new(metainfo.clone()));
-    let torrent = session.add(source, options).await.expect("added");
+    let torrent = session.add(source, lying_in(dir.path())).await.expect("added");
     tokio::time::timeout(PATIENCE, torrent.wait_complete()).await.expect("in time").expect("complete");
     let addr = session.listening()[0];
     Seeded { _dir: dir, _cache: cache, session, torrent, metainfo, addr }

@@ -16,8 +16,11 @@ use wtfs_torrent::{
     SourceKind, StorageKind, Torrent, TorrentStatus, WebRtcPolicy,
 };
 
+use content::{lay_out, lying_in, ramp};
 use relay::{Answers, Relay};
 
+#[path = "swarm/content.rs"]
+mod content;
 #[path = "webrtc/relay.rs"]
 mod relay;
 
@@ -25,10 +28,6 @@ mod relay;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 const URL: &str = "ws://relay.test/announce";
-
-fn ramp(len: u64) -> Vec<u8> {
-    (0..len).map(|offset: u64| (offset.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect()
-}
 
 async fn session(cache: &Path, relay: &Arc<Relay>, tweak: impl FnOnce(&mut SessionConfig)) -> Session {
     let mut config = SessionConfig::new(cache.to_owned());
@@ -51,22 +50,10 @@ struct Seeded {
 
 async fn seed(relay: &Arc<Relay>, len: u64) -> Seeded {
     let (dir, cache) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
-    let path = dir.path().join("data.bin");
-    std::fs::write(&path, ramp(len)).expect("the data is written");
-    let options = CreateOptions { piece_bytes: Some(65_536), ..CreateOptions::new(path) };
-    let metainfo = tokio::task::spawn_blocking(move || {
-        create(&options, &|_| {}, &AtomicBool::new(false)).expect("a torrent is made")
-    })
-    .await
-    .expect("no panic");
+    let metainfo = lay_out(dir.path(), len, 65_536).await;
     let session = session(cache.path(), relay, |_| {}).await;
-    let options = AddOptions {
-        storage: StorageKind::Directory(dir.path().to_owned()),
-        existing: ExistingData::Verify,
-        ..AddOptions::default()
-    };
     let source = Source::Metainfo(Box::new(metainfo.clone()));
-    let torrent = session.add(source, options).await.expect("added");
+    let torrent = session.add(source, lying_in(dir.path())).await.expect("added");
     tokio::time::timeout(PATIENCE, torrent.wait_complete()).await.expect("in time").expect("complete");
     let again = tempfile::tempdir().expect("dir");
     Seeded { dir, _cache: cache, again, session, torrent, metainfo }
@@ -75,13 +62,8 @@ async fn seed(relay: &Arc<Relay>, len: u64) -> Seeded {
 /// The same data from another session; the first has ended.
 async fn seed_again(relay: &Arc<Relay>, first: &Seeded) -> Session {
     let session = session(first.again.path(), relay, |_| {}).await;
-    let options = AddOptions {
-        storage: StorageKind::Directory(first.dir.path().to_owned()),
-        existing: ExistingData::Verify,
-        ..AddOptions::default()
-    };
     let source = Source::Metainfo(Box::new(first.metainfo.clone()));
-    session.add(source, options).await.expect("added");
+    session.add(source, lying_in(first.dir.path())).await.expect("added");
     session
 }
 
@@ -140,7 +122,7 @@ async fn two_sessions_meet_at_a_tracker_and_one_gets_what_the_other_has() {
     wait_complete(&torrent).await;
     let file = torrent.metainfo().expect("known").info.geometry.file(0).expect("one file");
     let all = torrent.open(file).expect("opens").read_at(0, BYTES as u32).await.expect("read");
-    assert!(all == ramp(BYTES));
+    assert!(all == ramp(0..BYTES));
     // What moved is published a moment later.
     let status = wait_status(&torrent, |status| moved(status, SourceKind::WebRtc) >= BYTES).await;
     assert_eq!(moved(&status, SourceKind::Tcp), 0, "{:?}", status.sources);
@@ -222,7 +204,7 @@ async fn a_peer_that_is_reached_over_tcp_too_is_kept_there() {
     wait_status(&seeded.torrent, |status| transports(status) == [SourceKind::Tcp]).await;
     let file = torrent.metainfo().expect("known").info.geometry.file(0).expect("one file");
     let read = torrent.open(file).expect("opens").read_at(999_000, 1_000).await.expect("read");
-    assert!(read == ramp(1_000_000)[999_000..]);
+    assert!(read == ramp(0..1_000_000)[999_000..]);
     reader.shutdown().await;
     seeded.session.shutdown().await;
 }
@@ -247,7 +229,7 @@ async fn without_webrtc_the_tracker_is_listed_and_left_alone() {
 async fn a_private_torrent_is_not_told_to_a_tracker_that_is_not_its_own() {
     let relay = Relay::new();
     let (dir, cache) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
-    std::fs::write(dir.path().join("data.bin"), ramp(50_000)).expect("written");
+    std::fs::write(dir.path().join("data.bin"), ramp(0..50_000)).expect("written");
     let options =
         CreateOptions { privacy: Privacy::Private, ..CreateOptions::new(dir.path().join("data.bin")) };
     let metainfo = tokio::task::spawn_blocking(move || create(&options, &|_| {}, &AtomicBool::new(false)))
@@ -269,7 +251,7 @@ async fn a_hub_gives_on_what_peers_have_who_cannot_reach_each_other() {
     let relay = Relay::new();
     let (dir, caches) =
         (tempfile::tempdir().expect("dir"), [(); 3].map(|()| tempfile::tempdir().expect("dir")));
-    std::fs::write(dir.path().join("data.bin"), ramp(BYTES)).expect("written");
+    std::fs::write(dir.path().join("data.bin"), ramp(0..BYTES)).expect("written");
     // In a private torrent nobody is told of others by peers.
     let options = CreateOptions {
         privacy: Privacy::Private,
