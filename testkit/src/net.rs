@@ -5,8 +5,9 @@
 //! 127.0.0.0/8 is local on Linux, so there is an address for each.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::atomic::{AtomicU32, Ordering},
+    thread,
 };
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -44,6 +45,24 @@ pub fn free_addr(ip: Ipv4Addr) -> SocketAddr {
 #[must_use]
 pub fn fresh_addr() -> SocketAddr {
     free_addr(loopback())
+}
+
+/// Has each connection served, in the order they come, until `is_over`, which is asked when one has come.
+pub(crate) fn attend_all(
+    listener: TcpListener,
+    is_over: impl Fn() -> bool + Send + 'static,
+    attend: impl Fn(TcpStream) + Send + 'static,
+) {
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            if is_over() {
+                return;
+            }
+            if let Ok(stream) = stream {
+                attend(stream);
+            }
+        }
+    });
 }
 
 /// An address at which nobody listens: connections are refused at once.

@@ -144,19 +144,13 @@ impl Origin {
             sent_bytes: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         });
-        let serving = Arc::clone(&shared);
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                if serving.stop.load(Ordering::Acquire) {
-                    return;
-                }
-                if let Ok(stream) = stream {
-                    let shared = Arc::clone(&serving);
-                    // A client that goes away in the middle is the client's affair.
-                    thread::spawn(move || drop(converse(stream, &shared)));
-                }
-            }
-        });
+        let (serving, watched) = (Arc::clone(&shared), Arc::clone(&shared));
+        let attend = move |stream| {
+            let shared = Arc::clone(&serving);
+            // A client that goes away in the middle is the client's affair.
+            thread::spawn(move || drop(converse(stream, &shared)));
+        };
+        net::attend_all(listener, move || watched.stop.load(Ordering::Acquire), attend);
         Self { addr, shared }
     }
 

@@ -141,17 +141,9 @@ impl ScriptedPeer {
         let open = AtomicBool::new(config.start == Start::Open);
         let shared =
             Arc::new(Shared { config, counts: Mutex::default(), open, stop: AtomicBool::new(false) });
-        let serving = Arc::clone(&shared);
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                if serving.stop.load(Ordering::Acquire) {
-                    return;
-                }
-                if let Ok(stream) = stream {
-                    attend(stream, &serving);
-                }
-            }
-        });
+        let (serving, watched) = (Arc::clone(&shared), Arc::clone(&shared));
+        let is_over = move || watched.stop.load(Ordering::Acquire);
+        net::attend_all(listener, is_over, move |stream| attend(stream, &serving));
         Self { addr, shared }
     }
 
