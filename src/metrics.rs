@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use wtfs_torrent::prometheus::{CONTENT_TYPE, Exposition};
@@ -64,20 +64,13 @@ impl Responder {
     /// The place is taken or not ours.
     pub(crate) async fn open(place: &Place, session: &Session) -> io::Result<Self> {
         let stop = CancellationToken::new();
-        let seats = Arc::new(Semaphore::new(ASKERS_MAX));
         let session = session.clone();
         let mut socket = None;
         match place {
             Place::Tcp(addr) => {
                 let listener = TcpListener::bind(addr).await?;
-                let accept = async move {
-                    loop {
-                        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
-                        let Some((asker, _)) = accepted(listener.accept().await).await else { continue };
-                        tokio::spawn(serve(asker, session.clone(), seat));
-                    }
-                };
-                tokio::spawn(stop.clone().run_until_cancelled_owned(accept));
+                let answering = answer_all(listener, session);
+                tokio::spawn(stop.clone().run_until_cancelled_owned(answering));
             }
             Place::Unix(path) => {
                 // Left by a process that was killed; anything but a socket is not ours to take away.
@@ -86,14 +79,8 @@ impl Responder {
                 }
                 let listener = UnixListener::bind(path)?;
                 socket = Some(path.clone());
-                let accept = async move {
-                    loop {
-                        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
-                        let Some((asker, _)) = accepted(listener.accept().await).await else { continue };
-                        tokio::spawn(serve(asker, session.clone(), seat));
-                    }
-                };
-                tokio::spawn(stop.clone().run_until_cancelled_owned(accept));
+                let answering = answer_all(listener, session);
+                tokio::spawn(stop.clone().run_until_cancelled_owned(answering));
             }
         }
         Ok(Self { socket, _stop: stop.drop_guard() })
@@ -108,14 +95,43 @@ impl Drop for Responder {
     }
 }
 
-async fn accepted<T>(outcome: io::Result<T>) -> Option<T> {
-    match outcome {
-        Ok(accepted) => Some(accepted),
-        Err(error) => {
-            tracing::warn!(%error, "metrics cannot be asked for");
-            // Out of file descriptors: asking again at once would spin.
-            tokio::time::sleep(PATIENCE).await;
-            None
+/// Where askers come in.
+trait Door: Send + Sync + 'static {
+    type Asker: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    fn next(&self) -> impl Future<Output = io::Result<Self::Asker>> + Send;
+}
+
+impl Door for TcpListener {
+    type Asker = TcpStream;
+
+    async fn next(&self) -> io::Result<TcpStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+impl Door for UnixListener {
+    type Asker = UnixStream;
+
+    async fn next(&self) -> io::Result<UnixStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+/// Answers each that comes, a few at once. Never ends.
+async fn answer_all(door: impl Door, session: Session) {
+    let seats = Arc::new(Semaphore::new(ASKERS_MAX));
+    loop {
+        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
+        match door.next().await {
+            Ok(asker) => {
+                tokio::spawn(serve(asker, session.clone(), seat));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "metrics cannot be asked for");
+                // Out of file descriptors: asking again at once would spin.
+                tokio::time::sleep(PATIENCE).await;
+            }
         }
     }
 }
