@@ -18,7 +18,7 @@ use crate::units::{ByteSize, DiskShare, TimeSpan};
 #[command(
     name = "wtfs",
     version,
-    about = "Torrents as ordinary directories: mount one, and a read fetches just the pieces it touches.",
+    about = "Torrents and Hugging Face repositories as ordinary directories: a read fetches just what it touches.",
     after_help = exit::TABLE,
     after_long_help = exit::TABLE,
     propagate_version = true,
@@ -79,6 +79,8 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Show the main job on this machine alone: make, seed, mount, read, compare
     Demo(Demo),
+    /// Look whether this machine has what mounting, seeding and downloading need
+    Doctor(Doctor),
     /// Print a completion script for a shell
     Completions(Completions),
     /// The reading half of `demo`, which runs as a process of its own
@@ -633,6 +635,17 @@ pub(crate) struct Demo {
 pub(crate) struct ReadBack {
     pub(crate) mounted: PathBuf,
     pub(crate) source: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Looks at FUSE, mounts that lost their process, the cache's directory and disk, limits, the port and the token of\n\
+                  Hugging Face. Asks no network. Exit code 1: something will fail.\n\nExamples:\n  wtfs doctor\n  wtfs doctor --json"
+)]
+pub(crate) struct Doctor {
+    /// Print JSON: what was looked at, how it is, and what to do
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]

@@ -4,6 +4,7 @@ mod add;
 mod completions;
 mod create;
 mod demo;
+mod doctor;
 mod get;
 mod info;
 mod mount;
@@ -54,6 +55,7 @@ pub(crate) fn run(
         Command::Info(args) => info::run(&args),
         Command::Verify(args) => verify::run(&args, show),
         Command::Demo(args) => demo::run(&args, show),
+        Command::Doctor(args) => doctor::run(&args, loaded),
         Command::ReadBack(args) => demo::read_back(&args),
         Command::Completions(args) => completions::run(&args),
     }
