@@ -29,6 +29,8 @@ mod crash;
 mod dashboard;
 #[path = "e2e/data_channels.rs"]
 mod data_channels;
+#[path = "e2e/dead_ends.rs"]
+mod dead_ends;
 #[path = "e2e/disk_full.rs"]
 mod disk_full;
 #[path = "e2e/fidelity.rs"]
