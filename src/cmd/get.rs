@@ -25,9 +25,6 @@ mod repository;
 /// How often progress is looked at.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Metadata that an earlier run found is read from disk by then.
-const METADATA_OFFLINE: Duration = Duration::from_secs(5);
-
 pub(super) fn run(args: &Get, loaded: Loaded, show: Show) -> anyhow::Result<Exit> {
     let settings = loaded.resolve(args.engine.layer())?;
     if HfSource::is_meant_by(&args.source) {
@@ -133,7 +130,7 @@ impl Watched {
                 progress.set(present_bytes(&status));
             }
         }
-        if let Some(why) = hopeless(&status, self.network, self.moved.elapsed()) {
+        if let Some(why) = hopeless(&status, self.network) {
             return Err(ended(Exit::Incomplete, why));
         }
         if (status.pieces_present, status.downloaded_bytes) != (self.pieces, self.downloaded) {
@@ -157,7 +154,7 @@ impl Watched {
 }
 
 /// Why waiting longer is of no use, with what to do; nothing while it may be.
-fn hopeless(status: &TorrentStatus, network: NetworkPolicy, waited: Duration) -> Option<String> {
+fn hopeless(status: &TorrentStatus, network: NetworkPolicy) -> Option<String> {
     let share = share(status);
     if let Some(why) = &status.waits.not_stored {
         let why = printable(why);
@@ -165,16 +162,10 @@ fn hopeless(status: &TorrentStatus, network: NetworkPolicy, waited: Duration) ->
             "stopped at {share} %: {why}; make room, and run the same command again to go on"
         ));
     }
-    let is_offline = network == NetworkPolicy::Offline;
-    match status.phase {
-        Phase::Ready if is_offline && status.pieces_present < status.pieces => Some(format!(
-            "{share} % of it is here, and there is no network; do without --offline to fetch the rest"
-        )),
-        Phase::Metadata if is_offline && waited > METADATA_OFFLINE => Some(
-            "nothing of it is here, and there is no network; do without --offline to fetch it".to_owned(),
-        ),
-        _ => None,
-    }
+    let is_offline = network == NetworkPolicy::Offline && status.phase == Phase::Ready;
+    (is_offline && status.pieces_present < status.pieces).then(|| {
+        format!("{share} % of it is here, and there is no network; do without --offline to fetch the rest")
+    })
 }
 
 /// What is wrong with which tracker and web seed; empty where nothing is.
