@@ -100,6 +100,7 @@ export class Picker {
     }
   }
   #show() {
+    delete $("choices").dataset.state;
     const words = $("pick-search").value.toLowerCase().split(/\s+/).filter(Boolean);
     const matching = this.#list.filter((entry) => words.every((word) => entry.name.toLowerCase().includes(word) || entry.info_hash?.startsWith(word)));
     const shown = matching.slice(0, SHOWN_MAX), signature = JSON.stringify(shown);

@@ -32,6 +32,8 @@ export class Swarm extends EventTarget {
   #shelf;
   #retry;
   #peerOf = new WeakMap();
+  /** Of pieces that are coming: bytes by kind of source, in FROM's order. */
+  #parts = new Map();
   /** The client of trackers whose answers are listened to. */
   #heard = null;
   /** The open torrent, or null. */
@@ -133,7 +135,7 @@ export class Swarm extends EventTarget {
     // A .torrent brings its web seeds along once more with its metadata; those of a magnet link are known already.
     for (const seed of torrent.urlList) this.seeds.add(seed);
     this.from = new Uint8Array(torrent.pieces.length);
-    this.lastKind = new Uint8Array(torrent.pieces.length);
+    this.#parts.clear();
     this.#shelf.take({
       hash: torrent.infoHash, name: torrent.name, file: torrent.torrentFile,
       pieceLength: torrent.pieceLength, length: torrent.length,
@@ -146,7 +148,10 @@ export class Swarm extends EventTarget {
     if (this.usesWebSeed) this.#seedFromWeb(torrent);
   }
   #verified(index) {
-    this.from[index] = this.torrent.ready ? this.lastKind[index] || FROM.kept : FROM.kept;
+    // Several may have given blocks of it: it is of who gave most.
+    const parts = this.torrent.ready ? this.#parts.get(index) : null;
+    this.#parts.delete(index);
+    this.from[index] = parts ? parts.indexOf(Math.max(...parts)) : FROM.kept;
     this.#tell("piece", index);
   }
   #failed(error) {
@@ -169,7 +174,9 @@ export class Swarm extends EventTarget {
     this.#peerOf.set(wire, { kind, client: client.name });
     wire.on("piece", (index, offset, block) => {
       if (this.torrent !== torrent) return;
-      this.lastKind[index] = kind;
+      let parts = this.#parts.get(index);
+      if (!parts) this.#parts.set(index, parts = [0, 0, 0, 0, 0]);
+      parts[kind] += block.length;
       this.got[kind] += block.length;
       this.lastByteAt = performance.now();
     });
@@ -330,7 +337,7 @@ export class Swarm extends EventTarget {
     torrent._reservations[index] = [];
     torrent.done = false;
     this.from[index] = FROM.nobody;
-    this.lastKind[index] = 0;
+    this.#parts.delete(index);
     // What is wanted is wanted again.
     if (this.isFetchingAll) torrent.select(index, index, 0);
     for (const wire of torrent.wires) {
