@@ -83,6 +83,8 @@ mod network;
 mod no_peers;
 #[path = "e2e/operations.rs"]
 mod operations;
+#[path = "e2e/relays.rs"]
+mod relays;
 #[path = "e2e/seeding.rs"]
 mod seeding;
 #[path = "e2e/semantics.rs"]

@@ -1,7 +1,14 @@
-//! Native peers over data channels: they meet at a WebSocket tracker, other people's or the hub's, with and without TLS,
-//! and the hub is one of them.
+//! Native peers over data channels: they meet at a WebSocket tracker, other people's or the hub's, with and without TLS, over
+//! IPv6 and through a proxy, and the hub is one of them.
 
-use std::{net::SocketAddr, path::PathBuf, process::Command};
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    process::Command,
+    sync::mpsc,
+    thread,
+};
 
 use serde_json::Value;
 use wtfs_testkit::{net, process::Process, ramp::Ramp, torrent_file::TorrentFile, wait::eventually};
@@ -149,6 +156,92 @@ fn a_hub_behind_tls_gives_over_data_channels_too() {
     stage.set_variable("SSL_CERT_FILE", &text(&certificate.authority));
     let _said = stage.run(&get).expect_success("wtfs get");
     content().check_file(&stage.join("got/shared.bin"), BYTES).expect("every byte is right");
+}
+
+/// A proxy that makes tunnels (RFC 9110, section 9.3.6), and tells whereto. It ends with the test's process.
+fn tunnels() -> (SocketAddr, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback can be bound");
+    let addr = listener.local_addr().expect("a bound socket has an address");
+    let (asked, whereto) = mpsc::channel();
+    thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let asked = asked.clone();
+            thread::spawn(move || tunnel(client, &asked));
+        }
+    });
+    (addr, whereto)
+}
+
+/// One of them; whatever goes wrong ends it.
+fn tunnel(client: TcpStream, asked: &mpsc::Sender<String>) -> Option<()> {
+    let mut head = BufReader::new(client.try_clone().ok()?);
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        head.read_line(&mut line).ok().filter(|bytes| *bytes > 0)?;
+        if line.trim().is_empty() {
+            break;
+        }
+        lines.push(line.trim().to_owned());
+    }
+    let to = lines.first()?.strip_prefix("CONNECT ")?.split(' ').next()?.to_owned();
+    let server = TcpStream::connect(&to).ok()?;
+    // The test may have seen enough.
+    let _over = asked.send(to);
+    let (mut to_client, mut to_server) = (client.try_clone().ok()?, server.try_clone().ok()?);
+    to_client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").ok()?;
+    let back = thread::spawn(move || {
+        let mut server = server;
+        let _ended = std::io::copy(&mut server, &mut to_client);
+        let _gone = to_client.shutdown(Shutdown::Both);
+    });
+    let _ended = std::io::copy(&mut head, &mut to_server);
+    let _gone = to_server.shutdown(Shutdown::Both);
+    back.join().ok()
+}
+
+#[test]
+fn a_tracker_with_tls_is_reached_through_a_proxy() {
+    if missing(&[Need::Program("openssl")]) {
+        return;
+    }
+    let mut stage = Stage::new("channels-proxy");
+    let root = stage.subdir("root");
+    content().write_file(&root.join("shared.bin"), BYTES).expect("the scratch directory can be written");
+    let addr = net::fresh_addr();
+    let certificate = certificate(&stage, addr, 23);
+    let flags = ["--tls-cert", &text(&certificate.chain), "--tls-key", &text(&certificate.key)];
+    let _hub = Hub::start_at(&stage, &root, addr, &flags);
+    let _made = stage.run(&["create", "-t", &format!("wss://{addr}/announce"), "root/shared.bin"]);
+    stage.set_variable("SSL_CERT_FILE", &text(&certificate.authority));
+    let (proxy, whereto) = tunnels();
+    stage.set_variable("https_proxy", &format!("http://{proxy}"));
+    let (got, listen) = (stage.subdir("got"), net::fresh_addr().to_string());
+    let get = ["get", "--listen", &listen, "--cache-dir", "other", "-o", &text(&got), "shared.bin.torrent"];
+    let _said = stage.run(&get).expect_success("wtfs get");
+    content().check_file(&got.join("shared.bin"), BYTES).expect("every byte is right");
+    assert_eq!(whereto.try_recv().as_deref(), Ok(addr.to_string().as_str()), "the tracker, by the proxy");
+}
+
+#[test]
+fn a_tracker_is_reached_over_ipv6() {
+    let Ok(free) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) else {
+        assert!(std::env::var_os("WTFS_REQUIRE_INTEROP").is_none_or(|value| value != "1"), "no IPv6 here");
+        eprintln!("skipped: this machine has no IPv6");
+        return;
+    };
+    let addr = free.local_addr().expect("a bound socket has an address");
+    drop(free);
+    let stage = Stage::new("channels-ipv6");
+    let root = stage.subdir("root");
+    content().write_file(&root.join("shared.bin"), BYTES).expect("the scratch directory can be written");
+    let hub = Hub::start_at(&stage, &root, addr, &[]);
+    hub.wait_ready("shared.bin");
+    let _made = stage.run(&["create", "-t", &format!("ws://{addr}/announce"), "root/shared.bin"]);
+    let (got, listen) = (stage.subdir("got"), net::fresh_addr().to_string());
+    let get = ["get", "--listen", &listen, "--cache-dir", "other", "-o", &text(&got), "shared.bin.torrent"];
+    let _said = stage.run(&get).expect_success("wtfs get");
+    content().check_file(&got.join("shared.bin"), BYTES).expect("every byte is right");
 }
 
 #[test]

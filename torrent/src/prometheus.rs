@@ -207,6 +207,11 @@ const BY_LABEL: &[ByLabel] = &[
     ("wtfs_torrent_sources", Kind::Gauge, "Connected sources", "source", |t| {
         t.sources.iter().map(|s| (s.kind.name(), s.connected as f64)).collect()
     }),
+    ("wtfs_torrent_bans_total", Kind::Counter, "Peers banned", "reason", |t| {
+        let bans = t.bans.bans;
+        let by_reason = [("bad_data", bans.bad_data), ("violation", bans.violation), ("junk", bans.junk)];
+        by_reason.map(|(reason, count)| (reason, count as f64)).to_vec()
+    }),
     ("wtfs_torrent_stalled_reads", Kind::Gauge, "Reads held up now", "cause", |t| {
         t.waits.stalls.iter().map(|s| (s.cause.name(), s.reads as f64)).collect()
     }),

@@ -20,6 +20,12 @@ pub(super) fn proxy_for(url: &url::Url) -> Option<Intercept> {
     Matcher::from_env().intercept(&uri).filter(|proxy| proxy.uri().scheme_str() == Some("http"))
 }
 
+/// Whether a request for `url` goes through a proxy, of whatever kind.
+pub(super) fn is_proxied(url: &url::Url) -> bool {
+    let uri: Option<Uri> = url.as_str().parse().ok();
+    uri.is_some_and(|uri| Matcher::from_env().intercept(&uri).is_some())
+}
+
 /// Has `proxy` connect to the host of `url`. The proxy's name is looked up here, the host's by the proxy.
 pub(super) async fn open(proxy: &Intercept, url: &url::Url) -> Result<TcpStream, HttpError> {
     let host = host_of(url);

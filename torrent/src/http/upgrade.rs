@@ -19,7 +19,9 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config, tungstenite};
 
 use super::reach::{NamedHosts, Reach};
-use super::{Family, HttpClient, HttpError, ProxyPolicy, header_text, host_of, retry_after, tunnel};
+use super::{
+    Family, HttpClient, HttpError, ProxyPolicy, header_text, host_of, is_public, retry_after, tunnel,
+};
 
 /// What a web socket stands on.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -29,10 +31,11 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 /// A web socket.
 pub(crate) type WebSocket = WebSocketStream<Box<dyn Duplex>>;
 
-/// An open web socket, and who is at the other end of its connection: a proxy, where there is one.
+/// An open web socket.
 pub(crate) struct Opened {
     pub(crate) socket: WebSocket,
-    pub(crate) addr: Option<SocketAddr>,
+    /// Whether its host is in the internet, as far as can be told: a proxy is not asked where it connects to.
+    pub(crate) is_public: bool,
 }
 
 impl HttpClient {
@@ -66,8 +69,8 @@ impl HttpClient {
             .flatten();
         if let Some(proxy) = proxy {
             let stream = tunnel::open(&proxy, &url).await?;
-            let addr = stream.peer_addr().ok();
-            return handshake(Box::new(stream), &url, config).await.map(|socket| Opened { socket, addr });
+            let is_public = is_host_public(&url, None);
+            return handshake(Box::new(stream), &url, config).await.map(|socket| Opened { socket, is_public });
         }
         let broken = |reason: &str| HttpError::Broken { host: host.clone(), reason: reason.to_owned() };
         let key = generate_key();
@@ -94,11 +97,12 @@ impl HttpClient {
         if !is_web_socket || accepted.as_deref() != Some(derive_accept_key(key.as_bytes()).as_str()) {
             return Err(broken("its answer is not that of a web socket"));
         }
-        let addr = response.remote_addr();
+        let is_proxied = self.config().proxies == ProxyPolicy::System && tunnel::is_proxied(response.url());
+        let is_public = is_host_public(response.url(), response.remote_addr().filter(|_| !is_proxied));
         let stream = response.upgrade().await.map_err(|error| self.classify(&host, &error))?;
         let stream: Box<dyn Duplex> = Box::new(stream);
         let socket = WebSocketStream::from_raw_socket(stream, Role::Client, Some(config)).await;
-        Ok(Opened { socket, addr })
+        Ok(Opened { socket, is_public })
     }
 }
 
@@ -122,6 +126,21 @@ async fn handshake(
     }
 }
 
+/// Whether the host of `url`, which answered from `addr`, is in the internet. Where only its name is known the name decides:
+/// those of a private network have no dot, or end in what is kept for such.
+fn is_host_public(url: &url::Url, addr: Option<SocketAddr>) -> bool {
+    match (url.host(), addr) {
+        (_, Some(addr)) => is_public(addr.ip()),
+        (Some(url::Host::Ipv4(ip)), None) => is_public(ip.into()),
+        (Some(url::Host::Ipv6(ip)), None) => is_public(ip.into()),
+        (Some(url::Host::Domain(name)), None) => {
+            let last = name.trim_end_matches('.').rsplit_once('.').map_or("", |(_, last)| last);
+            !["", "arpa", "home", "internal", "lan", "local", "localhost"].contains(&last)
+        }
+        (None, None) => false,
+    }
+}
+
 /// The URL with the scheme of the request that opens it.
 fn plain(url: &str) -> Result<url::Url, HttpError> {
     let invalid = |reason: &str| HttpError::InvalidUrl(reason.to_owned());
@@ -135,4 +154,24 @@ fn plain(url: &str) -> Result<url::Url, HttpError> {
         url::Url::parse(&format!("{scheme}://{rest}")).map_err(|error| invalid(&error.to_string()))?;
     url.set_fragment(None);
     Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_tracker_is_is_told_by_its_address_or_else_by_its_name() {
+        let is_far = |url: &str, addr: Option<&str>| {
+            is_host_public(&url.parse().expect("a URL"), addr.map(|addr| addr.parse().expect("an address")))
+        };
+        assert!(is_far("http://tracker.example.org/announce", Some("8.8.8.8:80")));
+        assert!(!is_far("http://tracker.example.org/announce", Some("10.0.0.9:80")));
+        // Through a proxy.
+        assert!(is_far("https://tracker.example.org/announce", None));
+        assert!(is_far("https://8.8.8.8/announce", None));
+        for near in ["http://tracker/", "http://tracker.lan./", "http://10.0.0.9/", "http://[::1]/"] {
+            assert!(!is_far(near, None), "{near}");
+        }
+    }
 }

@@ -80,11 +80,11 @@ async fn dispatch(
             Message::KeepAlive | Message::Unknown { .. } => flood.junk(length - buffer.len())?,
             Message::Request(request) => {
                 flood.count()?;
-                serve(writer, PeerCommand::Serve(request))?;
+                serve(writer, PeerCommand::Serve(request)).await?;
             }
             Message::Cancel(request) => {
                 flood.count()?;
-                serve(writer, PeerCommand::Unserve(request))?;
+                serve(writer, PeerCommand::Unserve(request)).await?;
             }
             other => {
                 flood.count()?;
@@ -97,8 +97,9 @@ async fn dispatch(
     send_blocks(&mut blocks, want, context).await
 }
 
-fn serve(writer: &mpsc::Sender<PeerCommand>, command: PeerCommand) -> Result<(), CloseReason> {
-    writer.try_send(command).map_err(|_| CloseReason::Violation("asked for more than it reads"))
+/// Waits for the writer: a peer that asks and does not read is not read either, until that takes too long for the writer.
+async fn serve(writer: &mpsc::Sender<PeerCommand>, command: PeerCommand) -> Result<(), CloseReason> {
+    writer.send(command).await.map_err(|_| CloseReason::Shutdown)
 }
 
 async fn send_blocks(blocks: &mut Vec<Block>, want: usize, context: &PeerContext) -> Result<(), CloseReason> {

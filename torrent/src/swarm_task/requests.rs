@@ -180,7 +180,7 @@ impl SwarmTask {
         let Some((piece, number)) = download.content.geometry().check_block(block.piece, block.begin, length)
         else {
             self.shared.counters.wasted.add(bytes);
-            return peer.handle_junk(Junk::Message { bytes: block.data.len() }, now);
+            return peer.handle_junk(Junk::Misfit, now);
         };
         let key = BlockKey { piece, block: number };
         match peer.handle_block(key, length, now) {

@@ -4,7 +4,6 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,8 +14,8 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_util::sync::PollSender;
 
 use super::Place;
+use crate::http::HttpClient;
 use crate::http::upgrade::WebSocket;
-use crate::http::{HttpClient, is_public};
 use crate::tracker::AnnounceError;
 use crate::tracker::local::LocalLine;
 
@@ -37,7 +36,7 @@ pub(super) struct Line {
 }
 
 enum Wire {
-    Socket { socket: Box<WebSocket>, addr: Option<SocketAddr> },
+    Socket { socket: Box<WebSocket>, place: Place },
     Local { to: PollSender<String>, from: mpsc::Receiver<String> },
 }
 
@@ -82,7 +81,8 @@ impl Line {
             .write_buffer_size(0)
             .max_write_buffer_size(MAX_WRITE_BUFFER_BYTES);
         let opened = http.web_socket(url, config, OPEN_TIMEOUT).await?;
-        let wire = Wire::Socket { socket: Box::new(opened.socket), addr: opened.addr };
+        let place = if opened.is_public { Place::Far } else { Place::Near };
+        let wire = Wire::Socket { socket: Box::new(opened.socket), place };
         Ok(Self { wire, is_unflushed: false })
     }
 
@@ -95,8 +95,8 @@ impl Line {
     /// Where the tracker is, as far as it matters to peers found there.
     pub(super) fn place(&self) -> Place {
         match self.wire {
-            Wire::Socket { addr: Some(addr), .. } if is_public(addr.ip()) => Place::Far,
-            Wire::Socket { .. } | Wire::Local { .. } => Place::Near,
+            Wire::Socket { place, .. } => place,
+            Wire::Local { .. } => Place::Near,
         }
     }
 

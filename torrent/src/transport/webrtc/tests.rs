@@ -328,6 +328,26 @@ async fn peers_meet_over_ipv6() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn peers_meet_over_ipv6() {
+    let over = || RtcPolicy {
+        addresses: AddressFilter { only: vec![std::net::Ipv6Addr::LOCALHOST.into()], ..AddressFilter::default() },
+        ..policy()
+    };
+    if std::net::UdpSocket::bind("[::1]:0").is_err() {
+        return;
+    }
+    let (a, b) = (Side::new(over()), Side::new(over()));
+    let (mut ours, mut theirs) = connect(&a, &b).await;
+    assert!(ours.addr.is_ipv6() && theirs.addr.is_ipv6(), "{ours:?} {theirs:?}");
+    let sent = content(300_000);
+    let (got, _) = carry(&mut ours, &mut theirs, &sent).await;
+    assert_eq!(sum(&got), sum(&sent));
+    drop((ours, theirs));
+    a.is_idle().await;
+    b.is_idle().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stun_server_that_does_not_answer_holds_an_offer_up_for_the_cap_alone() {
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let server = format!("stun:{}", silent.local_addr().unwrap()).parse().unwrap();
