@@ -294,6 +294,23 @@ fn an_exception_that_nobody_needs_is_gone() {
     report("stale exceptions", stale.map(|(path, _)| (*path).to_owned()).collect());
 }
 
+/// A name as long as this and without a space is that of a test.
+const SHORTEST_TEST_NAME: usize = 25;
+
+#[test]
+fn a_test_that_the_documentation_names_is_there() {
+    let text = read(&root().join("docs/hugging-face.md"));
+    let is_name = |word: &&str| {
+        let is_letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        word.len() >= SHORTEST_TEST_NAME && word.bytes().all(is_letter)
+    };
+    let named: Vec<_> = text.split('`').filter(is_name).collect();
+    assert!(!named.is_empty(), "it names tests");
+    let sources = sources();
+    let is_missing = |name: &&str| !sources.iter().any(|source| source.code.contains(&format!("fn {name}(")));
+    report("tests that are not there", named.into_iter().filter(is_missing).map(str::to_owned).collect());
+}
+
 // ---- reading the tree ------------------------------------------------------------------------------------------
 
 /// One source file: `text` as it is, `code` with comments blanked (line numbers stay).
