@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use wtfs_testkit::hf_hub::{Content, HfHub, RepoKind, Side};
+use wtfs_testkit::hf_hub::{Content, Fault, FaultKind, HfHub, RepoKind, Side};
 
 use crate::{
     hf_weights::{ID, computed, model_on_disk, upstream},
@@ -73,6 +73,57 @@ fn transformers_loads_a_model_from_a_mount_by_its_path_and_by_its_name() {
     let fetched = world.upstream.log().at(Side::Cdn).of("*model.safetensors*").sent_bytes();
     let weights = model.join("model.safetensors").metadata().expect("it is there").len();
     assert!(fetched as f64 <= weights as f64 * 1.15, "{fetched} of {weights}: it was fetched more than once");
+}
+
+#[test]
+fn a_model_of_several_shards_is_loaded_whatever_befalls_the_way_to_its_origin() {
+    if missing(&[Need::Fuse, Need::Loaders]) {
+        return;
+    }
+    const SHARDS: u64 = 4;
+    let builder = HfHub::builder().model("org/sharded").file("README.md", "#");
+    let world = World::with_hub("hf-shards", builder, &[]);
+    let disk = world.stage.join("shards");
+    let _written = done(&world, Way::Hub, &[], &by_path("write_shards", &disk));
+    let expected = done(&world, Way::Hub, &[], &by_path("generate", &disk));
+    assert_eq!(expected["class"], "LlamaForCausalLM", "{expected}");
+    let files: Vec<_> =
+        walk(&disk).into_iter().map(|path| (text(&path), Content::File(disk.join(path)))).collect();
+    let shards = files.iter().filter(|(path, _)| path.ends_with(".safetensors")).count();
+    assert_eq!(shards as u64, SHARDS);
+    let _commit = world.upstream.push(RepoKind::Model, "org/sharded", "main", files);
+    // One for each shard, and one that is met by each again and again.
+    let faults = [
+        FaultKind::Truncate { after: 1_000_001 },
+        FaultKind::Reset { after: Some(700_000) },
+        FaultKind::Status(503),
+        FaultKind::RateLimit { seconds: 1 },
+    ];
+    for (n, fault) in (1..=SHARDS).zip(faults) {
+        world.upstream.fault(Fault::cdn(fault).path(&format!("*model-0000{n}-*")).times(1));
+    }
+    world.upstream.fault(Fault::cdn(FaultKind::Truncate { after: 3_000_000 }).path("*.safetensors*"));
+    let (hub, cdn) = (world.upstream.hub_addr().to_string(), world.upstream.cdn_addr().to_string());
+    let (origin, cache) = (world.upstream.endpoint(), text(&world.stage.subdir("cache-of-the-origin")));
+    let mut flags = vec!["--cache-dir", &cache, "--hf-endpoint", &origin];
+    flags.extend(["--allow-upstream-host", &hub, "--allow-upstream-host", &cdn]);
+    let straight = world.stage.mount(&["hf://org/sharded"], &flags);
+    let load = by_path("generate", straight.dir());
+    assert_eq!(done(&world, Way::Upstream, &[], &load), expected);
+    straight.unmount();
+    let through = mount(&world, "shards");
+    assert_eq!(done(&world, Way::Hub, &[], &by_path("generate", &through.join("org/sharded"))), expected);
+    through.unmount();
+    let log = world.upstream.log();
+    for n in 1..=SHARDS {
+        let met = log
+            .of(&format!("*model-0000{n}-*"))
+            .0
+            .iter()
+            .filter(|request| !request.faults.is_empty())
+            .count();
+        assert!(met > 1, "shard {n} met {met} faults");
+    }
 }
 
 #[test]

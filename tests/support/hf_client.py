@@ -198,6 +198,32 @@ def load_model(step):
     }
 
 
+def write_shards(step):
+    """A model as large ones are kept: its weights in several files, with an index of them."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(7)
+    config = LlamaConfig(
+        vocab_size=512, hidden_size=512, intermediate_size=1024, num_hidden_layers=6, num_attention_heads=8
+    )
+    LlamaForCausalLM(config).save_pretrained(step["path"], max_shard_size="20MB")
+
+
+def generate(step):
+    """What a causal model says after a few tokens, without a tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(1)
+    model = AutoModelForCausalLM.from_pretrained(step.get("path") or step["id"], dtype=torch.bfloat16)
+    with torch.no_grad():
+        found = model(torch.tensor([[1, 5, 9, 250, 77]])).logits
+        said = model.generate(torch.tensor([[1, 5, 9]]), max_new_tokens=12, do_sample=False)
+    digest = hashlib.sha256(found.float().numpy().tobytes()).hexdigest()
+    return {"class": type(model).__name__, "logits": digest, "said": said[0].tolist()}
+
+
 def write_checkpoint(step):
     import torch
 
