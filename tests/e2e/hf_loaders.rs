@@ -250,3 +250,24 @@ fn the_oldest_client_reads_files_through_the_view_and_whole_snapshots_offline() 
     assert_eq!(ok(&offline[1])["files"], expected_files(&model_files()));
     mount.unmount();
 }
+
+#[test]
+fn the_view_is_scanned_and_verified_as_the_cache_that_it_looks_like() {
+    if missing(&[Need::Fuse, Need::HfClient(NEWEST)]) {
+        return;
+    }
+    let world = World::with_hub("hf-scan", standard(), &[]);
+    let mount = mount(&world, "view");
+    let cache = text(&mount.join(".cache-view"));
+    let file = json!({ "do": "download", "id": "org/model", "file": "config.json", "cache_dir": cache });
+    let verify = json!({ "do": "verify", "id": "org/model", "cache_dir": cache });
+    let scan = json!({ "do": "scan", "cache_dir": cache });
+    let done = world.client(NEWEST, Way::Hub).steps(&[file, verify, scan]);
+    assert!(done[0]["ok"].is_object(), "{done:?}");
+    let files = model_files();
+    assert_eq!(*ok(&done[1]), json!({ "checked": files.len(), "wrong": 0 }));
+    let bytes: u64 = files.iter().map(|(_, content)| content.len()).sum();
+    let found = json!({ "org/model": ["model", ["main"], files.len(), bytes] });
+    assert_eq!(*ok(&done[2]), json!({ "repos": found, "warnings": [] }));
+    mount.unmount();
+}

@@ -110,6 +110,16 @@ def verify(step):
     return {"checked": found.checked_count, "wrong": len(found.mismatches)}
 
 
+def scan(step):
+    """What the client finds in a cache."""
+    found = huggingface_hub.scan_cache_dir(step["cache_dir"])
+    repos = {
+        repo.repo_id: [repo.repo_type, sorted(repo.refs), sum(len(r.files) for r in repo.revisions), repo.size_on_disk]
+        for repo in found.repos
+    }
+    return {"repos": repos, "warnings": [str(warning) for warning in found.warnings]}
+
+
 def auth_check(step):
     HfApi().auth_check(step["id"], **keywords(step, "repo_type", "token"))
     return "yes"
