@@ -369,13 +369,14 @@ fn three_mounts_through_one_hub_cost_upstream_one_copy() {
             .collect();
         assert!(readers.into_iter().all(|reader| reader.join().expect("no panic")), "bytes differ");
     });
-    // What came is one copy. What was sent is more by what was on its way when a long request was cut short.
     let came = world.get("/hf-stats").json()["upstream_bytes"].as_u64().expect("a sum");
     assert!((LENGTH..LENGTH + LENGTH / 10).contains(&came), "{came} bytes came from upstream for {LENGTH}");
+    // No more is on its way in vain when a request is cut short.
     let asked = world.upstream.log().at(Side::Cdn);
     let sent = asked.sent_bytes();
     let asked: Vec<_> = asked.0.iter().map(|one| (one.range.clone(), one.sent_bytes())).collect();
-    assert!(sent < 2 * LENGTH, "upstream sent {sent} bytes for {LENGTH}: {asked:?}");
+    assert!(sent < LENGTH + LENGTH / 10, "upstream sent {sent} bytes for {LENGTH}: {asked:?}");
+    eprintln!("upstream sent {sent} bytes for {LENGTH} in {} answers", asked.len());
 }
 
 #[test]

@@ -32,6 +32,7 @@ use crate::store::spans::{read_exact, try_read_exact};
 
 mod ahead;
 mod board;
+mod crew;
 mod error;
 mod flight;
 mod hashes;
@@ -503,6 +504,10 @@ pub(crate) mod scripted;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod copies_tests;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -4,6 +4,10 @@
 //! who waits for them, as they come, and a fast one's in few large writes. A flight holds two batches at most. It asks
 //! again from where it is when an answer breaks off, stalls, or asks it to come later; that no reader notices. It ends
 //! when nobody wants more of its claim.
+//!
+//! It says how fast its origin is, by which the board decides who waits for it: bytes for the time that it waited for
+//! them. Waiting for its own disk or for its reader is none of the origin's slowness; counted as that, it would make
+//! readers ask again for what is about to come.
 
 use std::ops::Range;
 use std::pin::pin;
@@ -14,7 +18,7 @@ use bytes::Bytes;
 use futures_util::future::OptionFuture;
 use futures_util::{StreamExt, stream};
 
-use super::board::{Class, Leave};
+use super::board::{Class, Leave, MOST_NEAR_BYTES, REST_BYTES};
 use super::error::BlobError;
 use super::lanes::{BATCH_BYTES, Lane};
 use super::origin::{BlobBody, OriginError, OriginFault};
@@ -47,8 +51,15 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
 /// What is about to arrive: within this time, and within bounds. A read of it waits rather than asks by itself.
-const NEAR_TIME: Duration = Duration::from_millis(300);
-const NEAR_BYTES: std::ops::RangeInclusive<u64> = (256 << 10)..=(8 << 20);
+const NEAR_TIME: Duration = Duration::from_millis(500);
+const NEAR_BYTES: std::ops::RangeInclusive<u64> = (256 << 10)..=MOST_NEAR_BYTES;
+
+/// What was measured counts for so long: half of it goes then.
+const PACE_TIME: Duration = Duration::from_secs(2);
+
+/// Where nothing came for so long, before the first byte and after it, nothing is about to come: others need not wait.
+const LATE_ANSWER: Duration = Duration::from_secs(2);
+const LATE_BYTES: Duration = Duration::from_secs(1);
 
 /// A flight that has brought this much since it took its lane, or has had it for so long, lets others go first.
 const TURN_BYTES: u64 = 8 << 20;
@@ -98,7 +109,7 @@ async fn fetch(state: &Arc<State>, claim: u64, origin: &Origin) -> Result<(), Bl
     let mut failures = 0;
     loop {
         let Some(class) = wait_for_room(state, claim).await? else { return Ok(()) };
-        let lane = shared.lanes.take(&origin.site(), class).await;
+        let Some(lane) = take_lane(state, claim, origin, class).await else { return Ok(()) };
         // Much may have happened meanwhile.
         let (range, leave) = state.leave(claim);
         if range.is_empty() || !matches!(leave, Leave::Until(_)) {
@@ -165,6 +176,49 @@ async fn wait_for_room(state: &Arc<State>, claim: u64) -> Result<Option<Class>, 
     }
 }
 
+/// Waits for a lane, as a read does once a read waits for the claim. `None` once the claim is gone.
+async fn take_lane(state: &Arc<State>, claim: u64, origin: &Origin, mut class: Class) -> Option<Lane> {
+    let (lanes, site) = (&state.shared.lanes, origin.site());
+    let mut lane = pin!(lanes.take(&site, class));
+    loop {
+        let mut moved = pin!(state.moved.notified());
+        moved.as_mut().enable();
+        let (_, now) = state.claimed(claim)?;
+        if now != class {
+            class = now;
+            lane.set(lanes.take(&site, class));
+        }
+        tokio::select! {
+            biased;
+            lane = &mut lane => return Some(lane),
+            () = &mut moved => {}
+        }
+    }
+}
+
+/// How fast bytes come that are waited for.
+#[derive(Debug, Default)]
+struct Pace {
+    bytes: u64,
+    waited: Duration,
+}
+
+impl Pace {
+    fn add(&mut self, bytes: u64, waited: Duration) {
+        if self.waited >= PACE_TIME {
+            (self.bytes, self.waited) = (self.bytes / 2, self.waited / 2);
+        }
+        (self.bytes, self.waited) = (self.bytes + bytes, self.waited + waited);
+    }
+
+    /// What comes within a moment.
+    fn near(&self) -> u64 {
+        // The first bytes came while nobody waited.
+        let rate = self.bytes as f64 / self.waited.as_secs_f64().max(0.002);
+        ((rate * NEAR_TIME.as_secs_f64()) as u64).clamp(*NEAR_BYTES.start(), *NEAR_BYTES.end())
+    }
+}
+
 /// Bytes that arrived and are to be written.
 #[derive(Default)]
 struct Batch {
@@ -175,7 +229,16 @@ struct Batch {
 /// One request for what is missing of a claim.
 async fn request(state: &Arc<State>, claim: u64, origin: &Origin, range: Range<u64>, lane: &Lane) -> Over {
     let since = Instant::now();
-    let body = match tokio::time::timeout(OPEN_TIMEOUT, origin.open(range.clone())).await {
+    state.asks(claim);
+    let mut opening = pin!(tokio::time::timeout(OPEN_TIMEOUT, origin.open(range.clone())));
+    let opened = match tokio::time::timeout(LATE_ANSWER, &mut opening).await {
+        Ok(opened) => opened,
+        Err(_late) => {
+            state.is_late(claim);
+            opening.await
+        }
+    };
+    let body = match opened {
         Ok(Ok(body)) => body,
         Ok(Err(error)) => return Over::Origin(error),
         Err(_) => return Over::Origin(OriginError::new(OriginFault::Transient, "it does not answer")),
@@ -192,22 +255,24 @@ async fn request(state: &Arc<State>, claim: u64, origin: &Origin, range: Range<u
     let mut over = None;
     let mut last_arrival = tokio::time::Instant::now();
     let mut paused_since: Option<tokio::time::Instant> = None;
+    let mut pace = Pace::default();
+    let mut is_late = false;
     loop {
         let mut moved = pin!(state.moved.notified());
         moved.as_mut().enable();
-        let (missing, leave) = state.leave(claim);
+        let (missing, leave) = state.leave_at(claim, arrived);
         if over.is_none() {
             over = match leave {
                 _ if arrived >= missing.end => Some(Over::Complete),
                 Leave::End => Some(Over::Unwanted),
                 Leave::Pause if lane.is_wanted() => Some(Over::Unwanted),
-                Leave::Until(_)
-                    if (arrived - begin >= TURN_BYTES || since.elapsed() >= TURN_TIME)
-                        && lane.is_wanted() =>
-                {
-                    Some(Over::Turn)
+                Leave::Until(_) => {
+                    // What is on its way of a request that is nearly over would be sent in vain.
+                    let is_long = arrived - begin >= TURN_BYTES && missing.end - arrived > REST_BYTES;
+                    let has_had_its_turn = is_long || since.elapsed() >= TURN_TIME;
+                    (has_had_its_turn && lane.is_wanted()).then_some(Over::Turn)
                 }
-                Leave::Until(_) | Leave::Pause => None,
+                Leave::Pause => None,
             };
         }
         let may_go = matches!(leave, Leave::Until(until) if arrived < until);
@@ -226,26 +291,27 @@ async fn request(state: &Arc<State>, claim: u64, origin: &Origin, range: Range<u
             }
         }
         let pause_ends = paused_since.unwrap_or(last_arrival) + PAUSE_TIMEOUT;
+        let waits_since = may_read.then(Instant::now);
         tokio::select! {
             biased;
             Some(written) = &mut writing, if is_writing => {
                 is_writing = false;
+                pace.add(0, waits_since.map_or(Duration::ZERO, |since| since.elapsed()));
                 match written {
-                    Ok((part, range)) => {
-                        let near = near(range.end - begin, since.elapsed());
-                        state.stored(claim, &part, range, near);
-                    }
+                    Ok((part, range)) => state.stored(claim, &part, range, pace.near()),
                     Err(ended) => return ended,
                 }
             }
             next = body.next(), if may_read => {
-                last_arrival = tokio::time::Instant::now();
+                is_late = false;
                 match next {
                     Some(Ok(bytes)) => {
                         state.shared.counters.origin_bytes.add(bytes.len() as u64);
                         let room = usize::try_from(missing.end - arrived).unwrap_or(usize::MAX);
                         let bytes = bytes.slice(..bytes.len().min(room));
+                        // All flights share it: one more may well be faster than this one.
                         state.shared.download_limit().take(bytes.len() as u64).await;
+                        pace.add(bytes.len() as u64, waits_since.map_or(Duration::ZERO, |since| since.elapsed()));
                         arrived += bytes.len() as u64;
                         batch.bytes += bytes.len() as u64;
                         batch.parts.push(bytes);
@@ -253,6 +319,11 @@ async fn request(state: &Arc<State>, claim: u64, origin: &Origin, range: Range<u
                     Some(Err(error)) => over = Some(Over::Origin(error)),
                     None => over = Some(Over::Origin(cut_short())),
                 }
+                last_arrival = tokio::time::Instant::now();
+            }
+            () = tokio::time::sleep_until(last_arrival + LATE_BYTES), if may_read && !is_late => {
+                is_late = true;
+                state.is_late(claim);
             }
             () = tokio::time::sleep_until(last_arrival + STALL_TIMEOUT), if may_read => {
                 over = Some(Over::Origin(OriginError::new(OriginFault::Transient, "it stalls")));
@@ -272,12 +343,6 @@ fn cut_short() -> OriginError {
     OriginError::new(OriginFault::Transient, "it broke off")
 }
 
-/// What arrives within a moment at the rate so far.
-fn near(bytes: u64, elapsed: Duration) -> u64 {
-    let rate = bytes as f64 / elapsed.as_secs_f64().max(0.001);
-    ((rate * NEAR_TIME.as_secs_f64()) as u64).clamp(*NEAR_BYTES.start(), *NEAR_BYTES.end())
-}
-
 type Written = Result<(Arc<super::place::Part>, Range<u64>), Over>;
 
 /// Writes a batch; on a full disk after others gave something up.
@@ -293,6 +358,7 @@ async fn write(state: &Arc<State>, claim: u64, at: u64, batch: Batch) -> Written
         Ok(None) => return Err(Over::Unwanted),
         Err(error) => return Err(Over::Here(error)),
     };
+    state.until_given_up(&(at..at + batch.bytes)).await;
     let parts: Arc<[Bytes]> = batch.parts.into();
     for _ in 0..MAX_WRITES {
         let (target, parts) = (part.clone(), parts.clone());
@@ -317,10 +383,21 @@ mod tests {
 
     #[test]
     fn what_is_near_follows_the_rate_within_bounds() {
-        assert_eq!(near(1 << 19, Duration::from_secs(1)), 256 << 10, "a slow one is not waited for long");
-        assert_eq!(near(10 << 20, Duration::from_secs(1)), 3 << 20);
-        assert_eq!(near(1 << 30, Duration::from_millis(1)), 8 << 20);
+        let near = |bytes, waited| Pace { bytes, waited }.near();
+        assert_eq!(near(1 << 18, Duration::from_secs(1)), 256 << 10, "a slow one is not waited for long");
+        assert_eq!(near(10 << 20, Duration::from_secs(1)), 5 << 20);
+        assert_eq!(near(1 << 30, Duration::from_millis(1)), MOST_NEAR_BYTES);
         assert_eq!(near(0, Duration::ZERO), 256 << 10);
+    }
+
+    #[test]
+    fn an_origin_that_became_slow_is_known_to_be_slow_soon() {
+        let mut pace = Pace::default();
+        pace.add(100 << 20, Duration::from_secs(1));
+        for _ in 0..20 {
+            pace.add(1 << 20, Duration::from_secs(1));
+        }
+        assert!(pace.near() < 1 << 20, "{pace:?}");
     }
 
     #[test]

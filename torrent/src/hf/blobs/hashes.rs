@@ -87,6 +87,12 @@ fn sum(id: ContentId, bytes: &[u8]) -> [u8; 32] {
     Sha256::new().chain_update(id.as_bytes()).chain_update(bytes).finalize().into()
 }
 
+/// One hash of bytes in order. Hashes of the same bytes know nothing of each other, so that each may have a core.
+pub(super) trait Hashes: Send {
+    /// Takes the next bytes.
+    fn update(&mut self, bytes: &[u8]);
+}
+
 /// Hashes a blob from its beginning.
 #[derive(Debug, Clone)]
 pub(super) struct BlobHasher {
@@ -102,6 +108,15 @@ enum Content {
     GitSha1(Sha1),
 }
 
+impl Hashes for Content {
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(hasher) => hasher.update(bytes),
+            Self::GitSha1(hasher) => hasher.update(bytes),
+        }
+    }
+}
+
 impl BlobHasher {
     /// For a blob of this kind and length; with the hashes of pieces, if they are wanted.
     pub(super) fn new(id: ContentId, bytes: u64, piece_bytes: Option<u32>) -> Self {
@@ -112,15 +127,13 @@ impl BlobHasher {
         Self { content, pieces: piece_bytes.map(|length| PiecesHasher::new(length, bytes)), at: 0 }
     }
 
-    pub(super) fn update(&mut self, bytes: &[u8]) {
-        match &mut self.content {
-            Content::Sha256(hasher) => hasher.update(bytes),
-            Content::GitSha1(hasher) => hasher.update(bytes),
-        }
+    /// Its hashes, all of which are to get all bytes from [`Self::at`] on.
+    pub(super) fn hashes(&mut self) -> Vec<&mut dyn Hashes> {
+        let mut all: Vec<&mut dyn Hashes> = vec![&mut self.content];
         if let Some(pieces) = &mut self.pieces {
-            pieces.update(bytes);
+            all.extend(pieces.hashes());
         }
-        self.at += bytes.len() as u64;
+        all
     }
 
     /// What it is known by, if it has had all of it, and the hashes of its pieces.
@@ -136,75 +149,69 @@ impl BlobHasher {
 /// Hashes the pieces of a blob from its beginning.
 #[derive(Debug, Clone)]
 pub(super) struct PiecesHasher {
-    piece_bytes: u32,
-    /// Whether the blob is longer than a piece.
-    has_layer: bool,
-    piece: Sha1,
-    in_piece: u32,
-    block: Sha256,
-    in_block: u32,
-    /// Of the piece that is being hashed.
-    leaves: Vec<Hash>,
-    v1: Vec<[u8; 20]>,
-    layer: Vec<Hash>,
+    sums: PieceSums,
+    tree: PieceTree,
 }
 
 impl PiecesHasher {
     pub(super) fn new(piece_bytes: u32, bytes: u64) -> Self {
-        Self {
-            piece_bytes,
+        let sums = PieceSums { piece_bytes, piece: Sha1::new(), in_piece: 0, done: Vec::new() };
+        let tree = PieceTree {
+            // At least one.
+            piece_blocks: (piece_bytes / BLOCK_BYTES) as usize,
             has_layer: bytes > u64::from(piece_bytes),
-            piece: Sha1::new(),
-            in_piece: 0,
             block: Sha256::new(),
             in_block: 0,
             leaves: Vec::new(),
-            v1: Vec::new(),
             layer: Vec::new(),
-        }
+        };
+        Self { sums, tree }
     }
 
-    pub(super) fn update(&mut self, mut bytes: &[u8]) {
+    /// As [`BlobHasher::hashes`].
+    pub(super) fn hashes(&mut self) -> [&mut dyn Hashes; 2] {
+        [&mut self.sums, &mut self.tree]
+    }
+
+    pub(super) fn finish(self) -> PieceHashes {
+        let piece_bytes = self.sums.piece_bytes;
+        let (v1, v1_last_padded) = self.sums.finish();
+        let (v2_root, v2_layer) = self.tree.finish();
+        PieceHashes { piece_bytes, v1, v1_last_padded, v2_root, v2_layer }
+    }
+}
+
+/// SHA-1 of each piece.
+#[derive(Debug, Clone)]
+struct PieceSums {
+    piece_bytes: u32,
+    piece: Sha1,
+    in_piece: u32,
+    done: Vec<[u8; 20]>,
+}
+
+impl Hashes for PieceSums {
+    fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let room = (BLOCK_BYTES - self.in_block).min(self.piece_bytes - self.in_piece) as usize;
+            let room = (self.piece_bytes - self.in_piece) as usize;
             let (now, later) = bytes.split_at(room.min(bytes.len()));
-            self.block.update(now);
             self.piece.update(now);
-            // At most a block.
-            self.in_block += now.len() as u32;
+            // At most a piece.
             self.in_piece += now.len() as u32;
-            if self.in_block == BLOCK_BYTES {
-                self.end_block();
-            }
             if self.in_piece == self.piece_bytes {
-                self.v1.push(self.piece.finalize_reset().into());
-                self.end_layer_node();
+                self.done.push(self.piece.finalize_reset().into());
                 self.in_piece = 0;
             }
             bytes = later;
         }
     }
+}
 
-    fn end_block(&mut self) {
-        self.leaves.push(self.block.finalize_reset().into());
-        self.in_block = 0;
-    }
-
-    fn end_layer_node(&mut self) {
-        if self.has_layer {
-            let height = (self.piece_bytes / BLOCK_BYTES).ilog2();
-            self.layer.push(merkle::piece_node(&self.leaves, height));
-            self.leaves.clear();
-        }
-    }
-
-    pub(super) fn finish(mut self) -> PieceHashes {
-        let mut v1_last_padded = self.v1.last().copied().unwrap_or_default();
+impl PieceSums {
+    /// Those of all pieces, and that of the last one filled up.
+    fn finish(mut self) -> (Vec<[u8; 20]>, [u8; 20]) {
+        let mut last_padded = self.done.last().copied().unwrap_or_default();
         if self.in_piece > 0 {
-            if self.in_block > 0 {
-                self.end_block();
-            }
-            self.end_layer_node();
             let mut padded = self.piece.clone();
             let mut missing = (self.piece_bytes - self.in_piece) as usize;
             while missing > 0 {
@@ -212,21 +219,69 @@ impl PiecesHasher {
                 padded.update(&ZEROS[..now]);
                 missing -= now;
             }
-            v1_last_padded = padded.finalize().into();
-            self.v1.push(self.piece.finalize().into());
+            last_padded = padded.finalize().into();
+            self.done.push(self.piece.finalize().into());
         }
-        let v2_root = if self.has_layer {
-            merkle::root_of_layer(&self.layer, (self.piece_bytes / BLOCK_BYTES).ilog2())
-        } else {
-            merkle::root(&self.leaves)
+        (self.done, last_padded)
+    }
+}
+
+/// The tree of SHA-256 over blocks, down to its layer of pieces.
+#[derive(Debug, Clone)]
+struct PieceTree {
+    piece_blocks: usize,
+    /// Whether the blob is longer than a piece.
+    has_layer: bool,
+    block: Sha256,
+    in_block: u32,
+    /// Of the piece that is being hashed.
+    leaves: Vec<Hash>,
+    layer: Vec<Hash>,
+}
+
+impl Hashes for PieceTree {
+    fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let room = (BLOCK_BYTES - self.in_block) as usize;
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            self.block.update(now);
+            // At most a block.
+            self.in_block += now.len() as u32;
+            if self.in_block == BLOCK_BYTES {
+                self.end_block();
+            }
+            bytes = later;
+        }
+    }
+}
+
+impl PieceTree {
+    fn end_block(&mut self) {
+        self.leaves.push(self.block.finalize_reset().into());
+        self.in_block = 0;
+        if self.leaves.len() == self.piece_blocks {
+            self.end_piece();
+        }
+    }
+
+    fn end_piece(&mut self) {
+        if self.has_layer && !self.leaves.is_empty() {
+            self.layer.push(merkle::piece_node(&self.leaves, self.piece_blocks.ilog2()));
+            self.leaves.clear();
+        }
+    }
+
+    /// The root, and the layer.
+    fn finish(mut self) -> (Hash, Vec<Hash>) {
+        if self.in_block > 0 {
+            self.end_block();
+        }
+        self.end_piece();
+        let root = match self.has_layer {
+            true => merkle::root_of_layer(&self.layer, self.piece_blocks.ilog2()),
+            false => merkle::root(&self.leaves),
         };
-        PieceHashes {
-            piece_bytes: self.piece_bytes,
-            v1: self.v1,
-            v1_last_padded,
-            v2_root,
-            v2_layer: self.layer,
-        }
+        (root, self.layer)
     }
 }
 
@@ -268,8 +323,9 @@ mod tests {
             let git = ContentId::GitSha1(Sha1::digest(git).into());
             for id in [sha256, git] {
                 let mut hasher = BlobHasher::new(id, len as u64, Some(piece_bytes));
-                bytes.chunks(step).for_each(|step| hasher.update(step));
-                prop_assert_eq!(hasher.at, len as u64);
+                for bytes in bytes.chunks(step) {
+                    hasher.hashes().into_iter().for_each(|hash| hash.update(bytes));
+                }
                 let (found, pieces) = hasher.finish();
                 prop_assert_eq!(found, id);
                 let pieces = pieces.expect("asked for");

@@ -12,6 +12,7 @@
 //! bytes without a record, which count as nothing, and never the other way round. Whole files are removed by unlink(2)
 //! alone: whoever reads one goes on reading what it was. All functions block on the disk.
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -125,7 +126,28 @@ impl Place {
                 Some(_) => remove_abandoned(&path),
             }
         }
+        self.remove_orphans(&all);
         all
+    }
+
+    /// Removes the hashes of pieces whose blob is not whole here: a crash, or somebody who removed the blob, left them,
+    /// and nothing counts them. They can be made again.
+    fn remove_orphans(&self, found: &[Found]) {
+        let whole = found.iter().filter(|found| found.kind == FoundKind::Whole);
+        let whole: HashSet<ContentId> = whole.map(|found| found.id).collect();
+        for dir in subdirectories(&self.dir.join("pieces")) {
+            for (name, path) in entries(&dir) {
+                let mut fields = name.split('.');
+                let Some(Ok(id)) = fields.next().map(str::parse::<ContentId>) else { continue };
+                let is_finished = fields.nth(1).is_none();
+                if is_finished && whole.contains(&id) {
+                    continue;
+                }
+                if let Err(error) = remove_file(&path) {
+                    tracing::debug!(%error, "hashes of pieces that nobody needs stay");
+                }
+            }
+        }
     }
 
     /// The whole blob, if it is there in this length.
@@ -338,9 +360,9 @@ impl Part {
     ///
     /// # Errors
     /// When the disk does not take it; what is recorded is then what was before.
-    pub(super) fn record_durable(&self, ranges: &RangeSet, all: &RangeSet) -> Result<(), StoreError> {
+    pub(super) fn record_durable(&self, ranges: &RangeSet) -> Result<(), StoreError> {
         match &mut *self.record() {
-            Some(record) => record.add_durable(ranges, all),
+            Some(record) => record.add_durable(ranges),
             None => Ok(()),
         }
     }

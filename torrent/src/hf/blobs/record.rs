@@ -48,13 +48,16 @@ pub(super) struct Record {
     file: Option<File>,
     /// Where the next entry goes.
     end: u64,
+    /// What the log says.
+    durable: RangeSet,
 }
 
 impl Record {
     /// The record at `path` and what it says; of another blob, or damaged at its head, it says nothing.
     pub(super) fn load(path: PathBuf, id: ContentId, bytes: u64) -> (Self, RangeSet) {
-        let mut record = Self { path, id, bytes, file: None, end: 0 };
-        let present = record.replay();
+        let mut record = Self { path, id, bytes, file: None, end: 0, durable: RangeSet::default() };
+        record.durable = record.replay();
+        let present = record.durable.clone();
         (record, present)
     }
 
@@ -87,12 +90,16 @@ impl Record {
     ///
     /// # Errors
     /// When it cannot be written. What is in the log still holds.
-    pub(super) fn add_durable(&mut self, ranges: &RangeSet, all: &RangeSet) -> Result<(), StoreError> {
+    pub(super) fn add_durable(&mut self, ranges: &RangeSet) -> Result<(), StoreError> {
         let entries = self.end.saturating_sub(HEAD_BYTES as u64) / ENTRY_BYTES as u64;
-        if entries > all.runs() as u64 + MAX_STALE {
-            return self.rewrite(all);
+        if entries > self.durable.runs() as u64 + MAX_STALE {
+            self.rewrite()?;
         }
-        self.append(ranges.iter().map(|range| (range, Mark::Durable)))
+        self.append(ranges.iter().map(|range| (range, Mark::Durable)))?;
+        for range in ranges.iter() {
+            self.durable.insert(range);
+        }
+        Ok(())
     }
 
     /// Says of ranges that they are given up; durable when this returns.
@@ -100,15 +107,19 @@ impl Record {
     /// # Errors
     /// When it cannot be written or synced: their bytes must stay as they are then.
     pub(super) fn give_up(&mut self, ranges: &RangeSet) -> Result<(), StoreError> {
+        // Whatever becomes of the log: it is not to be said again.
+        for range in ranges.iter() {
+            self.durable.remove(range);
+        }
         self.append(ranges.iter().map(|range| (range, Mark::Gone)))?;
         let Some(file) = &self.file else { return Ok(()) };
         file.sync_data().map_err(StoreError::at("sync", &self.path))
     }
 
-    /// Replaces the log by one that says just this.
-    fn rewrite(&mut self, all: &RangeSet) -> Result<(), StoreError> {
+    /// Replaces the log by one that says the same in fewer words.
+    fn rewrite(&mut self) -> Result<(), StoreError> {
         let mut log = self.head().to_vec();
-        for range in all.iter() {
+        for range in self.durable.iter() {
             log.extend_from_slice(&self.encode(&range, Mark::Durable));
         }
         let temporary = self.path.with_extension("new");
@@ -227,12 +238,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut record, present) = load(&dir);
         assert_eq!(present, RangeSet::default());
-        record.add_durable(&set(&[0..10, 20..30]), &set(&[])).unwrap();
+        record.add_durable(&set(&[0..10, 20..30])).unwrap();
         record.give_up(&set(&[5..25])).unwrap();
-        record.add_durable(&set(&[22..24]), &set(&[])).unwrap();
+        record.add_durable(&set(&[22..24])).unwrap();
         assert_eq!(load(&dir).1, set(&[0..5, 22..24, 25..30]));
         let (mut record, _) = load(&dir);
-        record.add_durable(&set(&[999..1000]), &set(&[])).unwrap();
+        record.add_durable(&set(&[999..1000])).unwrap();
         assert_eq!(load(&dir).1, set(&[0..5, 22..24, 25..30, 999..1000]));
     }
 
@@ -242,8 +253,8 @@ mod tests {
         let path = dir.path().join("record");
         let said = [set(&[]), set(&[0..10]), set(&[0..10, 20..30]), set(&[0..10, 25..30])];
         let (mut record, _) = load(&dir);
-        record.add_durable(&said[1], &set(&[])).unwrap();
-        record.add_durable(&set(&[20..30]), &set(&[])).unwrap();
+        record.add_durable(&said[1]).unwrap();
+        record.add_durable(&set(&[20..30])).unwrap();
         record.give_up(&set(&[20..25])).unwrap();
         let whole = std::fs::read(&path).unwrap();
         assert_eq!(whole.len(), HEAD_BYTES + 3 * ENTRY_BYTES);
@@ -255,7 +266,7 @@ mod tests {
                 let (mut record, present) = load(&dir);
                 let entries = at.saturating_sub(HEAD_BYTES) / ENTRY_BYTES;
                 assert_eq!(present, said[entries], "at {at}");
-                record.add_durable(&set(&[500..600]), &set(&[])).unwrap();
+                record.add_durable(&set(&[500..600])).unwrap();
                 let mut expected = present;
                 expected.insert(500..600);
                 assert_eq!(load(&dir).1, expected);
@@ -266,7 +277,7 @@ mod tests {
     #[test]
     fn a_record_of_another_blob_or_length_says_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        load(&dir).0.add_durable(&set(&[0..10]), &set(&[])).unwrap();
+        load(&dir).0.add_durable(&set(&[0..10])).unwrap();
         let path = dir.path().join("record");
         for (id, bytes) in
             [(ContentId::Sha256([8; 32]), 1000), (ContentId::GitSha1([7; 20]), 1000), (ID, 999)]
@@ -279,15 +290,28 @@ mod tests {
     fn a_long_log_is_replaced_by_a_short_one_that_says_the_same() {
         let dir = tempfile::tempdir().unwrap();
         let (mut record, _) = load(&dir);
-        let mut all = RangeSet::default();
         for step in 0..6000 {
             let range = step % 900..step % 900 + 1;
-            all.insert(range.clone());
-            record.add_durable(&set(&[range]), &all).unwrap();
+            record.add_durable(&set(&[range])).unwrap();
         }
         assert_eq!(load(&dir).1, set(&[0..900]));
         assert!(dir.path().join("record").metadata().unwrap().len() < 3000 * ENTRY_BYTES as u64);
-        record.add_durable(&set(&[950..960]), &all).unwrap();
+        record.add_durable(&set(&[950..960])).unwrap();
         assert_eq!(load(&dir).1, set(&[0..900, 950..960]));
+    }
+    #[test]
+    fn a_log_that_is_replaced_does_not_bring_back_what_was_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut record, _) = load(&dir);
+        record.add_durable(&set(&[0..500])).unwrap();
+        record.give_up(&set(&[100..200])).unwrap();
+        for step in 0..6000 {
+            record.add_durable(&set(&[600 + step % 300..601 + step % 300])).unwrap();
+            if step % 1000 == 0 {
+                assert!(!load(&dir).1.covers_any(&(100..200)), "{step}");
+            }
+        }
+        assert!(dir.path().join("record").metadata().unwrap().len() < 5000 * ENTRY_BYTES as u64);
+        assert_eq!(load(&dir).1, set(&[0..100, 200..500, 600..900]));
     }
 }

@@ -129,6 +129,62 @@ async fn what_the_disk_lost_is_fetched_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_comes_again_while_its_place_is_being_freed_is_not_freed_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = session(dir.path(), |config| config.max_readahead_bytes = 0).await;
+    let content = content(20 * MIB, 54);
+    let origin = Scripted::new(content.clone());
+    let blob = session.blobs().get(sha256(&content), content.len() as u64);
+    blob.read_at(0, 6 << 20, &via(&origin)).await.unwrap();
+    until("fetches end", || session.blobs().fills().is_empty()).await;
+    let state = blob.reader.state.clone();
+    let mut taken = None;
+    until("it can be spared", || {
+        taken = state.take_segments(&[0]);
+        taken.as_ref().is_some_and(|(_, ranges)| ranges.bytes() == 6 << 20)
+    })
+    .await;
+    let (part, ranges) = taken.unwrap();
+    // It comes from the origin, and waits for its place on the disk; longer than any write takes.
+    let origin = via(&origin);
+    let first = blob.read_at(1 << 20, 1000, &origin);
+    assert!(tokio::time::timeout(Duration::from_millis(300), first).await.is_err());
+    part.give_up(&ranges).unwrap();
+    state.given_up(&ranges);
+    for _ in 0..2 {
+        let read = blob.read_at(1 << 20, 1000, &origin).await.unwrap();
+        assert_eq!(read, content.slice(MIB..MIB + 1000));
+    }
+    session.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hashes_of_pieces_without_their_blob_are_removed_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let all: Vec<_> = (0..2).map(|number| content(MIB, 65 + number)).collect();
+    let first = session(dir.path(), |_| {}).await;
+    for content in &all {
+        let blob = first.blobs().get(sha256(content), MIB as u64);
+        blob.fetch_all(&via(&Scripted::new(content.clone())));
+        blob.piece_hashes(1 << 18).await.unwrap();
+    }
+    let lost = first.blobs().get(sha256(&all[0]), MIB as u64).path().unwrap();
+    first.shutdown().await;
+    let pieces = || -> Vec<PathBuf> {
+        let files = files_below(dir.path());
+        files.into_iter().filter(|path| path.to_string_lossy().contains("/pieces/")).collect()
+    };
+    assert_eq!(pieces().len(), 2);
+    let half_written = pieces()[0].with_extension("262144.new");
+    std::fs::write(half_written, b"half").unwrap();
+    std::fs::remove_file(lost).unwrap();
+    let second = session(dir.path(), |_| {}).await;
+    let [kept] = &pieces()[..] else { panic!("{:?}", pieces()) };
+    assert!(kept.to_string_lossy().contains(&sha256(&all[1]).to_string()));
+    second.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_age_of_blobs_is_remembered() {
     let dir = tempfile::tempdir().unwrap();
     let all: Vec<_> = (0..3).map(|number| content(MIB, 60 + number)).collect();

@@ -42,6 +42,10 @@ pub(crate) struct Scripted {
     faults: Mutex<VecDeque<Fault>>,
     requests: Mutex<Vec<Range<u64>>>,
     given: AtomicU64,
+    /// Bytes that were sent in answers that are over: those given, and those that sockets held when nobody read on.
+    sent: AtomicU64,
+    /// What sockets hold.
+    ahead: u64,
     /// Bytes given at once.
     step: usize,
     /// Between two of these.
@@ -59,11 +63,18 @@ impl Scripted {
     }
 
     pub(crate) fn paced(content: Bytes, step: usize, pause: Duration) -> Arc<Self> {
+        Self::eager(content, step, pause, 0)
+    }
+
+    /// One that sends so far ahead of who reads.
+    pub(crate) fn eager(content: Bytes, step: usize, pause: Duration, ahead: u64) -> Arc<Self> {
         Arc::new(Self {
             content,
             faults: Mutex::default(),
             requests: Mutex::default(),
             given: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            ahead,
             step,
             pause,
             is_closed: AtomicBool::new(false),
@@ -93,6 +104,10 @@ impl Scripted {
 
     pub(crate) fn given(&self) -> u64 {
         self.given.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::SeqCst)
     }
 
     pub(crate) fn requests(&self) -> Vec<Range<u64>> {
@@ -166,6 +181,13 @@ struct Body {
     at: u64,
     end: u64,
     fault: Option<Fault>,
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        let sent = self.end.min(self.at + self.origin.ahead) - self.start;
+        self.origin.sent.fetch_add(sent, Ordering::SeqCst);
+    }
 }
 
 impl BlobBody for Body {

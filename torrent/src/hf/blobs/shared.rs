@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use wtfs_proto::hf::ContentId;
 
+use super::crew::Crew;
 use super::index::{Going, Index, Key};
 use super::lanes::Lanes;
 use super::place::{FoundKind, Place, Removed};
@@ -59,6 +60,7 @@ pub(crate) struct Shared {
     pub(super) place: Place,
     pub(super) lanes: Lanes,
     pub(super) counters: Counters,
+    pub(super) crew: Crew,
     /// Held while the pieces of a blob are hashed apart from its verification: one at a time.
     pub(super) hashing: tokio::sync::Mutex<()>,
     index: Mutex<Index>,
@@ -78,6 +80,7 @@ pub(crate) struct Spare {
 
 impl Shared {
     pub(super) fn new(engine: Arc<Engine>, dir: PathBuf) -> Self {
+        let crew = Crew::new(engine.buffers.clone());
         let lanes = Lanes::new(engine.config.memory_bytes / MEMORY_FRACTION);
         Self {
             engine,
@@ -85,6 +88,7 @@ impl Shared {
             place: Place::new(dir),
             lanes,
             counters: Counters::default(),
+            crew,
             hashing: tokio::sync::Mutex::new(()),
             index: Mutex::default(),
             recent: Mutex::default(),
@@ -304,7 +308,9 @@ impl Shared {
     fn evict_segments(&self, key: Key, segments: &[u64]) -> u64 {
         let Some(state) = self.index().live(&key) else { return 0 };
         let Some((part, ranges)) = state.take_segments(segments) else { return 0 };
-        match part.give_up(&ranges) {
+        let given_up = part.give_up(&ranges);
+        state.given_up(&ranges);
+        match given_up {
             Ok(()) => ranges.bytes(),
             Err(error) => {
                 // They are fetched again all the same; the space is free once the blob is gone.

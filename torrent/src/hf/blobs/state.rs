@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use wtfs_proto::hf::ContentId;
 
-use super::board::{Ahead, Board, Claim, Class, Demand, Leave};
+use super::board::{Ahead, Board, Claim, Class, Demand, Leave, REST_BYTES};
 use super::error::BlobError;
 use super::flight;
 use super::index::{Entry, Key};
@@ -78,6 +78,8 @@ pub(super) struct Inner {
     pub(super) board: Board<Origin>,
     pub(super) phase: Phase,
     pub(super) files: Files,
+    /// Taken out of what is present and still to be freed on the disk: nothing is written there meanwhile.
+    going: RangeSet,
     /// Why reads fail that do not know yet.
     failed: HashMap<u64, BlobError>,
     /// Written and not yet durable.
@@ -177,6 +179,7 @@ impl State {
             board,
             phase,
             files: Files::default(),
+            going: RangeSet::default(),
             failed: HashMap::new(),
             unsynced: RangeSet::default(),
             syncing: RangeSet::default(),
@@ -346,14 +349,37 @@ impl State {
         inner.board.claims.get(&claim).map(|claim| (claim.origin.clone(), claim.class))
     }
 
-    /// What of a claim is missing, and how far its flight may go now.
+    /// What of a claim is missing, and how far its flight may go now, which has had bytes up to `arrived`.
+    pub(super) fn leave_at(&self, claim: u64, arrived: u64) -> (Range<u64>, Leave) {
+        self.lock().board.arrive(claim, arrived);
+        self.leave(claim)
+    }
+
+    /// As [`Self::leave_at`], before anything arrives.
     pub(super) fn leave(&self, claim: u64) -> (Range<u64>, Leave) {
         let inner = self.lock();
         let missing = inner.board.claims.get(&claim).map_or(0..0, |claim| claim.at..claim.end);
         (missing, inner.board.leave(claim))
     }
 
-    /// Bytes of a claim were written to `part`.
+    /// A claim's flight asks its origin now: what it brings first counts as about to come.
+    pub(super) fn asks(&self, claim: u64) {
+        let mut inner = self.lock();
+        let near = inner.board.pace.unwrap_or(REST_BYTES);
+        if let Some(claim) = inner.board.claims.get_mut(&claim) {
+            claim.near = near;
+        }
+    }
+
+    /// A claim's flight brings nothing for a while: who waits for what is behind need not wait for it.
+    pub(super) fn is_late(self: &Arc<Self>, claim: u64) {
+        let mut inner = self.lock();
+        let Some(claim) = inner.board.claims.get_mut(&claim) else { return };
+        claim.near = 0;
+        self.launch(&mut inner);
+    }
+
+    /// Bytes of a claim were written to `part`; what comes `near` after them comes within a moment.
     pub(super) fn stored(self: &Arc<Self>, claim: u64, part: &Arc<Part>, range: Range<u64>, near: u64) {
         let mut inner = self.lock();
         if !inner.files.part.as_ref().is_some_and(|current| Arc::ptr_eq(current, part)) {
@@ -361,9 +387,10 @@ impl State {
             return;
         }
         let now = self.shared.budget().now();
-        if let Some(claim) = inner.board.claims.get_mut(&claim) {
-            claim.near = near;
-        }
+        inner.board.pace = Some(near);
+        // Without it, they are of before something was thrown away, or another flight's to bring.
+        let Some(found) = inner.board.claims.get_mut(&claim) else { return };
+        found.near = near;
         inner.unsynced.insert(range.clone());
         inner.segments.touch(&range, now);
         let added = inner.board.settle(claim, range);
@@ -534,7 +561,7 @@ async fn checkpoint_task(state: Arc<State>) {
             () = state.shared.cancel().cancelled() => {}
             () = tokio::time::sleep(CHECKPOINT_EVERY) => {}
         }
-        let (part, ranges, all) = {
+        let (part, ranges) = {
             let mut inner = state.lock();
             let ranges = std::mem::take(&mut inner.unsynced);
             inner.syncing = RangeSet::default();
@@ -543,7 +570,7 @@ async fn checkpoint_task(state: Arc<State>) {
             match part {
                 Some(part) if ranges.bytes() > 0 => {
                     inner.syncing = ranges.clone();
-                    (part, ranges, inner.board.present.clone())
+                    (part, ranges)
                 }
                 _ => {
                     inner.is_checkpointing = false;
@@ -555,7 +582,7 @@ async fn checkpoint_task(state: Arc<State>) {
         let job = state.shared.disk().run(move || {
             syncing.sync()?;
             // What is not recorded is fetched again after a crash.
-            if let Err(error) = syncing.record_durable(&synced, &all) {
+            if let Err(error) = syncing.record_durable(&synced) {
                 tracing::warn!(%error, "what was fetched is not recorded");
             }
             Ok::<(), StoreError>(())

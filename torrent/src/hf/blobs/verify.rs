@@ -1,26 +1,28 @@
 //! Whether a blob is what its hash says: hashed in order as its beginning grows, judged when all of it is here.
 //!
-//! One task at a time for a blob. It reads the partial file behind the flights, out of the page cache mostly, so that the
-//! last byte is soon followed by the verdict. Right, the file is synced and moved to where whole blobs lie; wrong, all of
-//! it is thrown away. A blob that is read here and there is hashed from its beginning only when the last hole is filled.
+//! One task at a time for a blob. It reads the partial file behind the flights, out of the page cache mostly, with a core
+//! for each hash where there are so many (`crew.rs`), so that the last byte is soon followed by the verdict. Right, the
+//! file is synced and moved to where whole blobs lie; wrong, all of it is thrown away. A blob that is read here and there
+//! is hashed from its beginning only when the last hole is filled.
 
 use std::sync::Arc;
 
 use rustix::io::Errno;
 
 use super::Goal;
+use super::crew::Crew;
 use super::error::BlobError;
-use super::hashes::{BlobHasher, PieceHashes, PiecesHasher};
+use super::hashes::{BlobHasher, Hashes, PieceHashes, PiecesHasher};
 use super::place::{FoundKind, Part};
 use super::state::{Phase, State};
 use crate::store::StoreError;
-use crate::store::spans::{TransferError, read_exact};
+use crate::store::spans::TransferError;
 
-/// Hashed at once by one job of the disk pool: some milliseconds.
-const STEP_BYTES: u64 = 8 << 20;
+/// Hashed at once by one job of the disk pool: some ten milliseconds.
+const STEP_BYTES: u64 = 16 << 20;
 
-/// Read at once.
-const BUFFER_BYTES: u64 = 256 << 10;
+/// Room made for a move, at least.
+const ROOM_BYTES: u64 = 256 << 10;
 
 /// Hashing follows the beginning by steps of at least this.
 const LEAST_LAG_BYTES: u64 = 1 << 20;
@@ -224,17 +226,15 @@ impl State {
             return Ok(kept);
         }
         let mut hasher = PiecesHasher::new(piece_bytes, self.bytes);
-        let mut buffer = vec![0; usize::try_from(BUFFER_BYTES.min(self.bytes)).unwrap_or(0)];
         let mut at = 0;
         while at < self.bytes {
             if self.shared.cancel().is_cancelled() {
                 return Err(StoreError::Cancelled);
             }
-            let now = usize::try_from(self.bytes - at).unwrap_or(usize::MAX).min(buffer.len());
-            let buffer = &mut buffer[..now];
-            read_exact(file, buffer, at).map_err(|error| self.explain(error))?;
-            hasher.update(buffer);
-            at += now as u64;
+            let end = self.bytes.min(at + STEP_BYTES);
+            let hashes: Vec<&mut dyn Hashes> = hasher.hashes().into();
+            self.shared.crew.hash(file, at..end, hashes).map_err(|error| self.explain(error))?;
+            at = end;
         }
         let pieces = hasher.finish();
         place.save_pieces(self.id, self.bytes, &pieces)?;
@@ -290,7 +290,8 @@ async fn verify_task(state: Arc<State>) {
         match state.next_step() {
             Step::Nothing => return,
             Step::Hash { part, hasher, end } => {
-                let job = move || hash(&part, hasher, end);
+                let shared = state.shared.clone();
+                let job = move || hash(&shared.crew, &part, hasher, end);
                 match state.shared.disk().run(job).await {
                     Ok(Ok(hasher)) => {
                         let mut inner = state.lock();
@@ -313,7 +314,7 @@ async fn verify_task(state: Arc<State>) {
                 let mut outcome = state.promote(part.clone()).await;
                 if matches!(outcome, Err(BlobError::NoSpace)) {
                     // Moving it may take a block for a directory.
-                    state.shared.budget().relieve(BUFFER_BYTES).await;
+                    state.shared.budget().relieve(ROOM_BYTES).await;
                     outcome = state.promote(part).await;
                 }
                 if let Err(error) = outcome {
@@ -326,13 +327,13 @@ async fn verify_task(state: Arc<State>) {
 }
 
 /// Hashes from where the hasher is to `end`. Blocks on the disk.
-fn hash(part: &Part, mut hasher: Box<BlobHasher>, end: u64) -> Result<Box<BlobHasher>, TransferError> {
-    let mut buffer = vec![0; usize::try_from(BUFFER_BYTES.min(end - hasher.at)).unwrap_or(0)];
-    while hasher.at < end {
-        let now = usize::try_from(end - hasher.at).unwrap_or(usize::MAX).min(buffer.len());
-        let buffer = &mut buffer[..now];
-        read_exact(&part.file, buffer, hasher.at)?;
-        hasher.update(buffer);
-    }
+fn hash(
+    crew: &Crew,
+    part: &Part,
+    mut hasher: Box<BlobHasher>,
+    end: u64,
+) -> Result<Box<BlobHasher>, TransferError> {
+    crew.hash(&part.file, hasher.at..end, hasher.hashes())?;
+    hasher.at = end;
     Ok(hasher)
 }

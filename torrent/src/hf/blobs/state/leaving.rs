@@ -4,6 +4,8 @@
 //! They stop being present first and go from the disk afterwards; whoever copied some of them meanwhile finds that the epoch
 //! is another one and looks again.
 
+use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -130,6 +132,7 @@ impl State {
             for range in here.iter() {
                 inner.board.present.remove(range.clone());
                 inner.unsynced.remove(range.clone());
+                inner.going.insert(range.clone());
                 taken.insert(range);
             }
             inner.segments.forget(*segment);
@@ -137,5 +140,27 @@ impl State {
         }
         self.shared.shrink(self.key(), taken.bytes());
         Some((part, taken))
+    }
+
+    /// What was taken is freed on the disk, or stays there.
+    pub(in crate::hf::blobs) fn given_up(&self, ranges: &RangeSet) {
+        let mut inner = self.lock();
+        for range in ranges.iter() {
+            inner.going.remove(range);
+        }
+        drop(inner);
+        self.moved.notify_waiters();
+    }
+
+    /// Ends when nothing of a range is about to be freed on the disk: what is written there before would go with it.
+    pub(in crate::hf::blobs) async fn until_given_up(&self, range: &Range<u64>) {
+        loop {
+            let mut moved = pin!(self.moved.notified());
+            moved.as_mut().enable();
+            if !self.lock().going.covers_any(range) {
+                return;
+            }
+            moved.await;
+        }
     }
 }
