@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use wtfs_proto::bitfield::Bitfield;
 use wtfs_proto::peer::conduct::Junk;
-use wtfs_proto::swarm::picker::{BlockKey, SourceId};
+use wtfs_proto::swarm::picker::{BlockKey, Keys, SourceId};
 use wtfs_proto::wire::extended::{
     ExtendedHandshake, HANDSHAKE_ID, LT_DONTHAVE, UT_METADATA, UT_PEX, decode_dont_have,
 };
@@ -119,6 +119,8 @@ impl SwarmTask {
                 if bits.set(piece) {
                     if let Some(download) = &mut self.download {
                         download.picker.add_availability(std::iter::once(piece));
+                        let keys = Keys::of(self.engine.peer_id, peer.about.peer_id);
+                        download.picker.handle_got(id, keys, piece, self.clock.now());
                     }
                     self.handle_new_pieces(id)?;
                 } else {

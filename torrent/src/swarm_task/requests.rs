@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use wtfs_proto::bitfield::Bitfield;
 use wtfs_proto::geometry::BLOCK_BYTES;
 use wtfs_proto::peer::conduct::Junk;
 use wtfs_proto::swarm::picker::{BlockKey, Pick, Receipt, Room, SourceId};
@@ -9,7 +10,7 @@ use wtfs_proto::swarm::spread::{self, Capacity};
 use wtfs_proto::time::Moment;
 use wtfs_proto::wire::message::{BlockRequest, Message};
 
-use super::peers::Answer;
+use super::peers::{Answer, Peer};
 use super::{SwarmTask, one, request_of};
 use crate::budget::Room as CacheRoom;
 use crate::peer_task::{Block, CloseReason, PeerCommand};
@@ -46,6 +47,7 @@ impl SwarmTask {
         }
         let is_paused = now < download.paused_until || cache <= CacheRoom::ReadsOnly;
         self.set_budget();
+        self.count_seeds(now);
         let mut order: Vec<(Moment, SourceId)> = match targets {
             super::upkeep::Targets::All => {
                 self.peers.values().map(|p| (p.pipeline.expected_latency(), p.id)).collect()
@@ -132,6 +134,15 @@ impl SwarmTask {
         // Noted even if it could not be queued: closing the peer gives the blocks back.
         peer.handle_asked(picks.iter().map(|pick| pick.key), now);
         sent
+    }
+
+    /// Seeds are spared by members that read the same at the same time.
+    fn count_seeds(&mut self, now: Moment) {
+        let Some(download) = &mut self.download else { return };
+        if download.picker.has_companions(now) {
+            let has_all = |peer: &&Peer| peer.bits().is_some_and(Bitfield::is_full);
+            download.picker.set_seeds(self.peers.values().filter(has_all).count());
+        }
     }
 
     /// Pieces in flight of all torrents share one budget.

@@ -2,9 +2,9 @@
 //!
 //! Readers at one place want the same pieces in the same order. If each asked the seeds for all of them, the seeds would
 //! send as many copies as there are readers. So each stretch of the torrent has an *owner* among those readers, by a hash that
-//! all of them compute alike. A seed is asked for what is ours first, then for what others own, from the far end of what is
-//! wanted ahead; last for what others have already. What a read waits for and another owns or has is asked of a seed once
-//! it is late. Nothing is agreed with anybody: who does not divide, or is slow, costs a delay and no more.
+//! all of them compute alike. A seed is asked for what is ours first. What another owns or has is asked of it only once it is
+//! late, and what is merely wanted ahead then from the far end, where its owner comes last. Nothing is agreed with anybody: who does not divide, or is
+//! slow, costs a delay and no more.
 //!
 //! A *companion* is a source that got pieces a moment ago near those that are wanted here. Invariant: without one, what is
 //! asked of whom is as if this module were not there.
@@ -32,12 +32,16 @@ const LEAST_NEAR: usize = 2;
 /// Sources remembered; beyond that a swarm is large enough to spare its seeds by itself.
 const MAX_COMPANIONS: usize = 32;
 
-/// How long a read waits for a companion before a seed is asked: what the seed itself would take, within these bounds.
-const LEAST_PATIENCE: Moment = Moment::from_millis(100);
-const MOST_PATIENCE: Moment = Moment::from_secs(1);
+/// How long a read waits for a companion before a seed is asked: twice what the seed itself may take (the companion has to
+/// have it from there, and we from the companion), within these bounds.
+const LEAST_PATIENCE: Moment = Moment::from_millis(200);
+const MOST_PATIENCE: Moment = Moment::from_secs(4);
 
-/// Pieces of which it is remembered since when they were passed over.
-const MAX_PASSED: usize = 1024;
+/// How much longer what is wanted ahead waits: its owner may have asked for much before it.
+const AHEAD: u32 = 2;
+
+/// Pieces of which it is remembered since when they were passed over: two windows of small ones.
+const MAX_PASSED: usize = 4096;
 
 /// The names of two members, as each of them knows both.
 #[derive(Debug, Clone, Copy)]
@@ -134,7 +138,7 @@ impl Companions {
     /// Whether a read has waited long enough for a piece that is not ours.
     fn is_late(&mut self, piece: u32, patience: Moment, now: Moment) -> bool {
         if self.passed.len() >= MAX_PASSED {
-            self.passed.retain(|_, since| now.saturating_sub(*since) < MOST_PATIENCE * 2);
+            self.passed.retain(|_, since| now.saturating_sub(*since) < MOST_PATIENCE * (AHEAD + 1));
         }
         let since = *self.passed.entry(piece).or_insert(now);
         now.saturating_sub(since) >= patience
@@ -188,7 +192,7 @@ impl Picker {
 
     fn divided(&mut self, room: Room, now: Moment) -> Vec<(Urgency, u32)> {
         let piece_bytes = u64::from(self.geometry.piece_bytes());
-        let patience = room.hedge_after.clamp(LEAST_PATIENCE, MOST_PATIENCE);
+        let patience = room.hedge_after.saturating_mul(2).clamp(LEAST_PATIENCE, MOST_PATIENCE);
         let open: Vec<(Urgency, u32)> = self.askable(room).collect();
         let (mut ours, mut anothers, mut had) = (Vec::new(), Vec::new(), Vec::new());
         for (urgency, piece) in open {
@@ -196,15 +200,14 @@ impl Picker {
             // What was begun is brought to its end.
             let is_ours =
                 self.partials.contains_key(&piece) || !self.companions.is_anothers(piece, piece_bytes, now);
-            match urgency {
-                Urgency::Read if is_had || !is_ours => {
-                    if self.companions.is_late(piece, patience, now) {
-                        ours.push((urgency, piece));
-                    }
+            if is_ours && !is_had {
+                ours.push((urgency, piece));
+            } else if urgency == Urgency::Read {
+                if self.companions.is_late(piece, patience, now) {
+                    ours.push((urgency, piece));
                 }
-                Urgency::ReadAhead if is_had => had.push((urgency, piece)),
-                Urgency::ReadAhead if !is_ours => anothers.push((urgency, piece)),
-                _ => ours.push((urgency, piece)),
+            } else if self.companions.is_late(piece, patience * AHEAD, now) {
+                if is_had { &mut had } else { &mut anothers }.push((urgency, piece));
             }
         }
         ours.extend(anothers.into_iter().rev());
