@@ -49,6 +49,7 @@ pub use file::{DataOwner, FileStore, FileStoreConfig};
 pub use memory::MemoryStore;
 pub use piece_hash::{PieceHasher, verify_piece};
 pub use sealed::{SealedFile, SealedFiles, SealedStore};
+pub(crate) use state::replace_file;
 pub use state::{StateDir, list_states};
 
 /// What [`PieceStore::try_read_file`] came to.

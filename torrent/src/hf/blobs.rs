@@ -27,7 +27,7 @@ use wtfs_proto::hf::ContentId;
 use crate::holds::FileHold;
 use crate::reader::HeldFile;
 use crate::session::Engine;
-use crate::store::TryRead;
+use crate::store::{StoreError, TryRead};
 use crate::store::spans::{read_exact, try_read_exact};
 
 mod ahead;
@@ -39,6 +39,7 @@ mod hashes;
 mod index;
 mod lanes;
 mod origin;
+mod pins;
 mod place;
 mod ranges;
 mod record;
@@ -51,6 +52,7 @@ mod verify;
 pub use error::BlobError;
 pub use hashes::PieceHashes;
 pub use origin::{BlobBody, BlobOrigin, OriginError, OriginFault};
+pub use pins::Pinned;
 pub use status::{BlobsStatus, FillStatus};
 
 use ahead::ReadAhead;
@@ -94,6 +96,20 @@ impl Blobs {
         Blob {
             reader: Arc::new(Reader { state, id: state::next_reader(), seen: AtomicU32::new(UNSEEN), ahead }),
         }
+    }
+
+    /// Pins blobs, or takes that back: what is pinned stays once it is here, whatever the cache's size says. Saved when
+    /// this returns. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When it cannot be saved; then all is as it was.
+    pub fn set_pinned(&self, ids: &[ContentId], pinned: Pinned) -> Result<(), StoreError> {
+        self.shared.pins.set(ids, pinned)
+    }
+
+    /// Whether a blob is pinned. Never waits.
+    pub fn is_pinned(&self, id: &ContentId) -> bool {
+        self.shared.pins.contains(id)
     }
 
     /// Counters and sums. Never waits.

@@ -261,7 +261,7 @@ impl StateDir {
 /// Replaces a file as a whole so that a crash leaves the old or the new one; durable when this returns. The writer must
 /// be the only one. The old file stays as the next temporary one, whose blocks are written over; `blank` is what may
 /// stand in the place of an old file when there is none.
-fn replace_file(path: &Path, contents: &[u8], blank: &[u8]) -> Result<(), StoreError> {
+pub(crate) fn replace_file(path: &Path, contents: &[u8], blank: &[u8]) -> Result<(), StoreError> {
     let temporary = path.with_extension("tmp");
     if !path.exists() {
         let mut old = blank.to_vec();

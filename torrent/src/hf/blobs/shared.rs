@@ -14,6 +14,7 @@ use wtfs_proto::hf::ContentId;
 use super::crew::Crew;
 use super::index::{Going, Index, Key};
 use super::lanes::Lanes;
+use super::pins::Pins;
 use super::place::{FoundKind, Place, Removed};
 use super::state::{Refused, State};
 use super::status::BlobsStatus;
@@ -61,6 +62,7 @@ pub(crate) struct Shared {
     pub(super) lanes: Lanes,
     pub(super) counters: Counters,
     pub(super) crew: Crew,
+    pub(super) pins: Pins,
     /// Held while the pieces of a blob are hashed apart from its verification: one at a time.
     pub(super) hashing: tokio::sync::Mutex<()>,
     index: Mutex<Index>,
@@ -85,6 +87,7 @@ impl Shared {
         Self {
             engine,
             runtime: Handle::current(),
+            pins: Pins::new(dir.join("pins.json")),
             place: Place::new(dir),
             lanes,
             counters: Counters::default(),
@@ -139,6 +142,7 @@ impl Shared {
 
     /// Finds what earlier runs left. Blocks on the disk.
     pub(super) fn scan(&self) {
+        self.pins.load();
         let found = self.place.scan();
         if found.is_empty() {
             return;
@@ -218,14 +222,14 @@ impl Shared {
             live.iter().filter(|state| !state.is_idle()).map(|state| state.key()).collect();
         let mut spare: Vec<Spare> = Vec::with_capacity(all.len());
         for ((id, length), entry) in all {
-            if entry.stored > 0 && !busy.contains(&(id, length)) {
+            if entry.stored > 0 && !busy.contains(&(id, length)) && !self.pins.contains(&id) {
                 let (touched, bytes) = (entry.touched, entry.stored);
                 spare.push(Spare { touched, bytes, id, length, segment: None });
             }
         }
         for state in live {
             let (id, length) = state.key();
-            if !busy.contains(&(id, length)) {
+            if !busy.contains(&(id, length)) || self.pins.contains(&id) {
                 continue;
             }
             for (segment, touched, bytes) in state.spare_segments() {
