@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -27,6 +27,7 @@ use crate::tree::{Caching, Cookie, Listed, Node, NodeKind, Tree, Volume};
 
 mod archive;
 mod bytes;
+mod chosen;
 mod dates;
 mod misses;
 mod names;
@@ -39,7 +40,8 @@ mod swarm;
 mod view;
 
 pub use bytes::{RepoFile, Unread};
-pub use repositories::{Reach, Repositories, RepositoriesConfig};
+pub use chosen::{ChoiceError, Chosen};
+pub use repositories::{Reach, Repositories, RepositoriesConfig, Traffic};
 pub use source::{Local, RepoError, RepoRevision, RepoSource};
 
 pub use swarm::SwarmConfig;
@@ -59,11 +61,14 @@ pub struct HfTreeConfig {
     pub refresh: Duration,
     /// How long a repository that is not there is not asked about again.
     pub absence: Duration,
+    /// How often it is asked whether a repository that is the root has a newer commit. It is told, and not shown.
+    pub look: Duration,
 }
 
 impl Default for HfTreeConfig {
     fn default() -> Self {
-        Self { refresh: Duration::from_secs(60), absence: Duration::from_secs(60) }
+        let minute = Duration::from_secs(60);
+        Self { refresh: minute, absence: minute, look: 10 * minute }
     }
 }
 
@@ -82,6 +87,12 @@ pub struct Pinned {
     pub total_bytes: u64,
     /// How much of that is on this machine.
     pub local_bytes: u64,
+    /// Files that a person pinned.
+    pub pinned_files: usize,
+    /// Their size.
+    pub pinned_bytes: u64,
+    /// What the revision stands for now, where a mount of this one repository keeps showing the commit it was made with.
+    pub newer: Option<Commit>,
 }
 
 /// Why a path of a repository cannot be a mount's root.
@@ -116,6 +127,8 @@ struct Shared {
     source: Arc<dyn RepoSource>,
     flights: Mutex<HashMap<(Repo, Revision), Flight>>,
     misses: Mutex<Misses<(Repo, Revision)>>,
+    /// What the root's revision stands for now, when that is not what is shown.
+    newer: Mutex<Option<Commit>>,
     /// Held while a revision is put in: two must not choose one tag. Taken before `space`.
     admitting: Mutex<()>,
     runtime: Handle,
@@ -143,6 +156,7 @@ impl HfTree {
                 source,
                 flights: Mutex::default(),
                 misses: Mutex::new(Misses::new(config.absence)),
+                newer: Mutex::default(),
                 admitting: Mutex::new(()),
                 runtime,
                 config,
@@ -182,7 +196,13 @@ impl HfTree {
                 return Err(RootError::NotADirectory(path.clone()));
             }
         }
+        let commit = shown.revision.commit;
         self.change(|space| space.set_root(shown, top));
+        if revision.commit().is_none() {
+            let looking =
+                look_for_newer(Arc::downgrade(&self.shared), repo.clone(), revision.clone(), commit);
+            self.shared.runtime.spawn(looking);
+        }
         Ok(())
     }
 
@@ -192,14 +212,22 @@ impl HfTree {
             let pins = space.pinned();
             pins.map(|(repo, revision, shown)| (repo.clone(), revision.clone(), Arc::clone(shown))).collect()
         });
+        let root = self.with(Space::root_commit);
+        let newer = *self.shared.newer.lock().unwrap_or_else(PoisonError::into_inner);
         let describe = |(repo, revision, shown): (Repo, Revision, Arc<Shown>)| {
             let files = shown.revision.tree.files();
+            let pinned = files.iter().filter(|file| self.shared.source.is_pinned(file));
+            let (pinned_files, pinned_bytes) =
+                pinned.fold((0, 0), |(files, bytes), file| (files + 1, bytes + file.bytes));
             let local = files.iter().map(|file| self.shared.source.local(file).bytes.min(file.bytes));
             Pinned {
                 commit: shown.revision.commit,
                 files: files.len(),
                 total_bytes: shown.catalog.total_bytes(),
                 local_bytes: local.sum(),
+                pinned_files,
+                pinned_bytes,
+                newer: newer.filter(|_| root == Some(shown.revision.commit)),
                 repo,
                 revision,
             }
@@ -407,6 +435,28 @@ impl HfTree {
         found.push(("user.wtfs.verified_bytes", if local.is_verified { file.bytes } else { 0 }.to_string()));
         found.push(("user.wtfs.progress", percent(local.bytes, file.bytes)));
         found
+    }
+}
+
+/// Asks now and then whether the root's revision has a newer commit, as long as there is the tree.
+async fn look_for_newer(shared: Weak<Shared>, repo: Repo, revision: Revision, shown: Commit) {
+    let Some(pause) = shared.upgrade().map(|shared| shared.config.look) else { return };
+    loop {
+        tokio::time::sleep(pause).await;
+        let Some(looking) = shared.upgrade().map(|shared| shared.source.look(repo.clone(), revision.clone()))
+        else {
+            return;
+        };
+        let found = looking.await;
+        let (Some(now), Some(shared)) = (found, shared.upgrade()) else { continue };
+        let newer = (now != shown).then_some(now);
+        let before = {
+            let mut known = shared.newer.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *known, newer)
+        };
+        if let Some(commit) = newer.filter(|_| before != newer) {
+            tracing::info!(%repo, %revision, %shown, %commit, "there is a newer commit; mount it again to see that");
+        }
     }
 }
 

@@ -49,8 +49,8 @@ pub use content::{BackingFile, BoxFuture, Content, MemoryContent};
 pub use control::Control;
 pub use errno::{Cause, FsError};
 pub use hf::{
-    HfTree, HfTreeConfig, Local, Pinned, Reach, RepoError, RepoFile, RepoRevision, RepoSource, Repositories,
-    RepositoriesConfig, RootError, SwarmConfig, Unread,
+    ChoiceError, Chosen, HfTree, HfTreeConfig, Local, Pinned, Reach, RepoError, RepoFile, RepoRevision,
+    RepoSource, Repositories, RepositoriesConfig, RootError, SwarmConfig, Traffic, Unread,
 };
 pub use inode::{InodeNo, TreeTag};
 pub use mapped::MappedFile;

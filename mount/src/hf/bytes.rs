@@ -1,6 +1,7 @@
 //! The bytes of a repository's file, from a blob: what is here at once, the rest as it is asked for.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,6 +13,9 @@ use wtfs_torrent::hf::{Token, UpstreamError};
 use crate::content::{BackingFile, BoxFuture, Content};
 use crate::errno::FsError;
 use crate::hf::repositories::advice;
+
+/// Fetched in one step of a range.
+const STEP_BYTES: u64 = 1 << 20;
 
 /// One file of a repository: its blob, and whom to ask for what is missing of it.
 pub struct RepoFile {
@@ -74,6 +78,28 @@ impl RepoFile {
         }
         let blob = self.blob.clone();
         Ok(tokio::task::spawn_blocking(move || blob.file()).await.ok().flatten())
+    }
+
+    /// Fetches a range of it; `done` is told of each stretch. What came stays.
+    ///
+    /// # Errors
+    /// [`Unread`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn fetch_range(&self, range: Range<u64>, done: impl Fn(u64)) -> Result<(), Unread> {
+        self.blob.expect(range.clone());
+        let mut at = range.start;
+        while at < range.end {
+            let step = u32::try_from((range.end - at).min(STEP_BYTES)).unwrap_or(u32::MAX);
+            let read = self.blob.read_at(at, step, &self.origin).await.map_err(|error| self.unread(error))?;
+            if read.is_empty() {
+                break;
+            }
+            at += read.len() as u64;
+            done(read.len() as u64);
+        }
+        Ok(())
     }
 
     fn unread(&self, error: BlobError) -> Unread {

@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
 
 use wtfs_torrent::hf::UpstreamError;
 use wtfs_torrent::hf::blobs::{BlobBody, BlobOrigin, OriginError, OriginFault};
@@ -14,12 +17,58 @@ use crate::hf::swarm::Slot;
 pub(super) struct Origins {
     /// Peers, before all others.
     swarm: Option<Arc<Slot>>,
-    hubs: Vec<Arc<dyn BlobOrigin>>,
+    hubs: Vec<Hub>,
+}
+
+/// A hub that has the file, and where its bytes are counted.
+#[derive(Debug)]
+pub(super) struct Hub {
+    pub(super) origin: Arc<dyn BlobOrigin>,
+    pub(super) brought: Arc<AtomicU64>,
+}
+
+/// What a hub gives: counted, and left for the file's swarm as soon as there is one. A request of a reader in order is a
+/// long one; the hub would send all of it to each of those who began before its torrent was made.
+struct HubBody {
+    body: Box<dyn BlobBody>,
+    brought: Arc<AtomicU64>,
+    swarm: Option<Arc<Slot>>,
+    /// What it is yet to give.
+    rest: Range<u64>,
+}
+
+impl HubBody {
+    /// The swarm's body for the rest, once there is one. It is asked for once.
+    async fn of_swarm(&mut self) -> Option<Box<dyn BlobBody>> {
+        self.swarm.as_ref().filter(|swarm| swarm.is_joined())?;
+        let swarm = self.swarm.take()?;
+        swarm.open(self.rest.clone()).await
+    }
+}
+
+impl BlobBody for HubBody {
+    fn next(&mut self) -> BoxFuture<'_, Option<Result<Bytes, OriginError>>> {
+        Box::pin(async move {
+            if self.rest.is_empty() {
+                return self.body.next().await;
+            }
+            if let Some(body) = self.of_swarm().await {
+                self.body = body;
+                self.brought = Arc::default();
+            }
+            let next = self.body.next().await;
+            if let Some(Ok(bytes)) = &next {
+                self.brought.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                self.rest.start = self.rest.end.min(self.rest.start + bytes.len() as u64);
+            }
+            next
+        })
+    }
 }
 
 impl Origins {
     /// None at all: nothing is asked, what is not local cannot be had.
-    pub(super) fn new(swarm: Option<Arc<Slot>>, hubs: Vec<Arc<dyn BlobOrigin>>) -> Self {
+    pub(super) fn new(swarm: Option<Arc<Slot>>, hubs: Vec<Hub>) -> Self {
         Self { swarm, hubs }
     }
 }
@@ -47,9 +96,12 @@ impl BlobOrigin for Origins {
                 return Ok(body);
             }
             let mut first = None;
-            for origin in &self.hubs {
+            for Hub { origin, brought } in &self.hubs {
                 match origin.open(range.clone()).await {
-                    Ok(body) => return Ok(body),
+                    Ok(body) => {
+                        let (brought, swarm, rest) = (Arc::clone(brought), self.swarm.clone(), range);
+                        return Ok(Box::new(HubBody { body, brought, swarm, rest }));
+                    }
                     Err(error) if !is_gone_around(&error) => return Err(error),
                     Err(error) => {
                         tracing::debug!(origin = origin.describe(), "{error}");
@@ -64,11 +116,11 @@ impl BlobOrigin for Origins {
     }
 
     fn describe(&self) -> String {
-        self.hubs.first().map_or_else(|| "nobody".to_owned(), |origin| origin.describe())
+        self.hubs.first().map_or_else(|| "nobody".to_owned(), |hub| hub.origin.describe())
     }
 
     fn site(&self) -> String {
-        self.hubs.first().map_or_else(|| "nobody".to_owned(), |origin| origin.site())
+        self.hubs.first().map_or_else(|| "nobody".to_owned(), |hub| hub.origin.site())
     }
 }
 
@@ -101,7 +153,9 @@ mod tests {
         ] {
             let second = Arc::new(Fails(OriginFault::Gone, AtomicU32::new(0)));
             let first_origin: Arc<dyn BlobOrigin> = Arc::new(Fails(first, AtomicU32::new(0)));
-            let origins = Origins::new(None, vec![first_origin, Arc::clone(&second) as Arc<dyn BlobOrigin>]);
+            let hub = |origin: Arc<dyn BlobOrigin>| Hub { origin, brought: Arc::default() };
+            let origins =
+                Origins::new(None, vec![hub(first_origin), hub(Arc::clone(&second) as Arc<dyn BlobOrigin>)]);
             let error = origins.open(0..1).await.err().expect("both fail");
             assert_eq!((error.fault, second.1.load(Ordering::SeqCst)), (first, asked_second));
         }

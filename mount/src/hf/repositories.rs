@@ -7,13 +7,14 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use wtfs_proto::hf::{ContentId, ErrorCode, Repo, RepoInfo, Revision, TreeFile};
+use wtfs_proto::hf::{Commit, ContentId, ErrorCode, Repo, RepoInfo, Revision, TreeFile};
 use wtfs_torrent::Session;
-use wtfs_torrent::hf::blobs::{Blob, BlobOrigin, Blobs};
+use wtfs_torrent::hf::blobs::{Blob, Blobs, Pinned};
 use wtfs_torrent::hf::{Token, Upstream, UpstreamError};
 
 use crate::catalog::modified_from;
@@ -22,9 +23,9 @@ use crate::errno::{Cause, FsError};
 use crate::hf::archive::{Archive, Kept};
 use crate::hf::bytes::RepoFile;
 use crate::hf::dates;
-use crate::hf::origins::Origins;
+use crate::hf::origins::{Hub, Origins};
 use crate::hf::source::{Local, RepoError, RepoRevision, RepoSource};
-use crate::hf::swarm::{SwarmConfig, Swarms};
+use crate::hf::swarm::{Brought, SwarmConfig, Swarms};
 
 /// Where something is known from before, hubs have so long to say what it is now.
 const STALE_AFTER: Duration = Duration::from_secs(5);
@@ -71,6 +72,19 @@ struct Shared {
     /// Of blobs that were thrown away because they were not what their hash says: how often, when they were last opened.
     replaced: Mutex<HashMap<ContentId, u32>>,
     away_until: Mutex<Option<Instant>>,
+    /// Bytes that each hub was asked for by itself and gave.
+    gave: Vec<Arc<AtomicU64>>,
+}
+
+/// Bytes of files by who gave them, since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Traffic {
+    /// Peers in the swarms of files; a hub is one of them too.
+    pub peers: u64,
+    /// Our own hub over HTTP, in swarms too.
+    pub hub: u64,
+    /// Where the repositories come from.
+    pub origin: u64,
 }
 
 impl Repositories {
@@ -81,7 +95,39 @@ impl Repositories {
         let swarms = swarms.map(|swarms| Arc::new(Swarms::new(session.clone(), swarms, runtime)));
         let blobs = session.blobs().clone();
         let (replaced, away_until) = (Mutex::default(), Mutex::default());
-        Self { shared: Arc::new(Shared { config, archive, blobs, swarms, replaced, away_until }) }
+        let gave = config.hubs.iter().map(|_| Arc::default()).collect();
+        Self { shared: Arc::new(Shared { config, archive, blobs, swarms, replaced, away_until, gave }) }
+    }
+
+    /// What came from whom. Never waits.
+    pub fn traffic(&self) -> Traffic {
+        let shared = &self.shared;
+        let Brought { peers, hub } =
+            shared.swarms.as_ref().map(|swarms| swarms.brought()).unwrap_or_default();
+        let mut traffic = Traffic { peers, hub, origin: 0 };
+        for (at, gave) in shared.gave.iter().enumerate() {
+            // The first is ours where there is one: it is who makes torrents.
+            let is_ours = at == 0 && shared.config.swarms.is_some();
+            *(if is_ours { &mut traffic.hub } else { &mut traffic.origin }) += gave.load(Ordering::Relaxed);
+        }
+        traffic
+    }
+
+    /// Pins files, or takes that back: what is pinned stays once it is here, whatever the cache's size says.
+    ///
+    /// # Errors
+    /// When it cannot be saved; then all is as it was.
+    ///
+    /// # Cancel safety
+    /// Dropped, they may or may not be pinned.
+    pub async fn set_pinned(&self, files: &[TreeFile], pinned: Pinned) -> Result<(), FsError> {
+        let ids: Vec<ContentId> = files.iter().map(|file| file.id).collect();
+        let blobs = self.shared.blobs.clone();
+        let set = tokio::task::spawn_blocking(move || blobs.set_pinned(&ids, pinned)).await;
+        match set {
+            Ok(set) => set.map_err(|error| FsError::Io(Arc::new(error))),
+            Err(lost) => Err(FsError::Io(Arc::new(lost))),
+        }
     }
 }
 
@@ -166,6 +212,21 @@ impl Shared {
         };
         self.archive.keep(repo.clone(), revision.clone(), kept.clone()).await;
         Ok(kept)
+    }
+
+    /// What a revision is now, and nothing else of it; nothing is kept.
+    async fn look(self: Arc<Self>, repo: Repo, revision: Revision) -> Option<Commit> {
+        if self.config.reach == Reach::Offline || self.are_away() {
+            return None;
+        }
+        let token = self.config.token.as_ref();
+        for hub in &self.config.hubs {
+            match hub.info(&repo, &revision, token).await {
+                Ok(info) => return Some(info.commit),
+                Err(error) => tracing::debug!(%repo, %revision, "{error}"),
+            }
+        }
+        None
     }
 
     async fn read(&self, repo: Repo, revision: Revision) -> Option<Kept> {
@@ -271,6 +332,14 @@ impl RepoSource for Repositories {
         Box::pin(Arc::clone(&self.shared).resolve(repo, revision))
     }
 
+    fn look(&self, repo: Repo, revision: Revision) -> BoxFuture<'static, Option<Commit>> {
+        Box::pin(Arc::clone(&self.shared).look(repo, revision))
+    }
+
+    fn is_pinned(&self, file: &TreeFile) -> bool {
+        self.shared.blobs.is_pinned(&file.id)
+    }
+
     fn remembered(&self) -> Vec<(Repo, Revision)> {
         self.shared.archive.remembered()
     }
@@ -308,9 +377,10 @@ impl Repositories {
             Reach::Online => config.hubs.as_slice(),
             Reach::Offline => &[],
         };
-        let origins = hubs.iter().map(|hub| {
+        let origins = hubs.iter().zip(&self.shared.gave).map(|(hub, gave)| {
             let (repo, path, token) = (revision.repo.clone(), file.path.clone(), config.token.clone());
-            Arc::new(hub.file(repo, revision.commit, path, file.bytes, token)) as Arc<dyn BlobOrigin>
+            let origin = Arc::new(hub.file(repo, revision.commit, path, file.bytes, token));
+            Hub { origin, brought: Arc::clone(gave) }
         });
         let blob = self.shared.blob(file);
         let swarm = self.shared.swarms.as_ref().and_then(|swarms| swarms.of(revision, file, &blob));

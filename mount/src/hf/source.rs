@@ -78,6 +78,13 @@ pub trait RepoSource: fmt::Debug + Send + Sync + 'static {
     /// is the answer. Ends by itself.
     fn resolve(&self, repo: Repo, revision: Revision) -> BoxFuture<'static, Result<RepoRevision, RepoError>>;
 
+    /// Which commit `revision` is now, where that costs no more than one question; nothing else changes by it. Ends by
+    /// itself.
+    fn look(&self, repo: Repo, revision: Revision) -> BoxFuture<'static, Option<Commit>>;
+
+    /// Whether a file was pinned by a person.
+    fn is_pinned(&self, file: &TreeFile) -> bool;
+
     /// What was resolved before, perhaps by an earlier process: shown in listings, resolved when it is entered.
     fn remembered(&self) -> Vec<(Repo, Revision)>;
 

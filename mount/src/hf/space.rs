@@ -135,6 +135,14 @@ impl Space {
         self.root = Item::Place(place);
     }
 
+    /// What the mount shows for good, if it is one repository.
+    pub(super) fn root_commit(&self) -> Option<Commit> {
+        match &self.root {
+            Item::Place(place) => Some(place.shown.revision.commit),
+            Item::Spot(_) | Item::Files(_) => None,
+        }
+    }
+
     pub(super) fn item(&self, ino: InodeNo) -> Option<Item> {
         if ino == InodeNo::ROOT {
             return Some(self.root.clone());

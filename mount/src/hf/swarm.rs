@@ -8,24 +8,25 @@
 //! Never joined: what is not public, and what is too small to be worth a swarm. A blob that is not whole is never given
 //! to peers; pieces that the torrent verified are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use wtfs_proto::geometry::FileIndex;
 use wtfs_proto::hf::{Commit, ContentId, FilePath, Repo, TreeFile, encode_path};
 use wtfs_proto::hub::{ModelState, ModelStatus};
+use wtfs_proto::id::InfoHash;
 use wtfs_proto::metainfo::Metainfo;
 use wtfs_torrent::hf::blobs::{Blob, BlobBody, OriginError, OriginFault};
 use wtfs_torrent::hf::{ApiRequest, Upstream};
 use wtfs_torrent::store::SealedFiles;
 use wtfs_torrent::{
-    AddError, AddOptions, FileReader, RemovedData, Session, Source, Stamp, StorageKind, Torrent,
+    AddError, AddOptions, FileReader, RemovedData, Session, Source, SourceKind, Stamp, StorageKind, Torrent,
 };
 
 use crate::content::BoxFuture;
@@ -35,11 +36,14 @@ use crate::hf::source::RepoRevision;
 const SWARM_MIN_BYTES: u64 = 1 << 20;
 
 /// A hub that has not all of a file fetches all of it when it is asked for the file's torrent. That is asked at once of files
-/// up to this length; of longer ones once the hub has all of it, or half of it was read here: who looks at the header of a
-/// hundred gigabytes must not have all of them fetched.
+/// up to this length; of longer ones once the hub has all of it, or so much of it, an [`EAGER_PART`] at least, was read
+/// here: who looks at the header of a hundred gigabytes must not have all of them fetched.
 const EAGER_MAX_BYTES: u64 = 64 << 20;
 
-/// Torrents joined at once. What is beyond is read from the hub alone.
+/// The part of a long file whose reader is taken to read all of it.
+const EAGER_PART: u64 = 8;
+
+/// Torrents joined at once, and files given to peers at once. Beyond, those that nobody has open make room for others.
 const JOINED_MAX: usize = 512;
 
 /// Between two questions whether there is a torrent now: at first, and at last.
@@ -53,8 +57,10 @@ const INTEREST: Duration = Duration::from_secs(60);
 /// begun goes to its end, and that of a reader in order is a long one.
 const ANSWER_PATIENCE: Duration = Duration::from_millis(300);
 
-/// What a torrent gives first must be here by then, or the hub is asked instead.
+/// A torrent that brings nothing at all for so long, or not what is waited for in that many such spans, is given up for the
+/// hub: a slow swarm is no slower than a hub that is asked for the same besides.
 const FIRST_BYTES: Duration = Duration::from_secs(5);
+const FIRST_SPANS: u32 = 3;
 
 /// After a torrent gave nothing the hub is asked for so long.
 const DISTRUST: Duration = Duration::from_secs(30);
@@ -79,21 +85,49 @@ pub(super) struct Swarms {
     session: Session,
     config: SwarmConfig,
     runtime: Handle,
-    slots: Mutex<HashMap<ContentId, Entry>>,
+    /// Kept by who has the file open, and while its torrent fetches by the task that joined it.
+    slots: Mutex<HashMap<ContentId, Weak<Slot>>>,
+    /// Whole files that peers are given, oldest first.
+    given: Mutex<VecDeque<InfoHash>>,
+    /// What torrents brought that were left since.
+    brought: Mutex<Brought>,
 }
 
-#[derive(Debug)]
-enum Entry {
-    /// Asked for while somebody wants it.
-    Wanted(Weak<Slot>),
-    /// For good.
-    Joined(Arc<Slot>),
+/// Bytes that torrents brought.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Brought {
+    /// From peers.
+    pub(super) peers: u64,
+    /// From the hub as a web seed.
+    pub(super) hub: u64,
+}
+
+impl Brought {
+    fn by(torrent: &Torrent) -> Self {
+        let mut brought = Self::default();
+        for source in torrent.status().sources {
+            match source.kind {
+                SourceKind::WebSeed => brought.hub += source.downloaded_bytes,
+                _ => brought.peers += source.downloaded_bytes,
+            }
+        }
+        brought
+    }
+
+    fn add(&mut self, other: Self) {
+        self.peers += other.peers;
+        self.hub += other.hub;
+    }
 }
 
 /// One file's swarm: nothing at first, a torrent's reader once it is joined.
 #[derive(Debug)]
 pub(super) struct Slot {
     reader: OnceLock<FileReader>,
+    /// While it fetches.
+    torrent: Mutex<Option<Torrent>>,
+    /// Others need its place.
+    is_to_leave: Notify,
     since: Instant,
     /// Whether the hub has said a first time if there is a torrent, and it was joined if so.
     is_answered: watch::Sender<bool>,
@@ -139,7 +173,21 @@ struct Wanted {
 
 impl Swarms {
     pub(super) fn new(session: Session, config: SwarmConfig, runtime: Handle) -> Self {
-        Self { session, config, runtime, slots: Mutex::default() }
+        let (slots, given, brought) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { session, config, runtime, slots, given, brought }
+    }
+
+    /// What torrents brought so far. Never waits.
+    pub(super) fn brought(&self) -> Brought {
+        let mut sum = *self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots: Vec<Arc<Slot>> = {
+            let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            slots.values().filter_map(Weak::upgrade).collect()
+        };
+        for torrent in slots.iter().filter_map(|slot| slot.torrent().clone()) {
+            sum.add(Brought::by(&torrent));
+        }
+        sum
     }
 
     /// The swarm of a file that is opened, if it may have one. Never waits.
@@ -153,48 +201,51 @@ impl Swarms {
             return None;
         }
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = match slots.get(&file.id) {
-            Some(Entry::Joined(slot)) => Some(Arc::clone(slot)),
-            Some(Entry::Wanted(slot)) => slot.upgrade(),
-            None => None,
-        };
-        if known.is_some() {
-            return known;
+        if let Some(known) = slots.get(&file.id).and_then(Weak::upgrade) {
+            return Some(known);
         }
-        slots.retain(|_, entry| match entry {
-            Entry::Wanted(slot) => slot.strong_count() > 0,
-            Entry::Joined(_) => true,
-        });
+        slots.retain(|_, slot| slot.strong_count() > 0);
         if slots.len() >= JOINED_MAX {
+            // Of those that nobody but its task holds the oldest.
+            let idle = slots.values().filter(|slot| slot.strong_count() == 1).filter_map(Weak::upgrade);
+            let idle = idle.filter(|slot| slot.reader.get().is_some()).min_by_key(|slot| slot.since);
+            if let Some(idle) = idle {
+                idle.is_to_leave.notify_one();
+            }
             return None;
         }
         let slot = Arc::new(Slot {
             reader: OnceLock::new(),
+            torrent: Mutex::default(),
+            is_to_leave: Notify::new(),
             since: Instant::now(),
             is_answered: watch::Sender::new(false),
             distrusted_until: Mutex::new(None),
             generation: OnceLock::new(),
             blob: blob.clone(),
         });
-        slots.insert(file.id, Entry::Wanted(Arc::downgrade(&slot)));
+        slots.insert(file.id, Arc::downgrade(&slot));
         let (repo, commit) = (revision.repo.clone(), revision.commit);
         let wanted = Wanted { repo, commit, path: file.path.clone(), bytes: file.bytes };
-        let task = Arc::clone(self).join(wanted, file.id, Arc::downgrade(&slot));
+        let task = Arc::clone(self).join(wanted, Arc::downgrade(&slot));
         self.runtime.spawn(task);
         Some(slot)
     }
 
     /// Ends when the torrent is joined and the blob whole, when there never will be a torrent, or nobody wants the file.
-    async fn join(self: Arc<Self>, wanted: Wanted, id: ContentId, slot: Weak<Slot>) {
+    async fn join(self: Arc<Self>, wanted: Wanted, slot: Weak<Slot>) {
         let answered = Answered(slot.clone());
         let Some(metainfo) = self.await_torrent(&wanted, &slot, &answered).await else { return };
         let Some(slot) = slot.upgrade() else { return };
         let metainfo = Arc::new(metainfo);
-        let is_ours = if slot.blob.is_whole() {
-            false
-        } else {
+        let hash = metainfo.hashes.primary();
+        if !slot.blob.is_whole() {
+            // What was given to peers before and had to go since is read from them again.
+            if self.is_given(hash) {
+                self.take_back(hash).await;
+            }
             match self.add(&metainfo, StorageKind::Cache).await {
-                Ok(Some(torrent)) => slot.joined(&torrent),
+                Ok(Some(torrent)) => slot.joined(torrent),
                 // Somebody else has it in this session, and keeps it as he likes.
                 Ok(None) => return,
                 Err(error) => {
@@ -202,28 +253,49 @@ impl Swarms {
                     return;
                 }
             }
-        };
+        }
         drop(answered);
-        {
-            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-            slots.insert(id, Entry::Joined(Arc::clone(&slot)));
+        tracing::info!(repo = %wanted.repo, file = %wanted.path, torrent = %hash, "joined the swarm of a file");
+        let is_whole = slot.is_whole_in_time(&wanted).await;
+        let torrent = slot.torrent().take();
+        if let Some(torrent) = torrent {
+            self.brought.lock().unwrap_or_else(PoisonError::into_inner).add(Brought::by(&torrent));
+            let data = if is_whole { RemovedData::Drop } else { RemovedData::Keep };
+            self.session.remove(hash, data).await;
         }
-        tracing::info!(repo = %wanted.repo, file = %wanted.path, torrent = %metainfo.hashes.primary(), "joined the swarm of a file");
-        while let Err(error) = slot.blob.whole().await {
-            // Somebody's fetch came to nothing; another one may do better.
-            tracing::debug!(file = %wanted.path, %error, "a file is not whole yet");
-            tokio::time::sleep(PAUSE_MAX).await;
-        }
-        if is_ours {
-            self.session.remove(metainfo.hashes.primary(), RemovedData::Drop).await;
+        if !is_whole {
+            return;
         }
         let (blob, of_file) = (slot.blob.clone(), Arc::clone(&metainfo));
         let sealed = tokio::task::spawn_blocking(move || sealed(&blob, of_file)).await;
         let Ok(Some(files)) = sealed else { return };
         match self.add(&metainfo, StorageKind::Sealed(Arc::new(files))).await {
-            Ok(_) => tracing::debug!(file = %wanted.path, "given to peers"),
+            Ok(Some(_)) => self.gave(hash).await,
+            Ok(None) => {}
             Err(error) => tracing::debug!(file = %wanted.path, %error, "not given to peers"),
         }
+    }
+
+    fn is_given(&self, hash: InfoHash) -> bool {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner).contains(&hash)
+    }
+
+    /// A whole file is given to peers from now on, perhaps in place of another one.
+    async fn gave(&self, hash: InfoHash) {
+        let oldest = {
+            let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+            given.push_back(hash);
+            given.front().copied().filter(|_| given.len() > JOINED_MAX)
+        };
+        tracing::debug!(torrent = %hash, "given to peers");
+        if let Some(oldest) = oldest {
+            self.take_back(oldest).await;
+        }
+    }
+
+    async fn take_back(&self, hash: InfoHash) {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner).retain(|given| *given != hash);
+        self.session.remove(hash, RemovedData::Keep).await;
     }
 
     async fn await_torrent(
@@ -256,7 +328,7 @@ impl Swarms {
     /// `local` is how many bytes of the file are here.
     async fn ask(&self, wanted: &Wanted, local: u64) -> Answer {
         let Wanted { repo, commit, path, bytes } = wanted;
-        if *bytes > EAGER_MAX_BYTES && local < bytes / 2 {
+        if !is_eager(*bytes, local) {
             let place = format!("/model/{repo}@{commit}/{}", encode_path(path));
             match self.config.hub.pass(ApiRequest::get(place), None).await {
                 Ok(answer) if answer.status == 200 => match serde_json::from_slice(&answer.body) {
@@ -310,6 +382,11 @@ impl Swarms {
     }
 }
 
+/// Whether a hub may be made to fetch all of a file of which so many bytes were read here.
+fn is_eager(bytes: u64, local: u64) -> bool {
+    bytes <= EAGER_MAX_BYTES || local >= EAGER_MAX_BYTES.max(bytes / EAGER_PART).min(bytes / 2)
+}
+
 /// Whether a hub makes a torrent without fetching anything for it.
 fn can_have_it(status: &ModelStatus) -> bool {
     match status.state {
@@ -335,13 +412,46 @@ fn sealed(blob: &Blob, metainfo: Arc<Metainfo>) -> Option<SealedFiles> {
 }
 
 impl Slot {
-    fn joined(&self, torrent: &Torrent) -> bool {
+    fn joined(&self, torrent: Torrent) {
         let file = torrent.metainfo().and_then(|metainfo| only_file(&metainfo));
         if let Some(reader) = file.and_then(|(file, _)| torrent.open(file).ok()) {
             let _first = self.generation.set(self.blob.generation());
             let _first = self.reader.set(reader);
         }
-        true
+        *self.torrent() = Some(torrent);
+    }
+
+    fn torrent(&self) -> MutexGuard<'_, Option<Torrent>> {
+        self.torrent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the file is whole; false when others need its place before it is.
+    async fn is_whole_in_time(&self, wanted: &Wanted) -> bool {
+        loop {
+            let whole = async {
+                let whole = self.blob.whole().await;
+                if let Err(error) = &whole {
+                    // Somebody's fetch came to nothing; another one may do better.
+                    tracing::debug!(file = %wanted.path, %error, "a file is not whole yet");
+                    tokio::time::sleep(PAUSE_MAX).await;
+                }
+                whole.is_ok()
+            };
+            tokio::select! {
+                is_whole = whole => if is_whole { return true },
+                () = self.is_to_leave.notified() => return false,
+            }
+        }
+    }
+
+    /// Whether there is a torrent to ask now.
+    pub(super) fn is_joined(&self) -> bool {
+        self.reader.get().is_some() && !self.is_distrusted()
+    }
+
+    fn is_distrusted(&self) -> bool {
+        let until = self.distrusted_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
     }
 
     /// The torrent's bytes from the start of `range` on, if it is joined, was good so far, and gives the first of them
@@ -352,31 +462,47 @@ impl Slot {
         // Late or not: what is there now counts.
         let _late = tokio::time::timeout_at((self.since + ANSWER_PATIENCE).into(), answered).await;
         let reader = self.reader.get()?;
-        let is_distrusted = {
-            let until = self.distrusted_until.lock().unwrap_or_else(PoisonError::into_inner);
-            until.is_some_and(|until| Instant::now() < until)
-        };
         // What came through it once and was not the blob is not asked for again.
-        if is_distrusted || self.generation.get() != Some(&self.blob.generation()) {
+        if self.is_distrusted() || self.generation.get() != Some(&self.blob.generation()) {
             return None;
         }
         let step = step(&range);
-        let first = tokio::time::timeout(FIRST_BYTES, reader.read_at(range.start, step)).await;
+        let first = tokio::select! {
+            first = reader.read_at(range.start, step) => first,
+            () = self.stands_still() => {
+                self.distrust();
+                return None;
+            }
+        };
         match first {
-            Ok(Ok(bytes)) if !bytes.is_empty() => {
+            Ok(bytes) if !bytes.is_empty() => {
                 let slot = Arc::clone(self);
                 let range = range.start + bytes.len() as u64..range.end;
                 Some(Box::new(SwarmBody { slot, first: Some(bytes), range }))
             }
-            Ok(Ok(_)) | Err(_) => {
+            Ok(_) => {
                 self.distrust();
                 None
             }
-            Ok(Err(error)) => {
+            Err(error) => {
                 tracing::debug!(%error, "a swarm gave nothing; the hub is asked");
                 self.distrust();
                 None
             }
+        }
+    }
+
+    /// Ends when the torrent brings nothing, or others things only.
+    async fn stands_still(&self) {
+        let brought = || self.torrent().as_ref().map(|torrent| torrent.status().downloaded_bytes);
+        let mut before = brought();
+        for _ in 0..FIRST_SPANS {
+            tokio::time::sleep(FIRST_BYTES).await;
+            let now = brought();
+            if now <= before {
+                return;
+            }
+            before = now;
         }
     }
 
@@ -450,6 +576,22 @@ mod tests {
             ("failed", 9, false),
         ] {
             assert_eq!(can_have_it(&status(state, present)), is_had, "{state} {present}");
+        }
+    }
+
+    #[test]
+    fn a_reader_of_a_part_of_a_long_file_makes_its_hub_fetch_all_of_it_and_one_of_its_header_does_not() {
+        let gib = 1 << 30;
+        for (bytes, local, is_it) in [
+            (EAGER_MAX_BYTES, 0, true),
+            (EAGER_MAX_BYTES + 1, EAGER_MAX_BYTES / 2, false),
+            (EAGER_MAX_BYTES + 2, EAGER_MAX_BYTES / 2 + 1, true),
+            (gib, 100 << 20, false),
+            (gib, 128 << 20, true),
+            (100 * gib, gib, false),
+            (100 * gib, 13 * gib, true),
+        ] {
+            assert_eq!(is_eager(bytes, local), is_it, "{local} of {bytes}");
         }
     }
 

@@ -82,6 +82,17 @@ impl RepoSource for Fake {
         })
     }
 
+    fn look(&self, repo: Repo, revision: Revision) -> BoxFuture<'static, Option<Commit>> {
+        let asked = format!("{repo}@{revision}");
+        self.asked.lock().unwrap().push(format!("look {asked}"));
+        let found = self.repos.lock().unwrap().get(&asked).map(|(_, commit, _)| commit.clone());
+        Box::pin(async move { found?.parse().ok() })
+    }
+
+    fn is_pinned(&self, file: &TreeFile) -> bool {
+        file.path.as_str().ends_with(".pinned")
+    }
+
     fn remembered(&self) -> Vec<(Repo, Revision)> {
         self.remembered.clone()
     }
@@ -99,10 +110,12 @@ impl RepoSource for Fake {
     }
 }
 
+const HOUR: Duration = Duration::from_secs(3600);
+
 /// Asked again at once where time passes, never where it does not.
-const LASTING: HfTreeConfig =
-    HfTreeConfig { refresh: Duration::from_secs(3600), absence: Duration::from_secs(3600) };
-const FLEETING: HfTreeConfig = HfTreeConfig { refresh: Duration::ZERO, absence: Duration::ZERO };
+const LASTING: HfTreeConfig = HfTreeConfig { refresh: HOUR, absence: HOUR, look: HOUR };
+const FLEETING: HfTreeConfig =
+    HfTreeConfig { refresh: Duration::ZERO, absence: Duration::ZERO, look: Duration::from_millis(1) };
 
 fn mounted(fake: &Arc<Fake>, config: HfTreeConfig) -> HfTree {
     let source: Arc<dyn RepoSource> = Arc::clone(fake) as Arc<dyn RepoSource>;
@@ -390,4 +403,55 @@ async fn what_an_earlier_process_knew_is_listed_and_asked_about_when_it_is_enter
     assert_eq!(fake.asked(), Vec::<String>::new());
     assert!(walk(&tree, "org/repo/a").await.is_ok());
     assert_eq!(fake.asked(), ["org/repo@main"]);
+}
+
+#[tokio::test]
+async fn a_repository_that_is_the_root_stays_at_its_commit_and_a_newer_one_is_told() {
+    let fake = Fake::with(&[("org/repo@main", "org/repo", ONE, &["a.pinned", "b"])]);
+    let tree = mounted(&fake, FLEETING);
+    let (repo, main) = (Repo::parse("org/repo").unwrap(), Revision::main());
+    tree.pin(repo.clone(), main.clone()).await.expect("there");
+    tree.set_root(&repo, &main, None).expect("a directory");
+    let told = async |newer: Option<&str>| {
+        for _ in 0..10_000 {
+            let pinned = tree.pinned().remove(0);
+            assert_eq!(pinned.commit.to_string(), ONE);
+            if pinned.newer.map(|commit| commit.to_string()).as_deref() == newer {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        panic!("{newer:?} is never told");
+    };
+    fake.put("org/repo@main", "org/repo", TWO, &["a.pinned", "b", "c"]);
+    told(Some(TWO)).await;
+    assert!(tree.lookup(InodeNo::ROOT, OsStr::new("c")).is_err());
+    assert_eq!((tree.pinned()[0].pinned_files, tree.pinned()[0].pinned_bytes), (1, 108));
+    fake.put("org/repo@main", "org/repo", ONE, &["a.pinned", "b"]);
+    told(None).await;
+}
+
+#[tokio::test]
+async fn files_are_named_by_their_place_or_by_their_repository() {
+    let files = &["a", "d/b", "d/e/c", "de"];
+    let fake = Fake::with(&[("org/repo@main", "org/repo", ONE, files)]);
+    let tree = mounted(&fake, LASTING);
+    let (repo, main) = (Repo::parse("org/repo").unwrap(), Revision::main());
+    tree.pin(repo.clone(), main.clone()).await.expect("there");
+    let names = |chosen: Result<Chosen, ChoiceError>| -> Result<Vec<String>, ChoiceError> {
+        Ok(chosen?.files.iter().map(|file| file.path.to_string()).collect())
+    };
+    assert_eq!(names(tree.files_at("org/repo")).expect("all").len(), 4);
+    assert_eq!(names(tree.files_at("org/repo/d")).expect("two"), ["d/b", "d/e/c"]);
+    assert_eq!(names(tree.files_at("org/repo/d/b")).expect("one"), ["d/b"]);
+    assert_eq!(names(tree.files_at("org")), Err(ChoiceError::NoRepository));
+    assert_eq!(names(tree.files_at("org/repo/x")), Err(ChoiceError::NotThere));
+    assert_eq!(names(tree.files_at("org/repo/a/x")), Err(ChoiceError::NotThere));
+    let path = |text| FilePath::parse(text).expect("a path");
+    assert_eq!(names(tree.files_of(&repo, &main, Some(&path("d")))).expect("two"), ["d/b", "d/e/c"]);
+    assert_eq!(names(tree.files_of(&repo, &main, Some(&path("x")))), Err(ChoiceError::NotThere));
+    assert_eq!(names(tree.files_of_root(None)), Err(ChoiceError::NoRepository));
+    tree.set_root(&repo, &main, Some(&path("d"))).expect("a directory");
+    assert_eq!(names(tree.files_at(".")).expect("two"), ["d/b", "d/e/c"]);
+    assert_eq!(names(tree.files_of_root(Some(&path("a")))).expect("one"), ["a"]);
 }
