@@ -51,6 +51,10 @@ mod hf_load;
 mod hf_loaders;
 #[path = "e2e/hf_mount.rs"]
 mod hf_mount;
+#[path = "e2e/hf_orders.rs"]
+mod hf_orders;
+#[path = "e2e/hf_sharing.rs"]
+mod hf_sharing;
 #[path = "e2e/hf_swarm.rs"]
 mod hf_swarm;
 #[path = "e2e/hf_tools.rs"]

@@ -9,6 +9,7 @@ import time
 
 from . import content, tools
 from .clients import wait_for
+from .hf_sharing import sharing
 from .processes import HERE, BenchError, Process, run
 from .webseed import Nginx, children_cpu_s, fetch, wrk
 
@@ -26,13 +27,13 @@ FILE = "weights.safetensors"
 class Origin:
     """The emulated huggingface.co; it ends with its standard input."""
 
-    def __init__(self, bench, *described):
+    def __init__(self, bench, *described, space=None):
         self.stdin, self.end_of_input = os.pipe()
         self.said = bench.place.log("hf-emulator-said")
         with open(self.said, "wb") as out:
             self.process = Process(
-                [bench.tools.hf_emulator, *described], bench.place.log("hf-emulator"), bench.place.space,
-                stdin=self.stdin, stdout=out)
+                [bench.tools.hf_emulator, *described], bench.place.log("hf-emulator"),
+                space or bench.place.space, stdin=self.stdin, stdout=out)
         os.close(self.stdin)
         try:
             wait_for(lambda: self._words()[:1] == ["hub"], 60, "hf-emulator", self.process)
@@ -56,10 +57,10 @@ class Origin:
 class Mirror:
     """Something that serves what the origin has, from a cache that is empty at the start."""
 
-    def __init__(self, bench, name, command, address, home):
-        self.url, self.home, self.space = f"http://{address}", home, bench.place.space
+    def __init__(self, bench, name, command, address, home, space=None):
+        self.url, self.home, self.space = f"http://{address}", home, space or bench.place.space
         env = {"PATH": os.environ["PATH"], "HOME": home, "XDG_RUNTIME_DIR": home, "RUST_LOG": "warn"}
-        self.process = Process(command, bench.place.log(name), bench.place.space, env=env)
+        self.process = Process(command, bench.place.log(name), self.space, env=env)
         host, port = address.rsplit(":", 1)
         probe = f"import socket; socket.create_connection(('{host}', {port}), 1)"
 
@@ -89,12 +90,16 @@ def netloc(url):
 
 
 def hub(bench, origin):
-    address, home = bench.place.address(), bench.place.dir("hub")
+    return hub_at(bench, origin, bench.place.address(), bench.place.address(), bench.place.space)
+
+
+def hub_at(bench, origin, address, peer_address, space):
+    home = bench.place.dir("hub")
     command = [
-        bench.tools.wtfs, "serve", "--listen", address, "--peer-listen", bench.place.address(),
+        bench.tools.wtfs, "serve", "--listen", address, "--peer-listen", peer_address,
         "--cache-dir", os.path.join(home, "cache"), "--hf-upstream", origin.url,
         "--allow-upstream-host", netloc(origin.url), "--allow-upstream-host", netloc(origin.cdn)]
-    return Mirror(bench, "hub", command, address, home)
+    return Mirror(bench, "hub", command, address, home, space)
 
 
 def olah(bench, origin):
@@ -147,6 +152,7 @@ def proxy(bench):
     warm(bench)
     first_bytes(bench)
     snapshots(bench)
+    sharing(bench, Origin, hub_at, REPO, FILE)
 
 
 def warm(bench):

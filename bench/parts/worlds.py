@@ -49,6 +49,6 @@ def remove_stale():
             shutil.rmtree(path, ignore_errors=True)
     spaces = os.listdir("/run/netns") if os.path.isdir("/run/netns") else []
     for name in spaces:
-        if name.startswith("wtfs-bench-") and not os.path.exists(f"/proc/{name[11:]}"):
+        if name.startswith("wtfs-bench-") and not os.path.exists(f"/proc/{name.split('-')[2]}"):
             with contextlib.suppress(BenchError):
                 run(["ip", "netns", "del", name], 20)

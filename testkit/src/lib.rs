@@ -14,6 +14,7 @@
 pub mod bencode;
 pub mod hf_hub;
 pub mod http_tracker;
+pub mod lan;
 pub mod mount_guard;
 pub mod net;
 pub mod origin;

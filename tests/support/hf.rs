@@ -14,7 +14,7 @@ use std::{
 use serde_json::{Value, json};
 use wtfs_testkit::{
     hf_hub::{Content, HfHub, HfHubBuilder},
-    process,
+    net, process,
 };
 
 use super::{
@@ -64,14 +64,27 @@ impl World {
         world
     }
 
+    /// Both, with the hub at an address.
+    #[track_caller]
+    pub(crate) fn with_hub_at(name: &str, builder: HfHubBuilder, addr: SocketAddr, flags: &[&str]) -> Self {
+        let mut world = Self::new(name, builder);
+        world.start_hub_at(addr, flags);
+        world
+    }
+
     /// Starts a hub before upstream, over the cache that an earlier one left.
     #[track_caller]
     pub(crate) fn start_hub(&mut self, flags: &[&str]) {
+        self.start_hub_at(net::fresh_addr(), flags);
+    }
+
+    #[track_caller]
+    fn start_hub_at(&mut self, addr: SocketAddr, flags: &[&str]) {
         let (hub, cdn) = (self.upstream.hub_addr().to_string(), self.upstream.cdn_addr().to_string());
         let endpoint = self.upstream.endpoint();
         let ours = ["--hf-upstream", &endpoint, "--allow-upstream-host", &hub, "--allow-upstream-host", &cdn];
         let root = self.stage.subdir("root");
-        self.hub = Some(Hub::start(&self.stage, &root, &[&ours[..], flags].concat()));
+        self.hub = Some(Hub::start_at(&self.stage, &root, addr, &[&ours[..], flags].concat()));
     }
 
     /// The hub.

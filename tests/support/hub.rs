@@ -41,8 +41,9 @@ impl Hub {
     #[track_caller]
     pub(crate) fn start_at(stage: &Stage, root: &Path, addr: SocketAddr, flags: &[&str]) -> Self {
         let (listen, peers, root) = (addr.to_string(), net::fresh_addr().to_string(), text(root));
-        let args =
-            [&["serve", "--listen", &listen, "--peer-listen", &peers, "--root", &root][..], flags].concat();
+        let is_told = flags.contains(&"--peer-listen");
+        let ours = if is_told { vec![] } else { vec!["--peer-listen", peers.as_str()] };
+        let args = [&["serve", "--listen", &listen, "--root", &root][..], &ours, flags].concat();
         let mut process = stage.spawn("serve", &args);
         process.wait_for_line("wtfs serve serves", PATIENCE, 0, |line| {
             line.starts_with("serving at ").then_some(())

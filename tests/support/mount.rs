@@ -4,6 +4,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -32,9 +33,40 @@ impl<'a> Mount<'a> {
         dir: &Path,
         listen: SocketAddr,
     ) -> Self {
+        Self::start_by(stage, stage.wtfs(), sources, flags, dir, listen)
+    }
+
+    /// As [`Mount::start`], in a network namespace.
+    #[track_caller]
+    pub(crate) fn start_in(
+        stage: &'a Stage,
+        space: &Path,
+        sources: &[&str],
+        flags: &[&str],
+        dir: &Path,
+        listen: SocketAddr,
+    ) -> Self {
+        // Not `ip netns exec`: that makes a mount namespace too, and a mount made in it is seen nowhere else.
+        let wtfs = stage.wtfs();
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", text(space))).arg("--").arg(wtfs.get_program());
+        stage.isolate(&mut command);
+        Self::start_by(stage, command, sources, flags, dir, listen)
+    }
+
+    #[track_caller]
+    fn start_by(
+        stage: &'a Stage,
+        mut command: Command,
+        sources: &[&str],
+        flags: &[&str],
+        dir: &Path,
+        listen: SocketAddr,
+    ) -> Self {
         let (listen_text, dir_text) = (listen.to_string(), text(dir));
         let args = [&["mount", "--listen", &listen_text][..], flags, sources, &[&dir_text]].concat();
-        let process = stage.spawn("mount", &args);
+        command.args(args);
+        let process = Process::spawn("mount", command, &stage.log("mount"));
         let mut guard = MountGuard::new(dir, process, MAX_AGE);
         let process = guard.process();
         process.wait_for_line("the mount is usable", PATIENCE, 0, |line| {
