@@ -70,7 +70,7 @@ fn meet_at(name: &str, start: impl Fn(&Stage) -> (Box<dyn std::any::Any>, String
         let before = seed_first.then(seed);
         let mount = stage.mount(&[&text(&torrent)], &[]);
         let path = mount.wait_for_entry("shared.bin");
-        let reading = std::thread::spawn(move || content().check_file(&path, BYTES));
+        let reading = thread::spawn(move || content().check_file(&path, BYTES));
         let after = (!seed_first).then(|| {
             eventually("the mount is announced", PATIENCE, || {
                 let status = mount.torrent_status();
