@@ -224,8 +224,9 @@ token of `hf auth login` is used.";
     after_help = format!("{SOURCES}\n\
 Each SOURCE is one entry of DIR: a directory, or the file of a single-file torrent. What was added to DIR with `wtfs \
 add` before is there again.\n\
-{REPOSITORIES} One repository is DIR itself; several, hf:// alone, or a hub's http://HOST:PORT/hf show as DIR/OWNER/NAME, \
-each found when it is looked up.\n\
+{REPOSITORIES} One repository is DIR itself, and stays at the commit that it had when it was mounted; `wtfs status` says \
+which that is, and when there is a newer one, which the next `wtfs mount` shows. Several, hf:// alone, or a hub's http://HOST:PORT/hf show as DIR/OWNER/NAME, \
+each found when it is looked up; those follow their branch while nobody reads from them.\n\
 Ctrl-C (or SIGTERM) unmounts; a second one ends at once.\n\n\
 Examples:\n  \
 wtfs mount model.torrent /mnt/models\n  \
@@ -279,16 +280,18 @@ pub(crate) struct Mount {
 #[derive(Args, Debug)]
 #[command(
     after_help = format!("{SOURCES}\n\
-What is added is there again at the next `wtfs mount DIR`, until it is removed.\n\n\
+What is added is there again at the next `wtfs mount DIR`, until it is removed. A mount of hf:// or of a hub's namespace \
+takes repositories: hf://OWNER/NAME[@REVISION], which show as DIR/OWNER/NAME.\n\n\
 Examples:\n  \
 wtfs add /mnt/models model.torrent\n  \
-wtfs add /mnt/models 'magnet:?xt=urn:btih:...&tr=...' other.torrent")
+wtfs add /mnt/models 'magnet:?xt=urn:btih:...&tr=...' other.torrent\n  \
+wtfs add /mnt/hf hf://openai-community/gpt2")
 )]
 pub(crate) struct Add {
     /// The directory the mount is on
     #[arg(value_name = "DIR")]
     pub(crate) dir: PathBuf,
-    /// .torrent files, URLs, magnet links or info hashes
+    /// .torrent files, URLs, magnet links or info hashes; or hf:// repositories
     #[arg(required = true, value_name = "SOURCE")]
     pub(crate) sources: Vec<String>,
     /// Fetch from this web server too; may be given more than once
@@ -323,11 +326,12 @@ pub(crate) struct Remove {
 
 #[derive(Args, Debug)]
 #[command(after_help = "Files that are pinned are not fetched by that: `wtfs prefetch` does so.\n\n\
-Examples:\n  wtfs pin /mnt/models/model\n  wtfs unpin /mnt/models/model/README.md")]
+Examples:\n  wtfs pin /mnt/models/model\n  wtfs pin hf://openai-community/gpt2/config.json\n  \
+wtfs unpin /mnt/models/model/README.md")]
 pub(crate) struct Pin {
-    /// Files or directories of a running mount
+    /// Files or directories of a running mount, or hf://OWNER/NAME[@REVISION][/PATH] of one that a running mount shows
     #[arg(required = true, value_name = "PATH")]
-    pub(crate) paths: Vec<PathBuf>,
+    pub(crate) paths: Vec<String>,
     /// Print JSON: how many files, and their bytes
     #[arg(long)]
     pub(crate) json: bool,
@@ -336,10 +340,11 @@ pub(crate) struct Pin {
 #[derive(Args, Debug)]
 #[command(
     after_help = "A RANGE is START-END (END not included), START- or -BYTES, which is the end of the file.\n\n\
-Examples:\n  wtfs prefetch /mnt/models/model\n  wtfs prefetch /mnt/films/film.mkv:0-64M /mnt/films/film.mkv:-16M"
+Examples:\n  wtfs prefetch /mnt/models/model\n  wtfs prefetch /mnt/films/film.mkv:0-64M /mnt/films/film.mkv:-16M\n  \
+wtfs prefetch hf://openai-community/gpt2@main/model.safetensors"
 )]
 pub(crate) struct Prefetch {
-    /// Files or directories of a running mount
+    /// Files or directories of a running mount, or hf://OWNER/NAME[@REVISION][/PATH] of one that a running mount shows
     #[arg(required = true, value_name = "PATH[:RANGE]")]
     pub(crate) paths: Vec<String>,
     /// Print JSON: how many files, and the bytes asked for

@@ -18,7 +18,7 @@ use crate::units::ByteRange;
 mod asking;
 mod socket;
 
-pub(crate) use asking::{ask_all, find_mount, order};
+pub(crate) use asking::{ask_all, find_mount, mounts, order};
 pub(crate) use socket::{Answers, Carried, Control, Tell};
 
 /// No request is longer: a magnet link with some hundred trackers.
@@ -36,7 +36,7 @@ pub(crate) enum Request {
     Status,
     /// What it is, in a few words.
     Who,
-    /// Adds a torrent to a mount.
+    /// Adds a torrent or a repository to a mount.
     Add {
         /// As typed, a path made absolute.
         source: String,
@@ -52,7 +52,7 @@ pub(crate) enum Request {
     },
     /// Keeps files whatever the cache's size says.
     Pin {
-        /// Relative to the mount; a directory is all files below it.
+        /// Relative to the mount, or hf://...; a directory is all files below it.
         path: String,
     },
     /// Takes that back.
@@ -83,6 +83,19 @@ pub(crate) struct Who {
     pub(crate) role: Role,
     /// The mount point, or where the data goes or lies; not UTF-8 is shown as U+FFFD.
     pub(crate) path: Option<String>,
+    /// Of a mount of repositories only.
+    #[serde(default)]
+    pub(crate) shows: Option<Shows>,
+}
+
+/// What a mount of repositories shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Shows {
+    /// Any, below its owner.
+    Namespace,
+    /// One, as it was asked for.
+    Repository { repo: String, revision: String },
 }
 
 /// What a process runs for.

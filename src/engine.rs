@@ -49,10 +49,10 @@ pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Session> {
 /// Answers with counters where `--metrics` says, while the result lives.
 pub(crate) async fn metrics(
     place: Option<&metrics::Place>,
-    session: &Session,
+    subject: metrics::Subject,
 ) -> anyhow::Result<Option<Responder>> {
     let Some(place) = place else { return Ok(None) };
-    let opened = Responder::open(place, session).await;
+    let opened = Responder::open(place, subject).await;
     opened.map(Some).or_end(Exit::Usage, || "--metrics: that place cannot be used".into())
 }
 

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -20,6 +20,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use wtfs_torrent::prometheus::{CONTENT_TYPE, Exposition};
 use wtfs_torrent::{Session, SessionStatus};
+
+use crate::repositories::Collection;
 
 /// No request is longer.
 const REQUEST_BYTES_MAX: usize = 8 << 10;
@@ -50,6 +52,21 @@ impl FromStr for Place {
     }
 }
 
+/// What is counted.
+#[derive(Clone, Debug)]
+pub(crate) struct Subject {
+    pub(crate) session: Session,
+    /// There once a mount shows repositories.
+    pub(crate) collection: Arc<OnceLock<Collection>>,
+}
+
+impl Subject {
+    /// A session that shows no repositories.
+    pub(crate) fn of(session: &Session) -> Self {
+        Self { session: session.clone(), collection: Arc::default() }
+    }
+}
+
 /// Answers until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Responder {
@@ -62,14 +79,13 @@ impl Responder {
     ///
     /// # Errors
     /// The place is taken or not ours.
-    pub(crate) async fn open(place: &Place, session: &Session) -> io::Result<Self> {
+    pub(crate) async fn open(place: &Place, subject: Subject) -> io::Result<Self> {
         let stop = CancellationToken::new();
-        let session = session.clone();
         let mut socket = None;
         match place {
             Place::Tcp(addr) => {
                 let listener = TcpListener::bind(addr).await?;
-                let answering = answer_all(listener, session);
+                let answering = answer_all(listener, subject);
                 tokio::spawn(stop.clone().run_until_cancelled_owned(answering));
             }
             Place::Unix(path) => {
@@ -79,7 +95,7 @@ impl Responder {
                 }
                 let listener = UnixListener::bind(path)?;
                 socket = Some(path.clone());
-                let answering = answer_all(listener, session);
+                let answering = answer_all(listener, subject);
                 tokio::spawn(stop.clone().run_until_cancelled_owned(answering));
             }
         }
@@ -119,13 +135,13 @@ impl Door for UnixListener {
 }
 
 /// Answers each that comes, a few at once. Never ends.
-async fn answer_all(door: impl Door, session: Session) {
+async fn answer_all(door: impl Door, subject: Subject) {
     let seats = Arc::new(Semaphore::new(ASKERS_MAX));
     loop {
         let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
         match door.next().await {
             Ok(asker) => {
-                tokio::spawn(serve(asker, session.clone(), seat));
+                tokio::spawn(serve(asker, subject.clone(), seat));
             }
             Err(error) => {
                 tracing::warn!(%error, "metrics cannot be asked for");
@@ -138,12 +154,12 @@ async fn answer_all(door: impl Door, session: Session) {
 
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     mut asker: S,
-    session: Session,
+    subject: Subject,
     _seat: tokio::sync::OwnedSemaphorePermit,
 ) {
     let answered = tokio::time::timeout(PATIENCE, async {
         let request = request(&mut asker).await?;
-        let reply = reply(&request, || text(&session.status()));
+        let reply = reply(&request, || text(&subject));
         asker.write_all(&reply).await?;
         asker.shutdown().await
     });
@@ -180,9 +196,14 @@ fn reply(request: &[u8], metrics: impl FnOnce() -> String) -> Vec<u8> {
 }
 
 /// All counters.
-fn text(status: &SessionStatus) -> String {
+fn text(subject: &Subject) -> String {
+    let status: SessionStatus = subject.session.status();
     let mut text = Exposition::new();
-    text.session(status);
+    text.session(&status);
+    if let Some(collection) = subject.collection.get() {
+        collection.count(&mut text);
+        text.blobs(&subject.session.blobs().status());
+    }
     text.into_text()
 }
 
@@ -228,7 +249,8 @@ mod tests {
         let config = SessionConfig { listen, ..SessionConfig::new(dir.path().join("cache")) };
         let session = Session::open(config).await.expect("opened");
         let path = dir.path().join("metrics");
-        let responder = Responder::open(&Place::Unix(path.clone()), &session).await.expect("bound");
+        let responder =
+            Responder::open(&Place::Unix(path.clone()), Subject::of(&session)).await.expect("bound");
         let mut asker = UnixStream::connect(&path).await.expect("connected");
         asker.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.expect("sent");
         let mut told = String::new();

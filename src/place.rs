@@ -6,10 +6,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use wtfs_proto::hf::HfSource;
 
 use crate::config::Settings;
-use crate::control;
+use crate::control::{self, Shows, Who};
 use crate::exit::{Exit, OrEnd as _, ended};
+use crate::table::printable;
 
 /// A mount point as the mount table has it: absolute, without links and dots above its last component.
 pub(crate) fn mount_point(dir: &Path) -> anyhow::Result<PathBuf> {
@@ -57,6 +59,44 @@ pub(crate) fn inside(settings: &Settings, path: &Path) -> anyhow::Result<(PathBu
     let below =
         below.to_str().ok_or_else(|| ended(Exit::Usage, "no torrent has names that are not UTF-8"))?;
     Ok((socket_of(settings, &mount)?, below.to_owned()))
+}
+
+/// As [`inside`] for what may be `hf://...` too: the mount that shows that repository.
+///
+/// # Errors
+/// As [`inside`]; none of this user's mounts shows it, or several do.
+pub(crate) fn meant(settings: &Settings, typed: &str) -> anyhow::Result<(PathBuf, String)> {
+    if !HfSource::is_meant_by(typed) {
+        return inside(settings, Path::new(typed));
+    }
+    let source = HfSource::parse(typed).or_end(Exit::Usage, || printable(typed))?;
+    let mounts = control::mounts(&settings.directories.runtimes());
+    let mounts = mounts.or_end(Exit::Failure, || "running processes cannot be asked".into())?;
+    let alone: Vec<_> = mounts.iter().filter(|(_, who)| is_alone(who, &source)).collect();
+    let among = mounts.iter().filter(|(_, who)| who.shows == Some(Shows::Namespace));
+    let found = if alone.is_empty() { among.collect() } else { alone };
+    match found.as_slice() {
+        [(socket, _)] => Ok((socket.clone(), typed.to_owned())),
+        [] => Err(ended(
+            Exit::Mount,
+            format!(
+                "no running mount of this user shows {}; make one with `wtfs mount`, or fetch it with `wtfs get`",
+                printable(typed)
+            ),
+        )),
+        several => {
+            let places: Vec<&str> = several.iter().filter_map(|(_, who)| who.path.as_deref()).collect();
+            let text = format!("several mounts show it; name a path in one of them: {}", places.join(", "));
+            Err(ended(Exit::Usage, text))
+        }
+    }
+}
+
+/// Whether a mount is this repository and no other.
+fn is_alone(who: &Who, source: &HfSource) -> bool {
+    let Some(Shows::Repository { repo, revision }) = &who.shows else { return false };
+    let is_revision = source.revision.as_ref().is_none_or(|asked| asked.as_str() == revision);
+    *repo == source.repo.to_string() && is_revision
 }
 
 #[cfg(test)]

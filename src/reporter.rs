@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value, to_value};
-use wtfs_mount::HfTree;
+use wtfs_mount::Traffic;
+use wtfs_proto::hf::HfSource;
 use wtfs_torrent::hf::blobs::BlobsStatus;
 use wtfs_torrent::{Session, SessionStatus};
 
@@ -13,6 +14,7 @@ use crate::config::Settings;
 use crate::control::{Answers, Carried, Control, Request, Role, Tell, Who};
 use crate::engine;
 use crate::exit::{Exit, ended};
+use crate::repositories::Collection;
 use crate::roster::{Keep, Origin, Roster};
 
 /// What one running process tells `wtfs status`.
@@ -34,6 +36,8 @@ pub(crate) struct ProcessStatus {
 #[derive(Debug, Serialize)]
 struct RepositoriesStatus {
     repositories: Vec<RepositoryStatus>,
+    /// Bytes of their files by who gave them.
+    sources: Traffic,
     blobs: BlobsStatus,
 }
 
@@ -45,6 +49,10 @@ struct RepositoryStatus {
     files: usize,
     total_bytes: u64,
     local_bytes: u64,
+    pinned_files: usize,
+    pinned_bytes: u64,
+    /// What the revision stands for by now, in a mount that stays at the commit above.
+    newer_commit: Option<String>,
 }
 
 /// What this process tells about itself, asked for again each time.
@@ -56,12 +64,12 @@ pub(crate) struct Reporter {
     /// Of a mount of torrents only.
     roster: Option<Arc<Roster>>,
     /// Of a mount of repositories only.
-    repositories: Option<HfTree>,
+    collection: Option<Collection>,
 }
 
 impl Reporter {
     pub(crate) fn new(session: &Session, role: Role, path: Option<PathBuf>) -> Self {
-        Self { session: session.clone(), role, path, roster: None, repositories: None }
+        Self { session: session.clone(), role, path, roster: None, collection: None }
     }
 
     /// With this a mount takes orders.
@@ -69,9 +77,9 @@ impl Reporter {
         Self { roster: Some(roster), ..self }
     }
 
-    /// With this it tells of them too.
-    pub(crate) fn with_repositories(self, repositories: HfTree) -> Self {
-        Self { repositories: Some(repositories), ..self }
+    /// With this it tells of them too, and takes orders.
+    pub(crate) fn with_collection(self, collection: Collection) -> Self {
+        Self { collection: Some(collection), ..self }
     }
 
     fn repositories(&self) -> Option<RepositoriesStatus> {
@@ -82,9 +90,14 @@ impl Reporter {
             files: pinned.files,
             total_bytes: pinned.total_bytes,
             local_bytes: pinned.local_bytes,
+            pinned_files: pinned.pinned_files,
+            pinned_bytes: pinned.pinned_bytes,
+            newer_commit: pinned.newer.map(|commit| commit.to_string()),
         };
-        let repositories = self.repositories.as_ref()?.pinned().into_iter().map(describe).collect();
-        Some(RepositoriesStatus { repositories, blobs: self.session.blobs().status() })
+        let collection = self.collection.as_ref()?;
+        let repositories = collection.tree.pinned().into_iter().map(describe).collect();
+        let (sources, blobs) = (collection.traffic(), self.session.blobs().status());
+        Some(RepositoriesStatus { repositories, sources, blobs })
     }
 
     /// Never waits.
@@ -115,14 +128,22 @@ impl Answers for Reporter {
 
     fn who(&self) -> Who {
         let path = self.path.as_ref().map(|path| path.to_string_lossy().into_owned());
-        Who { pid: std::process::id(), role: self.role, path }
+        let shows = self.collection.as_ref().map(Collection::shows);
+        Who { pid: std::process::id(), role: self.role, path, shows }
     }
 
     fn carry_out(&self, order: Request, tell: Tell) -> Carried {
-        let roster = self.roster.clone();
+        let (roster, collection) = (self.roster.clone(), self.collection.clone());
         Box::pin(async move {
-            let roster = roster.ok_or_else(|| ended(Exit::Usage, "only a mount of torrents can do that"))?;
+            if let Some(collection) = collection {
+                return of_repositories(&collection, order, &tell).await;
+            }
+            let roster = roster.ok_or_else(|| ended(Exit::Usage, "only a mount can do that"))?;
             let done = match order {
+                Request::Add { source, .. } if HfSource::is_meant_by(&source) => {
+                    let text = "this is a mount of torrents; repositories go into a mount of their own: wtfs mount hf:// DIR";
+                    return Err(ended(Exit::Usage, text));
+                }
                 Request::Add { source, web_seeds } => {
                     let source = engine::with_web_seeds(engine::source(&source).await?, &web_seeds)?;
                     to_value(roster.add(source, Origin::RunTime).await?)
@@ -136,4 +157,23 @@ impl Answers for Reporter {
             Ok(done?)
         })
     }
+}
+
+async fn of_repositories(
+    collection: &Collection,
+    order: Request,
+    tell: &Tell,
+) -> anyhow::Result<serde_json::Value> {
+    let done = match order {
+        Request::Add { source, web_seeds } => to_value(collection.add(&source, &web_seeds).await?),
+        Request::Pin { path } => to_value(collection.keep(&path, Keep::Pinned).await?),
+        Request::Unpin { path } => to_value(collection.keep(&path, Keep::Unpinned).await?),
+        Request::Prefetch { path, range } => to_value(collection.prefetch(&path, range, tell).await?),
+        Request::Remove { .. } => {
+            let text = "a repository is not removed: it shows where it is looked up, and what nobody uses makes room by itself";
+            return Err(ended(Exit::Usage, text));
+        }
+        Request::Status | Request::Who => return Err(ended(Exit::Failure, "that is no order")),
+    };
+    Ok(done?)
 }

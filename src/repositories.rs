@@ -3,7 +3,7 @@
 
 use tokio::runtime::Handle;
 use wtfs_mount::{HfTree, Reach, RepoError, Repositories, RepositoriesConfig, SwarmConfig};
-use wtfs_proto::hf::{HfSource, Revision};
+use wtfs_proto::hf::{HfSource, Revision, SourceError};
 use wtfs_torrent::hf::{Upstream, UpstreamConfig};
 use wtfs_torrent::{NetworkPolicy, Session};
 
@@ -12,6 +12,10 @@ use crate::config::Settings;
 use crate::engine;
 use crate::exit::{Exit, OrEnd as _, ended};
 use crate::table::printable;
+
+mod collection;
+
+pub(crate) use collection::{Collection, Root};
 
 /// What the whole namespace of the origin is typed as.
 const NAMESPACE: &str = "hf://";
@@ -39,12 +43,7 @@ impl Typed {
             if source.trim_end_matches('/').eq_ignore_ascii_case(NAMESPACE.trim_end_matches('/')) {
                 typed.is_namespace = true;
             } else if HfSource::is_meant_by(source) {
-                let parsed = HfSource::parse(source).map_err(|error| {
-                    let source = printable(source);
-                    let shape = "hf://[datasets/|spaces/]OWNER/NAME[@REVISION][/PATH]";
-                    ended(Exit::Usage, format!("{source}: {error}; write {shape}"))
-                })?;
-                typed.named.push(parsed);
+                typed.named.push(HfSource::parse(source).map_err(|error| not_a_source(source, &error))?);
             } else if is_hub(source) {
                 typed.is_namespace = true;
                 if typed.namespace_of.replace(source.trim_end_matches('/').to_owned()).is_some() {
@@ -149,6 +148,12 @@ pub(crate) async fn pin(tree: &HfTree, source: &HfSource) -> anyhow::Result<Revi
     let pinned = tree.pin(source.repo.clone(), revision.clone()).await;
     pinned.map_err(|error| refusal(&error))?;
     Ok(revision)
+}
+
+/// How a command ends when what was meant as a repository is none.
+fn not_a_source(typed: &str, error: &SourceError) -> anyhow::Error {
+    let shape = "hf://[datasets/|spaces/]OWNER/NAME[@REVISION][/PATH]";
+    ended(Exit::Usage, format!("{}: {error}; write {shape}", printable(typed)))
 }
 
 /// How a command ends because of a repository.

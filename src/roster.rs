@@ -24,7 +24,7 @@ mod files;
 mod memory;
 
 pub(crate) use errands::Errands;
-pub(crate) use files::{Extent, Far, Keep};
+pub(crate) use files::{Extent, FILES_AT_ONCE, Far, Keep, TICK};
 pub(crate) use memory::Memory;
 
 /// See the module's documentation.
@@ -45,11 +45,16 @@ pub(crate) enum Origin {
     RunTime,
 }
 
-/// A torrent that was added or removed.
+/// A torrent or a repository that was added or removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Changed {
-    pub(crate) info_hash: String,
-    /// Of its entry in the mount's root.
+    /// Of a torrent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) info_hash: Option<String>,
+    /// Of a repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) commit: Option<String>,
+    /// Of its entry: in the mount's root, or with its owner's below it.
     pub(crate) name: String,
 }
 
@@ -159,6 +164,6 @@ impl Roster {
     fn describe(&self, torrent: &Torrent) -> Changed {
         let hash = torrent.info_hash();
         let name = self.tree.entry_name(hash).unwrap_or_else(|| torrent.name());
-        Changed { info_hash: hash.to_string(), name }
+        Changed { info_hash: Some(hash.to_string()), commit: None, name }
     }
 }

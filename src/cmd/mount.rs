@@ -18,9 +18,10 @@ use crate::daemon::{self, PidFile};
 use crate::engine;
 use crate::exit::{Exit, OrEnd as _, ended};
 use crate::logging;
+use crate::metrics;
 use crate::place;
 use crate::reporter::Reporter;
-use crate::repositories::{self, Typed};
+use crate::repositories::{self, Collection, Root, Typed};
 use crate::roster::{Errands, Memory, Origin, Roster};
 use crate::signals::Stop;
 use crate::units::count;
@@ -76,9 +77,11 @@ async fn serve(args: &Mount, settings: &Settings, place: Place) -> anyhow::Resul
         }
     })?;
     let session = engine::open(settings).await?;
-    let _metrics = engine::metrics(args.metrics.as_ref(), &session).await?;
+    let subject = metrics::Subject::of(&session);
+    let shown = Arc::clone(&subject.collection);
+    let _metrics = engine::metrics(args.metrics.as_ref(), subject).await?;
     let outcome = tokio::select! {
-        mounted = mount(args, settings, &session) => match mounted {
+        mounted = mount(args, settings, &session, shown) => match mounted {
             Ok((mounted, shown)) => stay(args, settings, &session, mounted, shown, &stop, place).await,
             Err(error) => Err(error),
         },
@@ -91,7 +94,7 @@ async fn serve(args: &Mount, settings: &Settings, place: Place) -> anyhow::Resul
 /// What a mount shows.
 enum Shown {
     Torrents(Arc<Roster>),
-    Repositories(HfTree),
+    Repositories(Collection),
 }
 
 impl Shown {
@@ -102,7 +105,7 @@ impl Shown {
                 0 => "no torrent yet (`wtfs add DIR SOURCE` adds them)".to_owned(),
                 torrents => count(torrents, "torrent"),
             },
-            Self::Repositories(tree) => match tree.pinned().as_slice() {
+            Self::Repositories(collection) => match collection.tree.pinned().as_slice() {
                 [] => "repositories".to_owned(),
                 [pinned] => format!("{}@{} ({})", pinned.repo, pinned.revision, pinned.commit),
                 pinned => format!("{} repositories", pinned.len()),
@@ -111,9 +114,14 @@ impl Shown {
     }
 }
 
-async fn mount(args: &Mount, settings: &Settings, session: &Session) -> anyhow::Result<(Mounted, Shown)> {
+async fn mount(
+    args: &Mount,
+    settings: &Settings,
+    session: &Session,
+    shown: Arc<OnceLock<Collection>>,
+) -> anyhow::Result<(Mounted, Shown)> {
     match Typed::of(&args.sources)? {
-        Some(typed) => mount_repositories(args, &typed, settings, session).await,
+        Some(typed) => mount_repositories(args, &typed, settings, session, shown).await,
         None => mount_torrents(args, settings, session).await,
     }
 }
@@ -124,25 +132,19 @@ async fn mount_repositories(
     typed: &Typed,
     settings: &Settings,
     session: &Session,
+    shown: Arc<OnceLock<Collection>>,
 ) -> anyhow::Result<(Mounted, Shown)> {
-    if !args.pins.is_empty() {
-        return Err(ended(
-            Exit::Usage,
-            "--pin is for torrents; `wtfs get hf://...` fetches all of a repository",
-        ));
-    }
     let place = place::mount_point(&args.dir)?;
     let source =
         repositories::open(&args.hub, &args.engine.peers, typed.namespace_of.as_deref(), settings, session)
             .await?;
     let reporter = Reporter::new(session, Role::Mount, Some(place));
-    let shown: Arc<OnceLock<HfTree>> = Arc::default();
     let status = {
         let shown = Arc::clone(&shown);
         move || {
             let reporter = reporter.clone();
             let reporter = match shown.get() {
-                Some(tree) => reporter.with_repositories(tree.clone()),
+                Some(collection) => reporter.with_collection(collection.clone()),
                 None => reporter,
             };
             serde_json::to_vec_pretty(&reporter.status()).unwrap_or_default()
@@ -150,17 +152,28 @@ async fn mount_repositories(
     };
     let files =
         vec![ControlFile::new("status.json", status), ControlFile::new("log", logging::recent_warnings)];
-    let tree = HfTree::new(Arc::new(source), Handle::current(), files, HfTreeConfig::default());
-    let _only_once = shown.set(tree.clone());
+    let tree = HfTree::new(Arc::new(source.clone()), Handle::current(), files, HfTreeConfig::default());
+    let mut in_root = Root::Namespace;
     for named in &typed.named {
         let revision = repositories::pin(&tree, named).await?;
         if !typed.is_namespace {
+            in_root = Root::Repository(named.repo.clone(), revision.clone());
             let root = tree.set_root(&named.repo, &revision, named.path.as_ref());
             root.map_err(|error| ended(Exit::Source, format!("{named}: {error}")))?;
         }
     }
-    let mounted = start(args, settings, Arc::new(tree.clone()), None).await?;
-    Ok((mounted, Shown::Repositories(tree)))
+    let collection = Collection::new(tree.clone(), source, in_root);
+    let _only_once = shown.set(collection.clone());
+    for path in args.pins.clone() {
+        let collection = collection.clone();
+        tokio::spawn(async move {
+            if let Err(error) = collection.pin_at_start(&path).await {
+                tracing::warn!(path, "--pin: {error:#}");
+            }
+        });
+    }
+    let mounted = start(args, settings, Arc::new(tree), None).await?;
+    Ok((mounted, Shown::Repositories(collection)))
 }
 
 async fn start(
@@ -237,7 +250,7 @@ async fn stay(
     let reporter = Reporter::new(session, Role::Mount, Some(path));
     let reporter = match shown {
         Shown::Torrents(roster) => reporter.with_roster(roster),
-        Shown::Repositories(tree) => reporter.with_repositories(tree),
+        Shown::Repositories(collection) => reporter.with_collection(collection),
     };
     let _control = reporter.show(settings);
     let pid_file = args.pid_file.as_deref().map(PidFile::write).transpose();

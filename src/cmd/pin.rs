@@ -15,7 +15,7 @@ pub(super) fn run(args: &Pin, keep: Keep, loaded: Loaded) -> anyhow::Result<Exit
     let settings = loaded.resolve(Layer::default())?;
     let mut all = Extent::default();
     for path in &args.paths {
-        let (socket, path) = place::inside(&settings, path)?;
+        let (socket, path) = place::meant(&settings, path)?;
         let order = match keep {
             Keep::Pinned => Request::Pin { path },
             Keep::Unpinned => Request::Unpin { path },

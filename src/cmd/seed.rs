@@ -11,6 +11,7 @@ use crate::config::{Loaded, Settings};
 use crate::control::Role;
 use crate::engine;
 use crate::exit::{Exit, OrEnd as _, ended};
+use crate::metrics;
 use crate::progress::{Progress, Show};
 use crate::reporter::Reporter;
 use crate::signals::Stop;
@@ -25,7 +26,7 @@ pub(super) fn run(args: &Seed, loaded: Loaded, show: Show) -> anyhow::Result<Exi
     engine::block_on(async {
         let stop = Stop::install(|| {})?;
         let session = engine::open(&settings).await?;
-        let _metrics = engine::metrics(args.metrics.as_ref(), &session).await?;
+        let _metrics = engine::metrics(args.metrics.as_ref(), metrics::Subject::of(&session)).await?;
         let outcome = tokio::select! {
             outcome = seed(args, &settings, &session, show) => outcome,
             () = stop.wait() => {

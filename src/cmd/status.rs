@@ -83,6 +83,8 @@ struct Process {
     #[serde(default)]
     repositories: Vec<Repository>,
     #[serde(default)]
+    sources: Option<Sources>,
+    #[serde(default)]
     blobs: Option<Blobs>,
 }
 
@@ -94,6 +96,19 @@ struct Repository {
     files: usize,
     total_bytes: u64,
     local_bytes: u64,
+    #[serde(default)]
+    pinned_files: usize,
+    #[serde(default)]
+    pinned_bytes: u64,
+    #[serde(default)]
+    newer_commit: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Sources {
+    peers: u64,
+    hub: u64,
+    origin: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -267,7 +282,7 @@ impl Process {
             text += &reads.text();
         }
         if let Some(blobs) = self.blobs.as_ref().filter(|_| self.role == "mount") {
-            text += &blobs.text();
+            text += &blobs.text(self.sources.as_ref());
         }
         for repository in &self.repositories {
             text += &repository.text();
@@ -281,20 +296,32 @@ impl Process {
 
 impl Repository {
     fn text(&self) -> String {
-        let commit: String = self.commit.chars().take(12).collect();
+        let short = |commit: &str| printable(&commit.chars().take(12).collect::<String>());
         let (repo, revision) = (printable(&self.repo), printable(&self.revision));
         let files = count(self.files, "file");
         let share = share(self.local_bytes, self.total_bytes);
-        format!("  {repo}@{revision} ({}): {files}, {share}\n", printable(&commit))
+        let mut text = format!("  {repo}@{revision} ({}): {files}, {share}", short(&self.commit));
+        if self.pinned_files > 0 {
+            let (files, bytes) = (count(self.pinned_files, "file"), ByteSize(self.pinned_bytes));
+            text += &format!(", {files} ({bytes}) pinned");
+        }
+        if let Some(newer) = &self.newer_commit {
+            text += &format!("; {revision} is {} by now: mount it again to see that", short(newer));
+        }
+        text + "\n"
     }
 }
 
 impl Blobs {
-    fn text(&self) -> String {
+    fn text(&self, sources: Option<&Sources>) -> String {
         let (read, fetched) = (ByteSize(self.read_bytes), ByteSize(self.origin_bytes));
         let fills = u32::try_from(self.fills).unwrap_or(u32::MAX);
         let now = count(fills as usize, "file");
-        format!("  files: {read} read, {fetched} fetched from hubs, {now} being fetched\n")
+        let by = sources.map(|Sources { peers, hub, origin }| {
+            let (peers, hub, origin) = (ByteSize(*peers), ByteSize(*hub), ByteSize(*origin));
+            format!(" (peers gave {peers}, the hub {hub}, the origin {origin})")
+        });
+        format!("  files: {read} read, {fetched} fetched{}, {now} being fetched\n", by.unwrap_or_default())
     }
 }
 

@@ -31,9 +31,17 @@ pub(crate) fn ask_all<T: DeserializeOwned>(dirs: &[&Path]) -> io::Result<Vec<T>>
 /// As [`ask_all`].
 pub(crate) fn find_mount(dirs: &[&Path], mount_point: &Path) -> io::Result<Option<PathBuf>> {
     let wanted = mount_point.to_string_lossy();
+    let found = mounts(dirs)?.into_iter().find(|(_, who)| who.path.as_deref() == Some(&*wanted));
+    Ok(found.map(|(socket, _)| socket))
+}
+
+/// All mounts, by their sockets.
+///
+/// # Errors
+/// As [`ask_all`].
+pub(crate) fn mounts(dirs: &[&Path]) -> io::Result<Vec<(PathBuf, Who)>> {
     let asked: Vec<(PathBuf, Who)> = each(dirs, |socket| ask(socket, &Request::Who))?;
-    let ours = |who: &Who| who.role == Role::Mount && who.path.as_deref() == Some(&*wanted);
-    Ok(asked.into_iter().find(|(_, who)| ours(who)).map(|(socket, _)| socket))
+    Ok(asked.into_iter().filter(|(_, who)| who.role == Role::Mount).collect())
 }
 
 /// Has an order carried out, however long that takes, and returns its result.

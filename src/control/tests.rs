@@ -25,7 +25,7 @@ impl Answers for Toy {
     }
 
     fn who(&self) -> Who {
-        Who { pid: 1, role: Role::Mount, path: Some("/mnt".into()) }
+        Who { pid: 1, role: Role::Mount, path: Some("/mnt".into()), shows: None }
     }
 
     fn carry_out(&self, order: Request, tell: Tell) -> Carried {

@@ -20,9 +20,9 @@ use crate::table::printable;
 use crate::units::ByteRange;
 
 /// Files fetched at once: a directory of small ones would else wait for each in turn.
-const FILES_AT_ONCE: usize = 8;
+pub(crate) const FILES_AT_ONCE: usize = 8;
 /// How often progress is told.
-const TICK: Duration = Duration::from_millis(250);
+pub(crate) const TICK: Duration = Duration::from_millis(250);
 
 /// Whether files stay whatever the cache's size says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,12 @@
 //! Numbers as Prometheus reads them: its text format, version 0.0.4, and the numbers of a session in it.
 //!
-//! Owns the names `wtfs_torrent_*`, `wtfs_cache_*` and `wtfs_read*`, which docs/metrics.md lists. Names carry their unit;
+//! Owns the names `wtfs_torrent_*`, `wtfs_cache_*`, `wtfs_read*` and `wtfs_blob*`, which docs/metrics.md lists. Names carry their unit;
 //! info hashes are labels, names of torrents are not: they are strangers' words.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 
+use crate::hf::blobs::BlobsStatus;
 use crate::latency::LatencyStatus;
 use crate::status::{SessionStatus, TorrentStatus};
 
@@ -142,6 +143,33 @@ impl Exposition {
             for torrent in &status.torrents {
                 self.sample(name, &[("info_hash", &torrent.info_hash)], value(torrent));
             }
+        }
+    }
+
+    /// All numbers of a session's blobs, the files of repositories.
+    pub fn blobs(&mut self, status: &BlobsStatus) {
+        use Kind::{Counter, Gauge};
+        self.family("wtfs_blobs", Gauge, "Files of repositories in the cache");
+        self.sample("wtfs_blobs", &[("state", "whole")], status.whole);
+        self.sample("wtfs_blobs", &[("state", "partial")], status.partial);
+        self.family("wtfs_blob_bytes", Gauge, "Bytes of them that are here");
+        self.sample("wtfs_blob_bytes", &[("state", "whole")], status.whole_bytes);
+        self.sample("wtfs_blob_bytes", &[("state", "partial")], status.partial_bytes);
+        self.one("wtfs_blob_fills", Gauge, "Files that are being fetched", status.fills);
+        for (name, help, value) in [
+            ("wtfs_blob_requests_total", "Requests for ranges of files", status.requests),
+            (
+                "wtfs_blob_fetched_bytes_total",
+                "Bytes that came, what was thrown away too",
+                status.origin_bytes,
+            ),
+            ("wtfs_blob_read_bytes_total", "Bytes that readers were given", status.read_bytes),
+            ("wtfs_blob_hit_bytes_total", "Of those, bytes that were here before", status.hit_bytes),
+            ("wtfs_blob_errors_total", "Requests that failed or broke off", status.origin_errors),
+            ("wtfs_blob_corrupt_total", "Files that came and were not what their hash says", status.corrupt),
+            ("wtfs_blob_evicted_total", "Files given up for others", status.evicted),
+        ] {
+            self.one(name, Counter, help, value);
         }
     }
 
