@@ -13,6 +13,8 @@ mod support;
 mod blocks;
 #[path = "e2e/browser_faults.rs"]
 mod browser_faults;
+#[path = "e2e/browser_limits.rs"]
+mod browser_limits;
 #[path = "e2e/browser_mixed.rs"]
 mod browser_mixed;
 #[path = "e2e/browser_page.rs"]

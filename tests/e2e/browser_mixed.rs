@@ -5,7 +5,7 @@ use std::{fs::File, os::unix::fs::FileExt as _, thread, time::Duration};
 
 use serde_json::json;
 use wtfs_testkit::{
-    origin::{Body, Origin},
+    origin::{Body, Fault, Origin},
     ramp::Ramp,
     torrent_file::TorrentFile,
     wait::{eventually, within},
@@ -23,6 +23,8 @@ const PIECE: u32 = 256 << 10;
 const PIECES: u64 = 600;
 /// How many reads are under way at once: with one alone, the quickest source would answer all.
 const AT_ONCE: u64 = 8;
+/// Bytes a second of each source but the browser: some pieces take it longer than a loaded machine keeps a browser waiting.
+const RATE: u64 = 2 << 20;
 const BYTES: u64 = PIECES * PIECE as u64 - 999;
 
 fn content() -> Ramp {
@@ -103,7 +105,10 @@ fn a_read_goes_on_while_a_browser_a_web_seed_and_a_tcp_peer_leave_in_turn() {
     let made = TorrentFile::ramp("mixed.bin", content(), BYTES, PIECE, std::slice::from_ref(&tracker));
     let torrent = stage.write_torrent(&made);
     let web = Origin::start([("/files/mixed.bin".to_owned(), Body::Ramp(content(), 0, BYTES))]);
-    let (mut seed, seed_addr) = stage.seed(&torrent, &data, &["--no-webrtc"]);
+    // A web server or a peer over TCP that is as fast as the machine would leave nothing for a browser that has no turn.
+    web.always(Some(Fault::Slow(RATE)));
+    let limit = RATE.to_string();
+    let (mut seed, seed_addr) = stage.seed(&torrent, &data, &["--no-webrtc", "--upload-limit", &limit]);
     let mut browser = Browser::start(&stage);
     browser.seed("one", &torrent, &data, &[&tracker]);
 

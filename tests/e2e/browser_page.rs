@@ -4,81 +4,18 @@
 use std::{fs, path::Path};
 
 use serde_json::{Value, json};
-use wtfs_testkit::{ramp::Ramp, wait::eventually};
+use wtfs_testkit::{hf_hub::HfHub, ramp::Ramp, wait::eventually};
 
 use crate::support::{
-    browser::{BROWSER, Browser, sha256_of},
+    browser::{BROWSER, sha256_of},
+    hf,
     hub::Hub,
     need::missing,
+    page::{BYTES, World, content},
     stage::{PATIENCE, Stage, text},
 };
 
-const BYTES: u64 = 9_000_007;
 const HOSTILE: &str = r#"<img src=x onerror="window.ran=1">.txt"#;
-
-fn content() -> Ramp {
-    Ramp::new(67)
-}
-
-/// A hub that shares a long file, and a browser that looks at its page.
-struct World {
-    stage: Stage,
-    hub: Option<Hub>,
-    browser: Browser,
-}
-
-impl World {
-    fn new(name: &str) -> Self {
-        let stage = Stage::new(name);
-        let root = stage.subdir("shared");
-        content().write_file(&root.join("long.bin"), BYTES).expect("the scratch directory can be written");
-        let hub = Hub::start(&stage, &root, &[]);
-        hub.wait_ready("long.bin");
-        let browser = Browser::start(&stage);
-        Self { stage, hub: Some(hub), browser }
-    }
-
-    fn hub(&self) -> &Hub {
-        self.hub.as_ref().expect("it runs")
-    }
-
-    #[track_caller]
-    fn visit(&mut self, tab: &str, more: Value) {
-        let mut options = json!({ "tab": tab, "url": self.hub().url("/browser") });
-        if let (Some(options), Value::Object(more)) = (options.as_object_mut(), more) {
-            options.extend(more);
-        }
-        self.browser.ask("visit", options);
-    }
-
-    #[track_caller]
-    fn ask(&mut self, tab: &str, command: &str, mut options: Value) -> Value {
-        options["tab"] = json!(tab);
-        self.browser.ask(command, options)
-    }
-
-    /// The SHA-256 of a range of the long file.
-    #[track_caller]
-    fn range_hash(&self, start: u64, len: u64) -> String {
-        let path = self.stage.join("range");
-        let bytes = content().bytes(start, usize::try_from(len).expect("fits"));
-        fs::write(&path, bytes).expect("the scratch directory can be written");
-        sha256_of(&path)
-    }
-
-    #[track_caller]
-    fn check_read(&self, said: &Value, start: u64, len: u64) {
-        assert_eq!(said["start"], start.to_string(), "{said}");
-        assert_eq!(said["sha256"], self.range_hash(start, len), "{said}");
-    }
-
-    /// Nothing was reported on the console, and no policy was broken.
-    #[track_caller]
-    fn check_calm(&mut self, tab: &str) {
-        let problems = self.ask(tab, "problems", json!({}));
-        assert_eq!(problems, json!([]), "{tab}");
-    }
-}
 
 /// A safetensors file; the bytes of each of its tensors, by name.
 fn write_safetensors(path: &Path) -> Vec<(String, Vec<u8>)> {
@@ -172,6 +109,51 @@ fn tensors_are_loaded_out_of_order_and_no_others_are_fetched() {
     let have = pieces["have"].as_u64().expect("a number");
     assert!(have * 4 < all.expect("it is listed"), "{pieces} of {all:?}");
     world.check_calm("a");
+}
+
+#[test]
+fn a_repository_of_hugging_face_is_opened_by_its_name_and_loaded_tensor_by_tensor() {
+    if missing(BROWSER) {
+        return;
+    }
+    let stage = Stage::new("page-repository");
+    let upstream = HfHub::builder()
+        .model("org/model")
+        .file("config.json", "{}")
+        .file("sub dir/we ird#1%.safetensors", hf::safetensors(1, 100))
+        .start();
+    let (endpoint, hub, cdn) =
+        (upstream.endpoint(), upstream.hub_addr().to_string(), upstream.cdn_addr().to_string());
+    let flags = ["--hf-upstream", &endpoint, "--allow-upstream-host", &hub, "--allow-upstream-host", &cdn];
+    let mut world = World::on(stage, &flags);
+    eventually("its torrent is made", PATIENCE, || {
+        (world.hub().get("/torrent/org/model").status == 200).then_some(())
+    });
+    // The dashboard calls it so too, and leads to the page.
+    let url = world.hub().url("/");
+    let told = world.ask("dashboard", "models", json!({ "url": url }));
+    assert_eq!(told["models"][0]["name"], "org/model", "{told}");
+    let open = told["models"][0]["open"].as_str().expect("a link");
+    assert!(open.starts_with(&world.hub().url("/browser/#")), "{told}");
+    assert_eq!(told["bytes"]["From upstream"], "819 KB", "{told}");
+    // By data channels, and by HTTP alone: no server has the pads between its files.
+    for (tab, has_webrtc, state) in [("channels", true, "live"), ("http", false, "polling")] {
+        world.visit(tab, json!({ "isWebSeeded": !has_webrtc, "hasWebRtc": has_webrtc }));
+        world.ask(tab, "pick", json!({ "torrent": "org/model", "state": state, "file": "safetensors" }));
+        assert_eq!(world.ask(tab, "text", json!({ "selector": "#name" })), "org/model");
+        let said = world.ask(tab, "tensors", json!({ "names": ["b.weight", "a.weight"] }));
+        let half = 100 * 1024 * 4;
+        let bytes = Ramp::new(1).bytes(0, 2 * half);
+        for (said, bytes) in said.as_array().expect("a list").iter().zip([&bytes[half..], &bytes[..half]]) {
+            let path = world.stage.join("tensor");
+            fs::write(&path, bytes).expect("the scratch directory can be written");
+            assert_eq!(said["sha256"], sha256_of(&path), "{said}");
+        }
+        let pieces = world.ask(tab, "fetchAll", json!({}));
+        let from = if has_webrtc { "native" } else { "web-seed" };
+        assert_eq!(pieces["from"][from], pieces["have"], "{pieces}");
+        world.check_calm(tab);
+    }
 }
 
 #[test]
@@ -298,6 +280,7 @@ fn media_play_names_are_text_and_the_page_fits_a_phone() {
     let name = world.ask("a", "text", json!({ "selector": "#name" }));
     assert_eq!(name, HOSTILE);
     world.ask("a", "waitText", json!({ "selector": "#shown pre", "text": "plain" }));
+    world.ask("a", "waitText", json!({ "selector": "#kept .name", "text": HOSTILE }));
     for width in [1280, 768, 360] {
         let fits = world.ask("a", "fits", json!({ "width": width }));
         assert!(
@@ -308,10 +291,9 @@ fn media_play_names_are_text_and_the_page_fits_a_phone() {
     world.ask("a", "click", json!({ "selector": "#close" }));
     world.ask("a", "pick", json!({ "torrent": "tone.wav" }));
     let playable = world.ask("a", "playable", json!({}));
-    assert_eq!(playable, json!({ "duration": 2, "source": "http" }), "it is streamed");
+    assert_eq!((&playable["duration"], &playable["source"]), (&json!(2), &json!("http")), "it is streamed");
     // A file of a torrent is no page of this site, whoever links to it.
-    let hash = world.hub().wait_ready("tone.wav");
-    let opened = world.ask("a", "status", json!({ "path": format!("webtorrent/{hash}/tone.wav") }));
+    let opened = world.ask("a", "status", json!({ "path": playable["path"] }));
     assert_eq!(opened, 404);
     let problems = world.ask("a", "problems", json!({}));
     assert_eq!(problems, json!([]));

@@ -10,6 +10,7 @@ pub(crate) mod libtorrent;
 pub(crate) mod mount;
 pub(crate) mod need;
 pub(crate) mod nginx;
+pub(crate) mod page;
 pub(crate) mod reading;
 pub(crate) mod siege;
 pub(crate) mod stage;

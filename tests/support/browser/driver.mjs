@@ -4,7 +4,8 @@
 // `{"id": .., "error": ..}`. Commands run side by side. A tab is either a page of the hub, driven as a person would, or a
 // bare page with webtorrent.js in it (peer.js) or with hand-made signalling (hostile.js), served from here.
 import { createReadStream } from "node:fs";
-import { createServer } from "node:http";
+import { createServer, request as httpRequest } from "node:http";
+import { connect } from "node:net";
 import { createInterface } from "node:readline";
 import { setTimeout as pause } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
@@ -58,10 +59,13 @@ async function contextOf(profile) {
 }
 async function newTab(name, profile) {
   const page = await (await contextOf(profile ?? name)).newPage();
-  const tab = { page, problems: [] };
+  const tab = { page, problems: [], hosts: new Set() };
   tabs.set(name, tab);
   page.on("console", (message) => { if (message.type() === "error") tab.problems.push(message.text()); });
   page.on("pageerror", (error) => tab.problems.push(error.message));
+  const ask = (url) => { if (/^(http|ws)s?:/.test(url)) tab.hosts.add(new URL(url).host); };
+  page.on("request", (request) => ask(request.url()));
+  page.on("websocket", (socket) => ask(socket.url()));
   return tab;
 }
 function tab(name) {
@@ -135,17 +139,57 @@ const commands = {
   },
 
   // The page of the hub.
-  async visit({ tab: name, profile, url, isWebSeeded, keep }) {
+  async visit({ tab: name, profile, url, isWebSeeded, keep, storage, hasWebRtc }) {
     const { page } = await newTab(name, profile);
+    if (hasWebRtc === false) await page.addInitScript(() => {
+      for (const kind of ["RTCPeerConnection", "webkitRTCPeerConnection"]) delete window[kind];
+    });
+    if (storage === "none") await page.addInitScript(() => {
+      for (const kind of ["indexedDB", "localStorage", "sessionStorage"]) Object.defineProperty(window, kind, { get() { throw new DOMException("denied", "SecurityError"); } });
+    });
+    // A disk that is full after so many pieces.
+    if (storage > 0) await page.addInitScript((most) => {
+      const { put } = IDBObjectStore.prototype;
+      let taken = 0;
+      IDBObjectStore.prototype.put = function (...what) {
+        if (this.name === "pieces" && taken >= most) throw new DOMException("full", "QuotaExceededError");
+        taken += this.name === "pieces" ? 1 : 0;
+        return put.apply(this, what);
+      };
+    }, storage);
     if (keep) await page.addInitScript((bytes) => localStorage.setItem("wtfs-keep-bytes", String(bytes)), keep);
     if (isWebSeeded === false) await page.addInitScript(() => localStorage.setItem("wtfs-web-seed", "off"));
+    await page.addInitScript(() => {
+      const Connection = window.RTCPeerConnection;
+      window.iceServers = [];
+      if (Connection) window.RTCPeerConnection = class extends Connection {
+        constructor(given, ...more) {
+          super(given, ...more);
+          window.iceServers.push(given.iceServers);
+        }
+      };
+    });
     await page.goto(url);
     await page.waitForSelector('body[data-started="yes"]');
   },
-  async pick({ tab: name, torrent, file }) {
+  /** What the dashboard says of repositories: their torrents' names, where they lead, and the bytes that it tells of. */
+  async models({ tab: name, url }) {
+    const { page } = await newTab(name);
+    await page.goto(url);
+    await page.waitForSelector("#models-rows .open");
+    await page.waitForFunction(() => {
+      const names = (rows) => [...document.querySelectorAll(`${rows} .name`)].map((one) => one.textContent);
+      return names("#models-rows").every((one) => names("#rows").includes(one));
+    });
+    return page.evaluate(() => ({
+      models: [...document.querySelectorAll("#models-rows tr")].map((row) => ({ name: row.querySelector(".name").textContent, open: row.querySelector(".open").getAttribute("href") })),
+      bytes: Object.fromEntries([...document.querySelectorAll("#models-bytes dt")].map((title) => [title.textContent, title.parentElement.querySelector("dd").textContent])),
+    }));
+  },
+  async pick({ tab: name, torrent, file, state }) {
     const page = tab(name);
     if (torrent) await page.locator("#choices button", { hasText: torrent }).click();
-    await page.waitForSelector('#link[data-state="live"]');
+    await page.waitForSelector(`#link[data-state="${state ?? "live"}"]`);
     if (file) await page.locator("#files button", { hasText: file }).click();
   },
   async magnet({ tab: name, magnet }) {
@@ -218,7 +262,65 @@ const commands = {
   async click({ tab: name, selector }) { await tab(name).click(selector); },
   async playable({ tab: name }) {
     await tab(name).waitForFunction(() => document.querySelector("#shown audio, #shown video")?.readyState >= 1);
-    return tab(name).evaluate(() => { const media = document.querySelector("#shown audio, #shown video"); return { duration: media.duration, source: media.src.split(":")[0] }; });
+    return tab(name).evaluate(() => { const media = document.querySelector("#shown audio, #shown video"); return { duration: media.duration, source: media.src.split(":")[0], path: media.getAttribute("src") }; });
+  },
+  /** Jumps to a second of what plays, and waits until it could go on there. */
+  async seek({ tab: name, to }) {
+    await tab(name).evaluate(async (second) => {
+      const media = document.querySelector("#shown audio, #shown video");
+      media.currentTime = second;
+      if (media.seeking) await new Promise((resolve) => media.addEventListener("seeked", resolve, { once: true }));
+    }, to);
+    await tab(name).waitForFunction(() => document.querySelector("#shown audio, #shown video").readyState >= 2);
+    return tab(name).evaluate(() => document.querySelector("#shown audio, #shown video").currentTime);
+  },
+  /** What the page says to a link that is none. */
+  async refused({ tab: name, magnet }) {
+    const page = tab(name);
+    await page.fill("#magnet", magnet);
+    await page.press("#magnet", "Enter");
+    return page.evaluate(() => document.querySelector("#magnet").validationMessage);
+  },
+  /** A magnet link that nobody may know. */
+  async paste({ tab: name, magnet }) {
+    await tab(name).fill("#magnet", magnet);
+    await tab(name).press("#magnet", "Enter");
+  },
+  async press({ tab: name, keys }) { for (const key of keys) await tab(name).keyboard.press(key); },
+  /** The id of what has the focus, or its text. */
+  async focused({ tab: name }) { return tab(name).evaluate(() => document.activeElement.id || document.activeElement.textContent.trim()); },
+  /** By which servers each connection was to find a way: first tried alone, then together. */
+  async iceServers({ tab: name, until }) {
+    await tab(name).waitForFunction((count) => window.iceServers.length >= count, until);
+    return tab(name).evaluate(() => window.iceServers);
+  },
+  /** Which hosts were asked for anything. */
+  async hosts({ tab: name }) { return [...tabs.get(name).hosts]; },
+  /** Puts a site of somebody else's in front, which has the hub below a path. */
+  async front({ addr, prefix, hub }) {
+    const [host, port] = addr.split(":"), at = new URL(hub);
+    const below = (url) => url.slice(prefix.length) || "/";
+    const front = createServer((request, response) => {
+      if (!request.url.startsWith(prefix)) { response.writeHead(404).end(); return; }
+      const asked = httpRequest({ host: at.hostname, port: at.port, path: below(request.url), method: request.method, headers: request.headers }, (answer) => {
+        response.writeHead(answer.statusCode, answer.headers);
+        answer.pipe(response);
+      });
+      asked.on("error", () => response.destroy());
+      response.on("close", () => asked.destroy());
+      request.pipe(asked);
+    });
+    front.on("upgrade", (request, socket) => {
+      const line = connect(at.port, at.hostname, () => {
+        const headers = Object.entries(request.headers).map(([name, value]) => `${name}: ${value}\r\n`).join("");
+        line.write(`${request.method} ${below(request.url)} HTTP/1.1\r\n${headers}\r\n`);
+        socket.pipe(line).pipe(socket);
+      });
+      line.on("error", () => socket.destroy());
+      socket.on("error", () => line.destroy());
+    });
+    await new Promise((resolve) => front.listen(Number(port), host, resolve));
+    front.unref();
   },
   async fits({ tab: name, width }) {
     const page = tab(name);
