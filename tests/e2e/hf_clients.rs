@@ -1,12 +1,20 @@
 //! The clients of Hugging Face get through the hub, at its root and below `/hf`, what they get from upstream: old clients
 //! and new ones, whole snapshots and single files, odd names, other names, branches and commits.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
-use wtfs_testkit::hf_hub::{Content, RepoKind, Side};
+use wtfs_testkit::{
+    hf_hub::{Content, RepoKind, Side},
+    process,
+};
 
 use crate::support::{
-    hf::{CLIENTS, NEWEST, Way, World, cache_dir, expected_files, failed_as, model_files, ok, standard},
-    need::{Need, missing},
+    hf::{
+        ALICE, CLIENTS, NEWEST, Way, World, cache_dir, expected_files, failed_as, model_files, ok, standard,
+    },
+    need::{self, Need, missing},
+    stage::PATIENCE,
 };
 
 const ORG_MODEL: (RepoKind, &str) = (RepoKind::Model, "org/model");
@@ -186,6 +194,72 @@ fn the_api_tells_the_same_through_the_hub_below_a_path() {
     metadata(Way::HubBelow);
 }
 
+/// Which repositories there are, page by page, to everybody and to who may see more.
+#[track_caller]
+fn lists(way: Way) {
+    if missing(&[Need::HfClient(NEWEST)]) {
+        return;
+    }
+    let mut builder = standard().page_size(2);
+    for n in 1..=3 {
+        builder = builder.model(&format!("org/other-{n}")).file("config.json", "{}");
+    }
+    let mut world = World::new("hf-lists", builder);
+    if way != Way::Upstream {
+        world.start_hub(&[]);
+    }
+    for version in CLIENTS {
+        if missing(&[Need::HfClient(version)]) {
+            continue;
+        }
+        let done = world.client(version, way).steps(&[
+            json!({ "do": "listed" }),
+            json!({ "do": "listed", "token": ALICE }),
+            json!({ "do": "listed", "search": "MODEL", "author": "org", "full": true }),
+            json!({ "do": "listed", "limit": 2 }),
+            json!({ "do": "listed", "repo_type": "dataset", "search": "data" }),
+            json!({ "do": "listed", "repo_type": "space" }),
+            json!({ "do": "listed", "search": "nothing of the kind" }),
+        ]);
+        let all = ["org/model", "org/gated", "org/other-1", "org/other-2", "org/other-3"];
+        let with_token =
+            ["org/model", "org/gated", "org/secret", "org/other-1", "org/other-2", "org/other-3"];
+        for (at, expected) in [
+            (0, &all[..]),
+            (1, &with_token),
+            (2, &["org/model"]),
+            (3, &["org/model", "org/gated"]),
+            (4, &["org/data"]),
+            (5, &["org/space"]),
+            (6, &[]),
+        ] {
+            assert_eq!(*ok(&done[at]), json!(expected), "{version}: {at}");
+        }
+    }
+    let mut command = Command::new(need::hf_python(NEWEST).with_file_name("hf"));
+    world.client(NEWEST, way).dress(&mut command);
+    command.args(["models", "ls", "--search", "other", "--limit", "10", "--format", "json"]);
+    let said = process::run(command, PATIENCE).expect_success("hf models ls");
+    for id in ["org/other-1", "org/other-2", "org/other-3"] {
+        assert!(said.contains(id), "{said}");
+    }
+}
+
+#[test]
+fn every_client_lists_repositories_from_upstream() {
+    lists(Way::Upstream);
+}
+
+#[test]
+fn every_client_lists_repositories_through_the_hub() {
+    lists(Way::Hub);
+}
+
+#[test]
+fn every_client_lists_repositories_through_the_hub_below_a_path() {
+    lists(Way::HubBelow);
+}
+
 #[test]
 fn what_was_fetched_once_is_there_for_all_when_upstream_is_gone() {
     let Some(mut world) = world("hf-warm", Way::Hub) else { return };
@@ -267,4 +341,5 @@ fn xet_is_not_seen_through_the_hub_so_that_every_byte_is() {
     let step = json!({ "do": "download", "id": "org/model", "file": "large.bin", "cache_dir": cache_dir(&world, "d") });
     let done = direct.steps(&[step]).remove(0);
     assert!(failed_as(&done, "Exception"), "{done}");
+    assert_ne!(world.upstream.log().of("*xet-read-token*").count(), 0, "hf_xet is not installed");
 }

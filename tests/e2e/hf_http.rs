@@ -267,7 +267,17 @@ fn no_answer_names_another_origin() {
         "/api/models/org/model/tree/main?recursive=true&expand=true",
         "/api/models/org/model/refs",
         "/api/models/org/model/commits/main",
+        "/api/models/org/model/tree/main?recursive=true&limit=2",
+        "/api/models?full=true&limit=1",
+        "/api/datasets",
+        "/api/spaces?expand=sdk",
         "/api/models/canonical",
+        "/api/models/canonical/revision/main?expand=downloads",
+        "/hf/api/models?limit=1",
+        "/hf/canonical/resolve/main/config.json",
+        "/torrent/org/gated",
+        "/model/org/model",
+        "/api/whoami-v2",
         "/api/datasets/org/data",
         "/api/spaces/org/space",
         "/api/models/org/none",
@@ -282,6 +292,13 @@ fn no_answer_names_another_origin() {
         let answer = world.ask("HEAD", path, &[]);
         let got = world.get(path);
         let text = format!("{}\n{}\n{}", answer.head, got.head, String::from_utf8_lossy(&got.body));
+        for url in text.match_indices("http").map(|(at, _)| &text[at..]) {
+            let is_ours = url.starts_with(&format!("http://{}/", world.addr(Way::Hub)));
+            assert!(
+                is_ours || !url.starts_with("http://") && !url.starts_with("https://"),
+                "{path}: {url:.80}"
+            );
+        }
         for foreign in [&*hub, &*cdn, "huggingface.co", "hf.co", "xet"] {
             assert!(!text.contains(foreign), "{path} names {foreign}: {}", got.head);
         }

@@ -15,10 +15,10 @@ use wtfs_testkit::{
 };
 
 use crate::support::{
-    hf::World,
+    hf::{ALICE, BOB, World, bearer, standard},
     libtorrent::{self, Libtorrent},
     need::{Need, missing},
-    stage::PATIENCE,
+    stage::{self, PATIENCE},
 };
 
 /// Clients take their time: they rest between announces and choke in rounds of ten seconds.
@@ -52,6 +52,65 @@ fn torrent(world: &World, change: impl FnOnce(&mut Metainfo)) -> PathBuf {
     let path = world.stage.join("revision.torrent");
     fs::write(&path, metainfo.to_bytes()).expect("the scratch directory can be written");
     path
+}
+
+/// What the logs of the hub hold.
+fn said(world: &World) -> String {
+    let logs = world.stage.join("logs");
+    let names = stage::walk(&logs).into_iter().filter(|name| name.to_string_lossy().starts_with("serve"));
+    names.filter_map(|name| fs::read_to_string(logs.join(name)).ok()).collect()
+}
+
+#[test]
+fn a_private_torrent_is_for_who_may_read_the_repository_and_for_their_peers() {
+    if missing(&[Need::Libtorrent]) {
+        return;
+    }
+    let builder = standard();
+    let flags = ["--hf-swarm-private", "org/gated"];
+    let world = World::with_hub("hf-swarm-private", builder, &flags);
+    assert!(said(&world).contains("torrents are made of repositories that not everybody may read"));
+    let alice = bearer(ALICE);
+    let path = "/torrent/org/gated";
+    for (token, status) in [(None, 401), (Some(bearer(BOB)), 403)] {
+        let headers: Vec<_> = token.iter().map(|token| ("Authorization", token.as_str())).collect();
+        assert_eq!(world.ask("GET", path, &headers).status, status);
+    }
+    let answer = wait::eventually("the torrent is ready", PATIENCE, || {
+        Some(world.ask("GET", path, &[("Authorization", &alice)])).filter(|answer| answer.status != 202)
+    });
+    assert_eq!(answer.status, 200, "{}", answer.head);
+    assert_eq!(
+        world.ask("GET", "/torrent/org/secret", &[("Authorization", &alice)]).status,
+        403,
+        "not named"
+    );
+    // The web seed in it is shut to who sends no token, as other clients do: they have the hub as a peer.
+    let torrent = world.stage.join("gated.torrent");
+    fs::write(&torrent, &answer.body).expect("the scratch directory can be written");
+    let saved = world.stage.subdir("saved");
+    let mut leecher = Libtorrent::leecher(&world.stage, &torrent, &saved, &[]);
+    let stats = leecher.wait_complete(LONG);
+    assert_eq!(stats.failed_bytes, 0, "{stats:?}");
+    let commit = world.upstream.commit_of(RepoKind::Model, "org/gated", "main");
+    let expected = Content::ramp(5, 300_000).read(0, 300_000);
+    wait::eventually("every byte is there and right", LONG, || {
+        (fs::read(saved.join(&commit).join("weights.bin")).ok()? == expected).then_some(())
+    });
+    let told = world.get("/hf-stats").json();
+    assert!(told["peer_bytes"].as_u64() >= Some(300_000), "{told}");
+    assert!(!told.to_string().contains("gated"), "{told}");
+}
+
+#[test]
+fn without_being_told_to_a_hub_makes_no_private_torrents() {
+    let world = World::with_hub("hf-swarm-public", standard(), &[]);
+    let headers = [("Authorization", bearer(ALICE))];
+    let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+    for path in ["/torrent/org/gated", "/magnet/org/secret", "/torrent/org/gated/weights.bin"] {
+        assert_eq!(world.ask("GET", path, &headers).status, 403, "{path}");
+    }
+    assert!(!said(&world).contains("not everybody may read"));
 }
 
 #[track_caller]
