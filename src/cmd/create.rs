@@ -179,7 +179,8 @@ impl Made {
         let path = printable(&self.path.display().to_string());
         let (size, piece) = (ByteSize(self.total_bytes), ByteSize(self.piece_bytes.into()));
         let files = count(self.files, "file");
-        format!("{path}: {files}, {size}, {} pieces of {piece}\ninfo hash {}\n", self.pieces, self.info_hash)
+        let pieces = count(self.pieces as usize, "piece");
+        format!("{path}: {files}, {size}, {pieces} of {piece}\ninfo hash {}\n", self.info_hash)
     }
 }
 
