@@ -258,7 +258,8 @@ async fn stay(
         Ok(pid_file) => pid_file,
         Err(error) => {
             mounted.unmount().await.or_end(Exit::Mount, || "the mount stays".into())?;
-            return Err(error).or_end(Exit::Failure, || "the pid file cannot be written".into());
+            let shown = args.pid_file.as_deref().unwrap_or(Path::new("")).display();
+            return Err(error).or_end(Exit::Failure, || format!("the pid file {shown} cannot be written"));
         }
     };
     let told = match place {
