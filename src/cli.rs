@@ -39,7 +39,7 @@ pub(crate) struct Cli {
 
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub(crate) struct Verbosity {
-    /// Print errors only, and no progress
+    /// Log errors only, and show no progress
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
     /// Log more: -v what happens, -vv each peer, -vvv each block
