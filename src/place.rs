@@ -19,8 +19,10 @@ pub(crate) fn mount_point(dir: &Path) -> anyhow::Result<PathBuf> {
     let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else { return Ok(dir) };
     let Ok(parent) = parent.canonicalize() else { return Ok(dir) };
     let place = parent.join(name);
-    // What is mounted on is a directory; a link is one to it.
-    let resolved = if place.is_symlink() { place.canonicalize().ok() } else { None };
+    // What is mounted on is a directory, of which nothing is asked: its daemon may be stuck. A link is one to it.
+    let mounts = wtfs_mount::list_mounts().unwrap_or_default();
+    let is_link = mounts.iter().all(|mount| mount.mount_point != place) && place.is_symlink();
+    let resolved = if is_link { place.canonicalize().ok() } else { None };
     Ok(resolved.unwrap_or(place))
 }
 

@@ -46,7 +46,9 @@ pub(super) fn absolute(path: &Path) -> io::Result<PathBuf> {
     match parent.canonicalize() {
         Ok(parent) => {
             let place = parent.join(name);
-            if place.is_symlink() { place.canonicalize() } else { Ok(place) }
+            // Of what is mounted there nothing is asked: its daemon may be stuck.
+            let is_link = mountinfo::find(&place)?.is_none() && place.is_symlink();
+            if is_link { place.canonicalize() } else { Ok(place) }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(path),
         Err(error) => Err(error),
