@@ -97,6 +97,12 @@ fn each<T>(dirs: &[&Path], ask: impl Fn(&Path) -> io::Result<T>) -> io::Result<V
             }
             // It ended between the listing and the question.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tracing::warn!(
+                    "process {pid}, a wtfs, says nothing for {} s: is it stopped?",
+                    PATIENCE.as_secs()
+                );
+            }
             Err(error) => tracing::warn!(pid, %error, "a running wtfs does not answer"),
         }
     }
