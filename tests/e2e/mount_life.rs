@@ -120,6 +120,25 @@ fn a_stale_mount_is_recognised_and_the_message_says_how_to_clear_it() {
 }
 
 #[test]
+fn a_mount_whose_process_is_stopped_is_taken_away_all_the_same() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    let stage = Stage::new("stopped");
+    let source = text(&stage.write_torrent(&torrent()));
+    let mut mount = stage.mount(&[&source], &[]);
+    let dir = mount.dir().to_owned();
+    mount.process().signal(Signal::STOP);
+    let done = stage.run(&["add", &text(&dir), &source]);
+    assert_eq!(done.code(), Some(BAD_MOUNT), "{done:?}");
+    assert!(done.stderr.contains("is it stopped?"), "{done:?}");
+    let _said = stage.run(&["unmount", &text(&dir)]).expect_success("wtfs unmount");
+    assert!(!is_mount_point(&dir));
+    mount.process().signal(Signal::CONT);
+    assert!(mount.process().wait(PATIENCE).success(), "it ends by itself once its mount is gone");
+}
+
+#[test]
 fn a_directory_in_use_is_refused_with_a_message() {
     if missing(&[Need::Fuse]) {
         return;
