@@ -8,7 +8,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use wtfs_server::{
-    AccessLog, Audience, HfConfig, HfMode, HubConfig, PrivateSwarms, PublicUrl, TlsFiles, TrustedProxies, listen,
+    AccessLog, Audience, HfConfig, HfMode, HubConfig, PrivateSwarms, PublicUrl, TlsFiles, TrustedProxies,
+    listen,
 };
 use wtfs_torrent::SessionConfig;
 
@@ -407,6 +408,7 @@ pub(super) mod tests {
             ("WTFS_HUB_HF_TOKEN_FILE", "/token"),
             ("WTFS_HUB_HF_TOKEN_ALLOW", "10.1.0.0/16"),
             ("WTFS_HUB_HF_OFFLINE", "true"),
+            ("WTFS_HUB_HF_SWARM_PRIVATE", "org/name"),
             ("WTFS_HUB_HF_REF_TTL", "13s"),
             ("WTFS_HUB_HF_GRANT_TTL", "14s"),
             ("WTFS_HUB_HF_STALE_GRANTS", "15s"),
@@ -458,6 +460,7 @@ pub(super) mod tests {
             HubLayer { trusted_proxies: Some(vec!["x".into()]), ..HubLayer::default() },
             HubLayer { tls_cert: Some("/cert.pem".into()), ..HubLayer::default() },
             HubLayer { metrics_allow: Some(vec!["x".into()]), ..HubLayer::default() },
+            HubLayer { hf_swarm_private: Some(vec!["org/..".into()]), ..HubLayer::default() },
             HubLayer { stats_allow: Some(vec!["x".into()]), ..HubLayer::default() },
             HubLayer { hf_upstream: Some("ftp://x".into()), ..HubLayer::default() },
             HubLayer { hf_token_allow: Some(vec!["x".into()]), ..HubLayer::default() },

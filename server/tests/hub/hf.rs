@@ -195,6 +195,10 @@ async fn paths_are_asked_for_by_forms_and_by_json_and_all_else_only_reads() {
         assert_eq!(entries.as_array().map(Vec::len), Some(2), "{kind}");
         assert_eq!((&entries[0]["path"], &entries[1]["type"]), (&"config.json".into(), &"directory".into()));
     }
+    // Asked for often, a path is told of once: a short question has no long answer.
+    let often = format!("{{\"paths\": [{}\"pkg\"]}}", "\"config.json\",".repeat(5000));
+    let entries = parsed(&ask("application/json", &often).await);
+    assert_eq!(entries.as_array().map(Vec::len), Some(2));
     assert_eq!(ask("application/json", "[").await.status, 400);
     for (method, path) in [
         ("GET", url),
