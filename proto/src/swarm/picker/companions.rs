@@ -218,4 +218,5 @@ impl Picker {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a demand is a list of ranges, often of one")]
 mod tests;
