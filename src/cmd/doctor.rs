@@ -81,7 +81,7 @@ fn bad(what: &'static str, detail: impl Into<String>) -> Finding {
 
 fn look(settings: &Settings) -> Vec<Finding> {
     let is_root = rustix::process::geteuid().is_root();
-    let mut findings = vec![device(), helper(is_root, std::env::var_os("PATH").as_deref())];
+    let mut findings = vec![device(), helper(is_root, settings.directories.programs())];
     findings.extend(stale_mounts());
     findings.push(cache(&settings.session.cache_dir, settings.session.min_free_bytes));
     findings.push(match settings.directories.state() {
@@ -110,10 +110,9 @@ fn device() -> Finding {
 }
 
 /// An ordinary user mounts by a helper; root alone may do without.
-fn helper(is_root: bool, path: Option<&std::ffi::OsStr>) -> Finding {
+fn helper(is_root: bool, dirs: &[PathBuf]) -> Finding {
     const WHAT: &str = "fusermount3";
-    let dirs = path.into_iter().flat_map(std::env::split_paths);
-    let found = dirs.map(|dir| dir.join(WHAT)).find(|file| file.is_file());
+    let found = dirs.iter().map(|dir| dir.join(WHAT)).find(|file| file.is_file());
     let mode = |file: &Path| fs::metadata(file).map_or(0, |found| found.permissions().mode());
     match found {
         _ if is_root => good(WHAT, "root needs none"),
@@ -214,7 +213,7 @@ mod tests {
     #[test]
     fn a_helper_without_its_rights_is_of_no_use_to_an_ordinary_user() {
         let dir = tempfile::tempdir().expect("a directory");
-        let path = Some(dir.path().as_os_str());
+        let path = &[dir.path().to_owned()];
         assert_eq!(helper(false, path).verdict, Verdict::Bad);
         assert_eq!(helper(true, path).verdict, Verdict::Good);
         let file = dir.path().join("fusermount3");

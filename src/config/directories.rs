@@ -16,6 +16,7 @@ pub(crate) struct Directories {
     state: Option<PathBuf>,
     /// Where sockets may stand, that of this process first. Never empty.
     runtimes: Vec<PathBuf>,
+    programs: Vec<PathBuf>,
 }
 
 impl Directories {
@@ -45,6 +46,7 @@ impl Directories {
             system_config: std::env::split_paths(&listed).filter(|path| path.is_absolute()).collect(),
             state: absolute("XDG_STATE_HOME").or_else(|| below_home(".local/state")),
             runtimes,
+            programs: std::env::split_paths(&environment.path("PATH").unwrap_or_default()).collect(),
             home,
         }
     }
@@ -83,6 +85,11 @@ impl Directories {
     /// place, there alone.
     pub(crate) fn runtimes(&self) -> Vec<&Path> {
         self.runtimes.iter().map(PathBuf::as_path).collect()
+    }
+
+    /// Where programs are looked for, in this order.
+    pub(crate) fn programs(&self) -> &[PathBuf] {
+        &self.programs
     }
 
     /// A path as written in a file or typed, made absolute; a leading `~/` is the home directory.
