@@ -54,8 +54,8 @@ pub mod verify;
 mod web_seed;
 
 pub use config::{
-    BridgePolicy, DEFAULT_STUN, IceServer, IceServerError, ListenConfig, NetworkPolicy, PortPolicy, RelayPolicy,
-    SessionConfig, UploadPolicy, WebRtcPolicy,
+    BridgePolicy, DEFAULT_STUN, IceServer, IceServerError, ListenConfig, NetworkPolicy, PortPolicy,
+    RelayPolicy, SessionConfig, UploadPolicy, WebRtcPolicy,
 };
 pub use error::{AddError, Fault, OpenError, PinError, ReadError, StartError};
 pub use extension::{Extension, ExtensionPeer, Extensions, NotQueued};
@@ -67,9 +67,9 @@ pub use resolve::Source;
 pub use session::{AddOptions, ExistingData, Fill, RemovedData, Session, StorageKind};
 pub use stamp::Stamp;
 pub use status::{
-    BanCounts, BannedPeer, BansStatus, CacheStatus, KeptStatus, PeerStatus, Phase, PinStatus, PrefetchStatus, ServersStatus,
-    SessionStatus, SourceKind, SourceStatus, StallCause, StallStatus, TorrentStatus, WaitStatus,
-    WebSeedState, WebSeedStatus,
+    BanCounts, BannedPeer, BansStatus, CacheStatus, KeptStatus, PeerStatus, Phase, PinStatus, PrefetchStatus,
+    ServersStatus, SessionStatus, SourceKind, SourceStatus, StallCause, StallStatus, TorrentStatus,
+    WaitStatus, WebSeedState, WebSeedStatus,
 };
 pub use torrent::Torrent;
 pub use transport::{Direction, TransportKind};

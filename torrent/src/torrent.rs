@@ -25,7 +25,8 @@ use crate::present::PresentMap;
 use crate::reader::FileReader;
 use crate::session::Engine;
 use crate::status::{
-    BansStatus,    Counters, KeptStatus, Phase, PinStatus, PrefetchStatus, ServersStatus, TorrentStatus, WaitStatus,
+    BansStatus, Counters, KeptStatus, Phase, PinStatus, PrefetchStatus, ServersStatus, TorrentStatus,
+    WaitStatus,
 };
 use crate::store::{PieceStore, StoreError};
 use crate::swarm_task::DemandReply;

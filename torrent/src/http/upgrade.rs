@@ -70,7 +70,9 @@ impl HttpClient {
         if let Some(proxy) = proxy {
             let stream = tunnel::open(&proxy, &url).await?;
             let is_public = is_host_public(&url, None);
-            return handshake(Box::new(stream), &url, config).await.map(|socket| Opened { socket, is_public });
+            return handshake(Box::new(stream), &url, config)
+                .await
+                .map(|socket| Opened { socket, is_public });
         }
         let broken = |reason: &str| HttpError::Broken { host: host.clone(), reason: reason.to_owned() };
         let key = generate_key();

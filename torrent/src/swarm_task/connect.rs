@@ -22,9 +22,9 @@ use super::{Event, SwarmTask};
 use crate::config::UploadPolicy;
 use crate::peer_task::{self, CloseReason, HasFast, PeerCommand, PeerContext, handshake};
 use crate::session::Engine;
+use crate::status::BannedPeer;
 use crate::torrent::Shared;
 use crate::tracker::announcer::{Announcer, AnnouncerConfig, AnnouncerHandle, TransferStats};
-use crate::status::BannedPeer;
 use crate::transport::{Connection, Direction, Fingerprint, TransportKind, tcp};
 
 /// How long a TCP connection may take to be made.

@@ -11,8 +11,8 @@ use wtfs_proto::wire::extended::UT_PEX;
 use wtfs_proto::wire::message::Message;
 use wtfs_proto::wire::pex::{MAX_SENT, PexFlags, PexMessage, PexPeer};
 
-use super::demands::answer;
 use super::bans::Bans;
+use super::demands::answer;
 use super::download::Download;
 use super::opening::IsAskingDue;
 use super::stalls::Stalls;
