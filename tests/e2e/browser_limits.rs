@@ -165,7 +165,7 @@ fn thousands_of_pieces_and_files_are_read_without_the_tab_growing() {
     read(&mut world, bytes - 100_000, 100_000);
     let before = world.ask("a", "memory", json!({})).as_u64().expect("a number");
     for turn in 0..24 {
-        read(&mut world, turn * 6 << 20, 2 << 20);
+        read(&mut world, (turn * 6) << 20, 2 << 20);
     }
     // More was read than may be kept, and much more than the tab has grown by.
     let after = world.ask("a", "memory", json!({})).as_u64().expect("a number");
