@@ -584,7 +584,7 @@ mod tests {
         let gib = 1 << 30;
         for (bytes, local, is_it) in [
             (EAGER_MAX_BYTES, 0, true),
-            (EAGER_MAX_BYTES + 1, EAGER_MAX_BYTES / 2, false),
+            (EAGER_MAX_BYTES + 1, EAGER_MAX_BYTES / 2 - 1, false),
             (EAGER_MAX_BYTES + 2, EAGER_MAX_BYTES / 2 + 1, true),
             (gib, 100 << 20, false),
             (gib, 128 << 20, true),
