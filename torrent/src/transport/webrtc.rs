@@ -15,6 +15,7 @@ mod hostile_tests;
 mod in_flight;
 mod link;
 mod outbox;
+mod pacing;
 mod policy;
 mod runtime;
 mod sdp;

@@ -23,11 +23,11 @@ use webrtc::peer_connection::{
 
 use super::in_flight::InFlight;
 use super::outbox::Outbox;
+use super::pacing::Pace;
 use super::policy::RtcPolicy;
 use super::runtime::{RtcRuntime, Watch};
 use super::sdp::{self, RemoteSdp};
 use super::servers::Gathered;
-use super::socket::Pace;
 use super::stream::{End, RtcReader, RtcWriter};
 use super::{EndReason, RtcError, Shared, addresses};
 use crate::config::RelayPolicy;
@@ -111,7 +111,7 @@ async fn open(
     let (events, mut announced) = Events::new();
     let end = Arc::clone(&events.end);
     let watch = Arc::new(Watch::default());
-    let pace = Arc::new(Pace::new(policy.flush.datagrams));
+    let pace = Arc::new(Pace::default());
     let runtime = RtcRuntime::new(policy, Arc::clone(&watch), Arc::clone(&pace));
     let peer = build(shared, Arc::clone(&events), runtime).await?;
     let (direction, ours) = match &role {
@@ -143,9 +143,12 @@ async fn open(
             (theirs, None)
         }
     };
-    if theirs.takes_batches {
-        pace.set(policy.flush.datagrams_batched);
-    }
+    let message_bytes = if theirs.is_kin {
+        pace.set_kin();
+        policy.message_bytes_kin
+    } else {
+        policy.message_bytes
+    };
     let opening = async {
         let channel = match waits_for {
             Some(channel) => channel,
@@ -166,7 +169,7 @@ async fn open(
         fingerprint: theirs.fingerprint,
         end,
         watch,
-        message_bytes: policy.message_bytes.min(theirs.message_bytes_max),
+        message_bytes: message_bytes.min(theirs.message_bytes_max),
     })
 }
 

@@ -15,8 +15,9 @@ use webrtc::runtime::{
     AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpSocket, JoinHandle, Runtime, TokioRuntime,
 };
 
+use super::pacing::Pace;
 use super::policy::RtcPolicy;
-use super::socket::{Pace, PacedSocket};
+use super::socket::PacedSocket;
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -62,8 +63,8 @@ impl Runtime for RtcRuntime {
     }
 
     fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        let (buffer_bytes, flush) = (self.policy.socket_buffer_bytes, self.policy.flush);
-        Ok(Arc::new(PacedSocket::new(socket, buffer_bytes, flush, Arc::clone(&self.pace))?))
+        let RtcPolicy { socket_buffer_bytes, flush, burst, .. } = self.policy;
+        Ok(Arc::new(PacedSocket::new(socket, socket_buffer_bytes, flush, burst, Arc::clone(&self.pace))?))
     }
 
     fn wrap_tcp_listener(&self, _: std::net::TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {
@@ -114,15 +115,11 @@ impl fmt::Debug for RtcRuntime {
 mod tests {
     use super::*;
 
-    fn pace() -> Arc<Pace> {
-        Arc::new(Pace::new(2))
-    }
-
     #[tokio::test]
     async fn the_end_of_the_librarys_task_is_told_also_when_it_panics() {
         for panics in [false, true] {
             let watch = Arc::new(Watch::default());
-            let runtime = RtcRuntime::new(&RtcPolicy::default(), Arc::clone(&watch), pace());
+            let runtime = RtcRuntime::new(&RtcPolicy::default(), Arc::clone(&watch), Arc::default());
             assert!(!watch.ended.is_cancelled());
             runtime.spawn_reactor(1, Box::pin(async move { assert!(!panics, "as told") }));
             let told = tokio::time::timeout(Duration::from_secs(60), watch.ended.cancelled());
@@ -132,7 +129,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_description_makes_nobody_connect_or_look_names_up() {
-        let runtime = RtcRuntime::new(&RtcPolicy::default(), Arc::default(), pace());
+        let runtime = RtcRuntime::new(&RtcPolicy::default(), Arc::default(), Arc::default());
         let addr = "127.0.0.1:9".parse().unwrap();
         assert_eq!(runtime.connect_tcp(addr).await.unwrap_err().kind(), io::ErrorKind::Unsupported);
         assert_eq!(runtime.resolve_host("localhost:9").await.unwrap_err().kind(), io::ErrorKind::Unsupported);

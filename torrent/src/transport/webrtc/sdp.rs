@@ -15,9 +15,9 @@ const CANDIDATES_MAX: usize = 16;
 /// The longest line that is kept.
 const LINE_BYTES_MAX: usize = 1024;
 
-/// How we say, and know of others, that acknowledgements may come for many packets at once: an attribute that nobody else
-/// knows, and so ignores (RFC 8866, section 5.13).
-const BATCHES: &str = "a=x-wtfs-batches";
+/// How we say, and know of others, that packets, messages and acknowledgements may come in large batches: an attribute that
+/// nobody else knows, and so ignores (RFC 8866, section 5.13).
+const KIN: &str = "a=x-wtfs-batches";
 
 /// What a peer takes that says nothing of it (RFC 8841, section 6).
 const MESSAGE_BYTES_UNSAID: usize = 65_536;
@@ -31,8 +31,9 @@ pub(super) struct RemoteSdp {
     pub(super) message_bytes_max: usize,
     /// Of the certificate that the peer has to prove.
     pub(super) fingerprint: Fingerprint,
-    /// Whether it goes on sending when many packets are acknowledged together. Browsers do not.
-    pub(super) takes_batches: bool,
+    /// Whether it is like us: it goes on sending when many packets are acknowledged together, and its sockets are large.
+    /// Browsers are not.
+    pub(super) is_kin: bool,
 }
 
 /// Our description as it is given out.
@@ -40,7 +41,7 @@ pub(super) fn ours(mut sdp: String) -> String {
     if !sdp.ends_with('\n') {
         sdp.push_str("\r\n");
     }
-    sdp.push_str(BATCHES);
+    sdp.push_str(KIN);
     sdp.push_str("\r\n");
     sdp
 }
@@ -84,7 +85,7 @@ pub(super) fn check(sdp: &str, bytes_max: usize) -> Result<RemoteSdp, RtcError> 
         Some(bytes) if bytes < 1024 => return bad("it takes no messages"),
         Some(bytes) => bytes,
     };
-    Ok(RemoteSdp { text, message_bytes_max, fingerprint, takes_batches: found.takes_batches })
+    Ok(RemoteSdp { text, message_bytes_max, fingerprint, is_kin: found.is_kin })
 }
 
 /// What was seen so far.
@@ -96,15 +97,15 @@ struct Found {
     has_user: bool,
     has_password: bool,
     fingerprint: Option<Fingerprint>,
-    takes_batches: bool,
+    is_kin: bool,
     message_bytes: Option<usize>,
 }
 
 impl Found {
     /// Whether the line is kept.
     fn take(&mut self, line: &str) -> bool {
-        if line == BATCHES {
-            self.takes_batches = true;
+        if line == KIN {
+            self.is_kin = true;
             return false;
         }
         if let Some(section) = line.strip_prefix("m=") {
@@ -167,15 +168,15 @@ mod tests {
         let checked = check(OFFER, 32 << 10).unwrap();
         assert_eq!(checked.text, OFFER);
         assert_eq!(checked.message_bytes_max, 262_144);
-        assert!(!checked.takes_batches);
+        assert!(!checked.is_kin);
     }
 
     #[test]
     fn our_own_descriptions_are_known_and_the_library_does_not_see_how() {
         let checked = check(&ours(OFFER.to_owned()), 32 << 10).unwrap();
         assert_eq!(checked.text, OFFER);
-        assert!(checked.takes_batches);
-        assert!(check(&ours(OFFER.trim_end().to_owned()), 32 << 10).unwrap().takes_batches);
+        assert!(checked.is_kin);
+        assert!(check(&ours(OFFER.trim_end().to_owned()), 32 << 10).unwrap().is_kin);
     }
 
     #[test]
@@ -235,7 +236,7 @@ mod tests {
             let sdp = format!("{}{noise}{}", &OFFER[..cut], &OFFER[cut..]);
             if let Ok(once) = check(&sdp, 32 << 10) {
                 let again = check(&once.text, 32 << 10).unwrap();
-                prop_assert_eq!(RemoteSdp { takes_batches: once.takes_batches, ..again }, once);
+                prop_assert_eq!(RemoteSdp { is_kin: once.is_kin, ..again }, once);
             }
         }
     }

@@ -8,35 +8,17 @@
 use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use tokio::io::Interest;
 use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 
-use super::policy::FlushRule;
+use super::pacing::{Burst, Pace};
+use super::policy::{BurstRule, FlushRule};
 
 /// What the kernel may put into one batch: an IP packet's length.
 const BATCH_BYTES: usize = 65_536;
-
-/// How many data datagrams the sockets of a connection hand up between two pauses. Few, until the peer is known.
-#[derive(Debug)]
-pub(super) struct Pace(AtomicU32);
-
-impl Pace {
-    pub(super) fn new(datagrams: u32) -> Self {
-        Self(AtomicU32::new(datagrams))
-    }
-
-    pub(super) fn set(&self, datagrams: u32) {
-        self.0.store(datagrams, Ordering::Relaxed);
-    }
-
-    fn datagrams(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// A socket of one connection.
 pub(super) struct PacedSocket {
@@ -45,11 +27,24 @@ pub(super) struct PacedSocket {
     flush: FlushRule,
     pace: Arc<Pace>,
     received: Mutex<Received>,
+    burst: Mutex<Burst>,
+    burst_max: usize,
+}
+
+/// Buffers that no batch is in, for all sockets: one that is idle needs none.
+static BUFFERS: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
+
+/// Buffers that are kept. More are in use only while more sockets have half a batch each.
+const BUFFERS_KEPT: usize = 8;
+
+fn buffers() -> MutexGuard<'static, Vec<Box<[u8]>>> {
+    BUFFERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The batch being handed up.
 struct Received {
-    buffer: Box<[u8]>,
+    /// None while nothing is pending.
+    buffer: Option<Box<[u8]>>,
     /// What of the buffer is still to be handed up.
     pending: std::ops::Range<usize>,
     /// The length of each datagram but the last.
@@ -65,6 +60,7 @@ impl PacedSocket {
         socket: std::net::UdpSocket,
         buffer_bytes: usize,
         flush: FlushRule,
+        burst: BurstRule,
         pace: Arc<Pace>,
     ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
@@ -72,18 +68,23 @@ impl PacedSocket {
         let from = socket.local_addr()?;
         let io = tokio::net::UdpSocket::from_std(socket)?;
         let batching = UdpSocketState::new(UdpSockRef::from(&io))?;
-        let received = Received {
-            buffer: vec![0; BATCH_BYTES].into_boxed_slice(),
-            pending: 0..0,
-            stride: 1,
-            from,
-            unflushed: 0,
-        };
-        Ok(Self { io, batching, flush, pace, received: Mutex::new(received) })
+        let received = Received { buffer: None, pending: 0..0, stride: 1, from, unflushed: 0 };
+        let (received, burst_max) = (Mutex::new(received), burst.datagrams);
+        Ok(Self { io, batching, flush, pace, received, burst: Mutex::new(Burst::new(burst)), burst_max })
     }
 
     fn lock(&self) -> MutexGuard<'_, Received> {
         self.received.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until a datagram, or several of one length, may leave. Short ones always may.
+    fn poll_burst(&self, context: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<()> {
+        let len = transmit.contents.len();
+        if len < self.flush.data_bytes_min || self.pace.is_kin() {
+            return Poll::Ready(());
+        }
+        let datagrams = len.div_ceil(transmit.segment_size.unwrap_or(len).max(1));
+        self.burst.lock().unwrap_or_else(PoisonError::into_inner).poll_take(context, datagrams)
     }
 
     /// Fetches a batch from the kernel.
@@ -91,8 +92,12 @@ impl PacedSocket {
         loop {
             std::task::ready!(self.io.poll_recv_ready(context))?;
             let mut meta = [RecvMeta::default()];
+            let buffer = received.buffer.get_or_insert_with(|| {
+                let kept = buffers().pop();
+                kept.unwrap_or_else(|| vec![0; BATCH_BYTES].into_boxed_slice())
+            });
             let outcome = self.io.try_io(Interest::READABLE, || {
-                let mut buffers = [IoSliceMut::new(&mut received.buffer)];
+                let mut buffers = [IoSliceMut::new(buffer)];
                 match self.batching.recv(UdpSockRef::from(&self.io), &mut buffers, &mut meta)? {
                     0 => Err(io::ErrorKind::WouldBlock.into()),
                     _ => Ok(()),
@@ -115,6 +120,17 @@ impl PacedSocket {
     }
 }
 
+impl Received {
+    /// Gives the buffer of a batch that is handed up to whoever needs one next.
+    fn give_back(&mut self) {
+        let Some(buffer) = self.buffer.take() else { return };
+        let mut kept = buffers();
+        if kept.len() < BUFFERS_KEPT {
+            kept.push(buffer);
+        }
+    }
+}
+
 impl AsyncUdpSocket for PacedSocket {
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.io.local_addr()
@@ -123,6 +139,7 @@ impl AsyncUdpSocket for PacedSocket {
     fn poll_send(&self, context: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
         loop {
             std::task::ready!(self.io.poll_send_ready(context))?;
+            std::task::ready!(self.poll_burst(context, transmit));
             let sent = self
                 .io
                 .try_io(Interest::WRITABLE, || self.batching.try_send(UdpSockRef::from(&self.io), transmit));
@@ -148,6 +165,7 @@ impl AsyncUdpSocket for PacedSocket {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
+                    received.give_back();
                     // The library sends now; but of one alone it waits for the next before it acknowledges (RFC 9260).
                     if received.unflushed >= self.flush.datagrams {
                         received.unflushed = 0;
@@ -160,7 +178,7 @@ impl AsyncUdpSocket for PacedSocket {
         let end = (start + received.stride).min(received.pending.end);
         let len = end - start;
         if len >= self.flush.data_bytes_min {
-            if received.unflushed >= self.pace.datagrams() {
+            if received.unflushed >= self.pace.taken(&self.flush) {
                 received.unflushed = 0;
                 context.waker().wake_by_ref();
                 return Poll::Pending;
@@ -169,7 +187,9 @@ impl AsyncUdpSocket for PacedSocket {
         }
         // Longer than any datagram of ours or a browser's can be: cut, it fails its check and is dropped.
         let taken = len.min(buffer.len());
-        buffer[..taken].copy_from_slice(&received.buffer[start..start + taken]);
+        if let Some(batch) = &received.buffer {
+            buffer[..taken].copy_from_slice(&batch[start..start + taken]);
+        }
         received.pending.start = end;
         *meta = RecvMeta::default();
         meta.addr = received.from;
@@ -179,7 +199,8 @@ impl AsyncUdpSocket for PacedSocket {
     }
 
     fn max_gso_segments(&self) -> usize {
-        self.batching.max_gso_segments()
+        let most = self.batching.max_gso_segments();
+        if self.pace.is_kin() { most } else { most.min(self.burst_max) }
     }
 
     fn max_gro_segments(&self) -> usize {
@@ -210,7 +231,7 @@ fn enlarge(socket: &std::net::UdpSocket, bytes: usize) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Wake, Waker};
 
     use super::*;
@@ -229,8 +250,7 @@ mod tests {
         let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.connect(socket.local_addr().unwrap()).unwrap();
         let flush = FlushRule::default();
-        let pace = Arc::new(Pace::new(flush.datagrams));
-        (PacedSocket::new(socket, 1 << 20, flush, pace).unwrap(), sender)
+        (PacedSocket::new(socket, 1 << 20, flush, BurstRule::default(), Arc::default()).unwrap(), sender)
     }
 
     fn poll(socket: &PacedSocket, waker: &Waker) -> Poll<usize> {
@@ -277,7 +297,7 @@ mod tests {
     #[tokio::test]
     async fn more_are_handed_up_at_once_where_the_peer_allows_it() {
         let (socket, sender) = pair();
-        socket.pace.set(FlushRule::default().datagrams_batched);
+        socket.pace.set_kin();
         for _ in 0..30 {
             sender.send(&[1; 1200]).unwrap();
         }

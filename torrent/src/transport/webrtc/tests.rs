@@ -321,7 +321,10 @@ async fn bytes_arrive_whole_over_a_path_that_loses_some() {
 #[tokio::test(flavor = "multi_thread")]
 async fn peers_meet_over_ipv6() {
     let over = || RtcPolicy {
-        addresses: AddressFilter { only: vec![std::net::Ipv6Addr::LOCALHOST.into()], ..AddressFilter::default() },
+        addresses: AddressFilter {
+            only: vec![std::net::Ipv6Addr::LOCALHOST.into()],
+            ..AddressFilter::default()
+        },
         ..policy()
     };
     if std::net::UdpSocket::bind("[::1]:0").is_err() {
