@@ -215,7 +215,7 @@ mod tests {
         let mut now = Moment::ZERO;
         for id in 0..MANY * 3 {
             bans.ban(guise(HOME, id, &id.to_string()), now);
-            now = now + SPAN / 3;
+            now += SPAN / 3;
         }
         assert!(!bans.refuse(guise(HOME, 1000, "honest"), now));
     }

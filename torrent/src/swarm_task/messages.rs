@@ -44,28 +44,21 @@ impl SwarmTask {
     fn handle_message(&mut self, id: SourceId, message: Message) -> Result<(), CloseReason> {
         let now = self.clock.now();
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
+        peer.handle_stance(&message, now)?;
         match message {
             Message::Choke => {
-                peer.handle_stance(peer.stance.is_choking_us, now)?;
-                peer.stance.is_choking_us = true;
                 let lost = peer.withdraw_all();
                 self.give_back(id, &lost);
             }
             Message::Unchoke => {
-                peer.handle_stance(!peer.stance.is_choking_us, now)?;
-                peer.stance.is_choking_us = false;
                 self.upkeep.needs_requests_of(id);
             }
             Message::Interested => {
-                peer.handle_stance(peer.stance.is_interested, now)?;
-                peer.stance.is_interested = true;
                 self.choker.handle_interested(now);
                 self.hold_choke_round(now);
                 self.upkeep.wake_soon();
             }
             Message::NotInterested => {
-                peer.handle_stance(!peer.stance.is_interested, now)?;
-                peer.stance.is_interested = false;
                 self.choker.handle_uninterested(now, id);
                 self.upkeep.wake_soon();
             }

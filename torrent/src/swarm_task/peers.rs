@@ -16,6 +16,7 @@ use wtfs_proto::rate::RateMeter;
 use wtfs_proto::swarm::picker::{BlockKey, Has, Room, SourceId};
 use wtfs_proto::time::Moment;
 use wtfs_proto::wire::extended::RemoteExtensions;
+use wtfs_proto::wire::message::Message;
 
 use super::suspects::Contributor;
 use crate::peer_task::{CloseReason, HasFast, PeerLink};
@@ -246,9 +247,18 @@ impl Peer {
         Answer::Unasked
     }
 
-    /// It says how it stands with us; `is_known` says whether that was so already.
-    pub(super) fn handle_stance(&mut self, is_known: bool, now: Moment) -> Result<(), CloseReason> {
-        self.handle_junk(if is_known { Junk::Message { bytes: 0 } } else { Junk::Turn }, now)
+    /// What it says of how it stands with us; of no use where it stood so already.
+    pub(super) fn handle_stance(&mut self, message: &Message, now: Moment) -> Result<(), CloseReason> {
+        let (stands, said) = match message {
+            Message::Choke => (&mut self.stance.is_choking_us, true),
+            Message::Unchoke => (&mut self.stance.is_choking_us, false),
+            Message::Interested => (&mut self.stance.is_interested, true),
+            Message::NotInterested => (&mut self.stance.is_interested, false),
+            _ => return Ok(()),
+        };
+        let junk = if *stands == said { Junk::Message { bytes: 0 } } else { Junk::Turn };
+        *stands = said;
+        self.handle_junk(junk, now)
     }
 
     /// It sent what is of no use.
