@@ -637,12 +637,6 @@ pub(crate) struct Demo {
 }
 
 #[derive(Args, Debug)]
-pub(crate) struct ReadBack {
-    pub(crate) mounted: PathBuf,
-    pub(crate) source: PathBuf,
-}
-
-#[derive(Args, Debug)]
 #[command(
     after_help = "Looks at FUSE, mounts that lost their process, the cache's directory and disk, limits, the port and the token of\n\
                   Hugging Face. Asks no network. Exit code 1: something will fail.\n\nExamples:\n  wtfs doctor\n  wtfs doctor --json"
@@ -651,6 +645,12 @@ pub(crate) struct Doctor {
     /// Print JSON: what was looked at, how it is, and what to do
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ReadBack {
+    pub(crate) mounted: PathBuf,
+    pub(crate) source: PathBuf,
 }
 
 #[derive(Args, Debug)]
