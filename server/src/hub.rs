@@ -146,8 +146,8 @@ impl Hub {
             }
         };
         let swarms = hf.clone();
-        let swarms = swarms
-            .map(|hf| Swarms::start(hf, session.clone(), tracker.clone(), &cache_dir, stop.clone()));
+        let swarms =
+            swarms.map(|hf| Swarms::start(hf, session.clone(), tracker.clone(), &cache_dir, stop.clone()));
         let others = swarms.as_ref().map_or_else(
             || Others {
                 changes: watch::channel(0).1,

@@ -102,8 +102,9 @@ pub(super) fn list(state: &State, asked: &Asked, kind: RepoKind) -> Reply {
         return Reply::error(405, None, "Method not allowed");
     }
     let pairs = asked.pairs();
-    let all =
-        |key: &'static str| pairs.iter().filter(move |(known, _)| known == key).map(|(_, value)| value.as_str());
+    let all = |key: &'static str| {
+        pairs.iter().filter(move |(known, _)| known == key).map(|(_, value)| value.as_str())
+    };
     let is_wanted = |repo: &Repo| {
         let (id, owner) = (repo.id.to_lowercase(), repo.id.split_once('/').map(|(owner, _)| owner));
         all("search").all(|word| id.contains(&word.to_lowercase()))
@@ -286,7 +287,7 @@ fn paths_info(state: &State, asked: &Asked, commit: &Commit) -> Reply {
     } else {
         let pairs = route::pairs(&body);
         let of =
-            |key: &'static str| pairs.iter().filter(|(k, _)| k == key).map(|(_, v)| v.clone()).collect::<Vec<_>>();
+            |key: &str| pairs.iter().filter(|(k, _)| k == key).map(|(_, v)| v.clone()).collect::<Vec<_>>();
         (of("paths"), of("expand").pop().unwrap_or_default())
     };
     let detail = Detail::of(Some(&expand));
