@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value, to_value};
+use tokio::runtime::Handle;
 use wtfs_mount::Traffic;
 use wtfs_proto::hf::HfSource;
 use wtfs_torrent::hf::blobs::BlobsStatus;
@@ -23,6 +24,8 @@ pub(crate) struct ProcessStatus {
     pid: u32,
     version: &'static str,
     role: Role,
+    /// Tasks of its runtime that have not ended.
+    tasks: Option<usize>,
     /// The mount point, or where the data goes or lies.
     path: Option<PathBuf>,
     #[serde(flatten)]
@@ -60,6 +63,7 @@ struct RepositoryStatus {
 pub(crate) struct Reporter {
     session: Session,
     role: Role,
+    runtime: Option<Handle>,
     path: Option<PathBuf>,
     /// Of a mount of torrents only.
     roster: Option<Arc<Roster>>,
@@ -69,7 +73,8 @@ pub(crate) struct Reporter {
 
 impl Reporter {
     pub(crate) fn new(session: &Session, role: Role, path: Option<PathBuf>) -> Self {
-        Self { session: session.clone(), role, path, roster: None, collection: None }
+        let runtime = Handle::try_current().ok();
+        Self { session: session.clone(), role, runtime, path, roster: None, collection: None }
     }
 
     /// With this a mount takes orders.
@@ -106,6 +111,7 @@ impl Reporter {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION"),
             role: self.role,
+            tasks: self.runtime.as_ref().map(|runtime| runtime.metrics().num_alive_tasks()),
             path: self.path.clone(),
             session: self.session.status(),
             repositories: self.repositories(),

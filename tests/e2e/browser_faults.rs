@@ -25,6 +25,9 @@ const PIECES: u64 = BYTES.div_ceil(PIECE as u64);
 /// What a daemon may have grown by when all is over: allocators give little back.
 const GROWTH_BYTES_MAX: u64 = 96 << 20;
 
+/// Tasks it may have more then: an announce that is under way, the connection to a seed that was not there yet.
+const TASKS_MORE_MAX: u64 = 16;
+
 fn content() -> Ramp {
     Ramp::new(73)
 }
@@ -60,12 +63,15 @@ impl World {
 /// What a process holds.
 #[derive(Debug, Clone, Copy)]
 struct Held {
+    tasks: u64,
     sockets: usize,
     threads: usize,
     memory_bytes: u64,
 }
 
-fn held(pid: u32) -> Held {
+fn held(mount: &Mount<'_>) -> Held {
+    let mine = mount.process_status();
+    let (pid, tasks) = (&mine["pid"], mine["tasks"].as_u64().expect("it counts its tasks"));
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     let number = |name: &str| -> u64 {
         let line = status.lines().find(|line| line.starts_with(name)).expect("the kernel tells it");
@@ -77,7 +83,7 @@ fn held(pid: u32) -> Held {
         .filter(|target| target.to_string_lossy().starts_with("socket:"))
         .count();
     let threads = usize::try_from(number("Threads:")).expect("fits");
-    Held { sockets, threads, memory_bytes: number("VmRSS:") * 1024 }
+    Held { tasks, sockets, threads, memory_bytes: number("VmRSS:") * 1024 }
 }
 
 fn webrtc_peers(mount: &Mount<'_>) -> usize {
@@ -120,7 +126,7 @@ fn a_tab_that_is_killed_is_noticed_and_its_place_is_taken() {
     let mut world = World::new("faults-killed");
     let (torrent, data, url) = (world.torrent.clone(), world.data.clone(), world.tracker());
     let World { stage, browser, .. } = &mut world;
-    let mut mount = stage.mount(&[&text(&torrent)], &["--read-timeout", "110s"]);
+    let mount = stage.mount(&[&text(&torrent)], &["--read-timeout", "110s"]);
     let path = mount.wait_for_entry("faulty.bin");
     for round in 0..3 {
         let tab = format!("seed {round}");
@@ -134,10 +140,9 @@ fn a_tab_that_is_killed_is_noticed_and_its_place_is_taken() {
         }
     }
     content().check_file(&path, BYTES).unwrap_or_else(|error| panic!("{error}"));
-    let pid = mount.process().id();
     browser.ask("close", json!({ "tab": "seed 2" }));
     eventually("it has gone", PATIENCE, || (webrtc_peers(&mount) == 0).then_some(()));
-    let after = held(pid);
+    let after = held(&mount);
     assert!(after.sockets < 40, "{after:?}");
     mount.unmount();
 }
@@ -169,13 +174,13 @@ fn wait_told(browser: &mut Browser, kind: &str, until: &str) -> Value {
 
 /// Waits until a process holds hardly more than it did.
 #[track_caller]
-fn wait_released(pid: u32, before: Held) {
-    let mut after = held(pid);
+fn wait_released(mount: &Mount<'_>, before: Held) {
+    let mut after = held(mount);
     let released = wtfs_testkit::wait::within(PATIENCE, || {
-        after = held(pid);
-        (after.sockets <= before.sockets + 4).then_some(())
+        after = held(mount);
+        (after.sockets <= before.sockets + 4 && after.tasks <= before.tasks + TASKS_MORE_MAX).then_some(())
     });
-    assert!(released.is_some(), "sockets stay behind: {before:?}, {after:?}");
+    assert!(released.is_some(), "sockets or tasks stay behind: {before:?}, {after:?}");
     assert!(after.threads <= before.threads + 24, "{before:?}, {after:?}");
     assert!(after.memory_bytes <= before.memory_bytes + GROWTH_BYTES_MAX, "{before:?}, {after:?}");
 }
@@ -189,13 +194,12 @@ fn peers_that_never_answer_or_stop_in_the_middle_hold_up_nobody_and_leave_nothin
     let (torrent, data, url, hash) =
         (world.torrent.clone(), world.data.clone(), world.tracker(), world.hash.clone());
     let World { stage, browser, .. } = &mut world;
-    let mut mount = stage.mount(&[&text(&torrent)], &["--read-timeout", "110s"]);
+    let mount = stage.mount(&[&text(&torrent)], &["--read-timeout", "110s"]);
     let path = mount.wait_for_entry("faulty.bin");
     eventually("the tracker is reached", PATIENCE, || {
         (mount.torrent_status()["trackers"][0]["state"] == "working").then_some(())
     });
-    let pid = mount.process().id();
-    let before = held(pid);
+    let before = held(&mount);
     let kinds = ["silent", "garbage", "mute", "half", "cut"];
     for kind in kinds {
         besiege(browser, kind, &url, &hash);
@@ -215,7 +219,7 @@ fn peers_that_never_answer_or_stop_in_the_middle_hold_up_nobody_and_leave_nothin
     }
     eventually("none is left", PATIENCE, || (webrtc_peers(&mount) == 0).then_some(()));
     // Sockets of offers that nobody answered go when the offers lapse.
-    wait_released(pid, before);
+    wait_released(&mount, before);
     mount.unmount();
 }
 
@@ -232,13 +236,12 @@ fn peers_that_flood_or_lie_are_dropped_while_a_read_goes_on_and_leave_nothing() 
     // they come last. It is slow, so that something is left to be asked of them.
     let (_seed, seed) = stage.seed(&torrent, &data, &["--no-webrtc", "--upload-limit", "150K"]);
     let peer = seed.to_string();
-    let mut mount = stage.mount(&[&text(&torrent)], &["--read-timeout", "110s", "--peer", &peer]);
+    let mount = stage.mount(&[&text(&torrent)], &["--read-timeout", "110s", "--peer", &peer]);
     let path = mount.wait_for_entry("faulty.bin");
     eventually("the tracker is reached", PATIENCE, || {
         (mount.torrent_status()["trackers"][0]["state"] == "working").then_some(())
     });
-    let pid = mount.process().id();
-    let before = held(pid);
+    let before = held(&mount);
     let file = fs::File::open(&path).expect("it is there");
     // What nobody asked for is read and thrown away; a lie about lengths or blocks ends it.
     for (kind, until, pieces) in
@@ -262,6 +265,6 @@ fn peers_that_flood_or_lie_are_dropped_while_a_read_goes_on_and_leave_nothing() 
         eventually("none is left", PATIENCE, || (webrtc_peers(&mount) == 0).then_some(()));
     }
     drop(file);
-    wait_released(pid, before);
+    wait_released(&mount, before);
     mount.unmount();
 }

@@ -94,16 +94,22 @@ impl<'a> Mount<'a> {
         self.guard.process()
     }
 
-    /// The status of the only torrent of this mount.
+    /// What its process tells of itself.
     #[track_caller]
-    pub(crate) fn torrent_status(&self) -> Value {
+    pub(crate) fn process_status(&self) -> Value {
         let pid = self.guard.daemon_id();
         let status = self.stage.status();
         let ours = status.as_array().into_iter().flatten().find(|process| process["pid"] == pid);
-        let torrents = ours.and_then(|process| process["torrents"].as_array());
-        match torrents.map(Vec::as_slice) {
+        ours.unwrap_or_else(|| panic!("process {pid} is not in the status: {status}")).clone()
+    }
+
+    /// The status of the only torrent of this mount.
+    #[track_caller]
+    pub(crate) fn torrent_status(&self) -> Value {
+        let status = self.process_status();
+        match status["torrents"].as_array().map(Vec::as_slice) {
             Some([one]) => one.clone(),
-            _ => panic!("not one torrent of process {pid} in the status: {status}"),
+            _ => panic!("not one torrent in the status: {status}"),
         }
     }
 
