@@ -3,8 +3,8 @@
 //! Readers at one place want the same pieces in the same order. If each asked the seeds for all of them, the seeds would
 //! send as many copies as there are readers. So each stretch of the torrent has an *owner* among those readers, by a hash that
 //! all of them compute alike. A seed is asked for what is ours first. What another owns or has is asked of it only once it is
-//! late, and what is merely wanted ahead then from the far end, where its owner comes last. Nothing is agreed with anybody: who does not divide, or is
-//! slow, costs a delay and no more.
+//! late, later the more readers come before us, and what is merely wanted ahead then from the far end, where its owner comes
+//! last. Nothing is agreed with anybody: who does not divide, or is slow, costs a delay and no more.
 //!
 //! A *companion* is a source that got pieces a moment ago near those that are wanted here. Invariant: without one, what is
 //! asked of whom is as if this module were not there.
@@ -39,6 +39,9 @@ const MOST_PATIENCE: Moment = Moment::from_secs(4);
 
 /// How much longer what is wanted ahead waits: its owner may have asked for much before it.
 const AHEAD: u32 = 2;
+
+/// So many ask for what a read waits for one after another, the rest together: a read is not to wait for all of them.
+const MAX_TURNS: u32 = 3;
 
 /// Pieces of which it is remembered since when they were passed over: two windows of small ones.
 const MAX_PASSED: usize = 4096;
@@ -127,12 +130,15 @@ impl Companions {
         self.known.iter().any(|known| known.is_recent(now))
     }
 
-    /// Whether a companion near it is meant to have a piece rather than we.
-    fn is_anothers(&self, piece: u32, piece_bytes: u64, now: Moment) -> bool {
+    /// How many companions near it are meant to have a piece rather than we: it is ours when there is none.
+    fn rank(&self, piece: u32, piece_bytes: u64, now: Moment) -> u32 {
         let stretch = u64::from(piece) / (STRETCH_BYTES / piece_bytes).max(1);
         let reach = u32::try_from(NEAR_BYTES / piece_bytes).unwrap_or(u32::MAX).max(1);
         let own = weight(self.own, stretch);
-        self.known.iter().any(|known| weight(known.key, stretch) > own && known.is_near(piece, reach, now))
+        let before =
+            |known: &&Companion| weight(known.key, stretch) > own && known.is_near(piece, reach, now);
+        // At most MAX_COMPANIONS.
+        self.known.iter().filter(before).count() as u32
     }
 
     /// Whether a read has waited long enough for a piece that is not ours.
@@ -193,20 +199,22 @@ impl Picker {
     fn divided(&mut self, room: Room, now: Moment) -> Vec<(Urgency, u32)> {
         let piece_bytes = u64::from(self.geometry.piece_bytes());
         let patience = room.hedge_after.saturating_mul(2).clamp(LEAST_PATIENCE, MOST_PATIENCE);
+        // Who comes next asks first: else all who wait would ask for the same at once.
+        let read_patience = |rank: u32| (patience * rank.clamp(1, MAX_TURNS)).min(MOST_PATIENCE);
         let open: Vec<(Urgency, u32)> = self.askable(room).collect();
         let (mut ours, mut anothers, mut had) = (Vec::new(), Vec::new(), Vec::new());
         for (urgency, piece) in open {
             let is_had = self.availability.get(piece as usize).is_some_and(|n| *n > self.companions.seeds);
             // What was begun is brought to its end.
-            let is_ours =
-                self.partials.contains_key(&piece) || !self.companions.is_anothers(piece, piece_bytes, now);
-            if is_ours && !is_had {
+            let is_begun = self.partials.contains_key(&piece);
+            let rank = if is_begun { 0 } else { self.companions.rank(piece, piece_bytes, now) };
+            if rank == 0 && !is_had {
                 ours.push((urgency, piece));
             } else if urgency == Urgency::Read {
-                if self.companions.is_late(piece, patience, now) {
+                if self.companions.is_late(piece, read_patience(rank), now) {
                     ours.push((urgency, piece));
                 }
-            } else if self.companions.is_late(piece, patience * AHEAD, now) {
+            } else if self.companions.is_late(piece, patience * AHEAD * rank.max(1), now) {
                 if is_had { &mut had } else { &mut anothers }.push((urgency, piece));
             }
         }
