@@ -27,8 +27,8 @@ use wtfs_proto::hf::ContentId;
 use crate::holds::FileHold;
 use crate::reader::HeldFile;
 use crate::session::Engine;
-use crate::store::{StoreError, TryRead};
 use crate::store::spans::{read_exact, try_read_exact};
+use crate::store::{StoreError, TryRead};
 
 mod ahead;
 mod board;
