@@ -329,7 +329,7 @@ pub(crate) struct Remove {
 Examples:\n  wtfs pin /mnt/models/model\n  wtfs pin hf://openai-community/gpt2/config.json\n  \
 wtfs unpin /mnt/models/model/README.md")]
 pub(crate) struct Pin {
-    /// Files or directories of a running mount, or hf://OWNER/NAME[@REVISION][/PATH] of one that a running mount shows
+    /// Files or directories of a running mount, or hf://OWNER/NAME/PATH of a repository that one shows
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<String>,
     /// Print JSON: how many files, and their bytes
@@ -344,7 +344,7 @@ Examples:\n  wtfs prefetch /mnt/models/model\n  wtfs prefetch /mnt/films/film.mk
 wtfs prefetch hf://openai-community/gpt2@main/model.safetensors"
 )]
 pub(crate) struct Prefetch {
-    /// Files or directories of a running mount, or hf://OWNER/NAME[@REVISION][/PATH] of one that a running mount shows
+    /// Files or directories of a running mount, or hf://OWNER/NAME/PATH of a repository that one shows
     #[arg(required = true, value_name = "PATH[:RANGE]")]
     pub(crate) paths: Vec<String>,
     /// Print JSON: how many files, and the bytes asked for
