@@ -425,7 +425,10 @@ fn a_torrent_that_the_hub_makes_later_is_joined_and_peers_go_on_when_it_is_gone(
     let mut bytes = vec![0; 4096];
     file.read_exact(&mut bytes).expect("read");
     assert!(bytes == expected[..4096]);
-    let joined = wait::eventually("the torrent is joined", PATIENCE, || torrents_of(&world, &first).pop());
+    // It is listed a moment before what it holds is known.
+    let joined = wait::eventually("the torrent is joined", PATIENCE, || {
+        torrents_of(&world, &first).pop().filter(|torrent| torrent["total_bytes"] != 0)
+    });
     assert_eq!((&joined["name"], &joined["total_bytes"]), (&json!("model.safetensors"), &json!(LENGTH)));
     assert!(fs::read(&path).expect("read") == expected, "bytes differ");
     drop(file);
