@@ -473,12 +473,14 @@ impl Task {
         };
         let options = AddOptions { storage: StorageKind::Sealed(files.clone()), ..AddOptions::default() };
         let source = Source::Metainfo(Box::new(Metainfo::clone(&metainfo)));
+        // As long as the engine has it: what it has and the view does not would be served as somebody else's, whose files
+        // nobody changes.
+        let item = Arc::new(Item::sealed(files, modified_s));
+        lock(&self.view).by_hash.insert(info_hash, item.clone());
         if let Err(error) = self.session.add(source, options).await {
             // Over HTTP it is served all the same.
             tracing::warn!(name = key.0, %error, "peers are not served");
         }
-        let item = Arc::new(Item::sealed(files, modified_s));
-        lock(&self.view).by_hash.insert(info_hash, item.clone());
         tracing::info!(name = key.0, %info_hash, "served");
         self.set(key, State::Ready { item, mark });
         self.changed.send_modify(|generation| *generation += 1);
@@ -489,11 +491,12 @@ impl Task {
         let Some(entry) = self.entries.get_mut(key) else { return };
         let State::Ready { item, .. } = std::mem::replace(&mut entry.state, State::Waiting) else { return };
         let info_hash = item.info_hash();
-        lock(&self.view).by_hash.remove(&info_hash);
         self.show(key);
         tracing::info!(name = key.0, %info_hash, "not served any more: it changed or is gone");
         self.changed.send_modify(|generation| *generation += 1);
+        // Meanwhile it is found still, and each file of it looked at before it is given.
         self.session.remove(info_hash, RemovedData::Keep).await;
+        lock(&self.view).by_hash.remove(&info_hash);
     }
 
     /// Forgets what stands in a root no more. Not at once when something goes: it may only have been moved for a
