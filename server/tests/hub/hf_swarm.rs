@@ -201,13 +201,18 @@ async fn what_not_everybody_may_read_has_no_torrent_whoever_asks() {
     hub.end().await;
 }
 
+/// A hub that asks upstream each time whether something is still open to all.
+fn forgetful(stage: &Stage, upstream: &HfHub) -> HubConfig {
+    let mut config = before(stage, upstream);
+    let hf = config.hf.as_mut().expect("a proxy");
+    (hf.ref_ttl, hf.public_ttl) = (Duration::ZERO, Duration::ZERO);
+    config
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repository_that_is_closed_takes_its_torrents_along() {
     let (stage, upstream) = (Stage::new(), upstream());
-    let mut config = before(&stage, &upstream);
-    let hf = config.hf.as_mut().expect("a proxy");
-    (hf.ref_ttl, hf.public_ttl) = (Duration::ZERO, Duration::ZERO);
-    let hub = Served::start(config).await;
+    let hub = Served::start(forgetful(&stage, &upstream)).await;
     hub.wait_for("/torrent/org/model", 200).await;
     until(&hub, "org/model", |status| status["is_seeded"] == true).await;
     upstream.set_access(RepoKind::Model, "org/model", Access::Gated);
@@ -219,10 +224,7 @@ async fn a_repository_that_is_closed_takes_its_torrents_along() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repository_that_is_closed_takes_its_torrents_along_also_when_nobody_asks_for_them() {
     let (stage, upstream) = (Stage::new(), upstream());
-    let mut config = before(&stage, &upstream);
-    let hf = config.hf.as_mut().expect("a proxy");
-    (hf.ref_ttl, hf.public_ttl) = (Duration::ZERO, Duration::ZERO);
-    let hub = Served::start(config).await;
+    let hub = Served::start(forgetful(&stage, &upstream)).await;
     hub.wait_for("/torrent/org/model", 200).await;
     hub.wait_for("/torrent/org/other", 200).await;
     until(&hub, "org/model", |status| status["is_seeded"] == true).await;
