@@ -185,7 +185,7 @@ impl ScriptedPeer {
     /// # Errors
     /// Those of connecting.
     pub fn dial(&self, client: SocketAddr) -> std::io::Result<()> {
-        let stream = TcpStream::connect_timeout(&client, Duration::from_secs(10))?;
+        let stream = TcpStream::connect_timeout(&client, Duration::from_secs(60))?;
         self.shared.counts().connections += 1;
         let shared = Arc::clone(&self.shared);
         thread::spawn(move || {
@@ -207,7 +207,7 @@ impl Drop for ScriptedPeer {
 /// A peer that was dropped a moment ago gives its address up only when its thread has woken.
 fn bind(addr: SocketAddr) -> TcpListener {
     let what = format!("{addr} can be bound");
-    wait::eventually(&what, Duration::from_secs(10), || TcpListener::bind(addr).ok())
+    wait::eventually(&what, Duration::from_secs(60), || TcpListener::bind(addr).ok())
 }
 
 fn attend(stream: TcpStream, shared: &Arc<Shared>) {

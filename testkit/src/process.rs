@@ -6,7 +6,10 @@ use std::{
     io::{BufRead as _, BufReader, Read, Write as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -19,16 +22,26 @@ use crate::wait;
 const MAX_LINES: usize = 200_000;
 /// Lines shown when a test fails.
 const SHOWN_LINES: usize = 150;
+/// How long what a child wrote may take to be read after its end: the threads that read it may be kept from running, and
+/// a child of it may hold on to the pipe.
+const READ_GRACE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default)]
 struct Output {
     lines: Mutex<Vec<String>>,
     grew: Condvar,
+    /// Streams of which there may be more.
+    open: AtomicUsize,
 }
 
 impl Output {
     fn lock(&self) -> MutexGuard<'_, Vec<String>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether all there will ever be is among the lines.
+    fn is_all(&self) -> bool {
+        self.open.load(Ordering::Acquire) == 0
     }
 }
 
@@ -103,11 +116,12 @@ impl Process {
         mut pick: impl FnMut(&str) -> Option<T>,
     ) -> (T, usize) {
         let start = Instant::now();
-        let mut next = from;
+        let (mut next, mut ended_since) = (from, None);
         loop {
-            // Looked at before the lines: what a child wrote before it ended is then surely among them soon.
-            let ended = self.try_status();
             let output = Arc::clone(&self.output);
+            // Both looked at before the lines: they are then the last ones.
+            let ended = self.try_status();
+            let is_all = output.is_all();
             let mut lines = output.lock();
             while next < lines.len() {
                 next += 1;
@@ -122,7 +136,9 @@ impl Process {
             }
             drop(lines);
             if let Some(status) = ended {
-                panic!("{} ended ({status}) before: {what}", self.name);
+                let since = *ended_since.get_or_insert_with(Instant::now);
+                let is_over = is_all || since.elapsed() > READ_GRACE;
+                assert!(!is_over, "{} ended ({status}) before: {what}", self.name);
             }
             assert!(start.elapsed() < deadline, "{}: waited {deadline:?} in vain for: {what}", self.name);
         }
@@ -133,14 +149,16 @@ impl Process {
         self.child.try_wait().ok().flatten()
     }
 
-    /// Waits for the child to end by itself.
+    /// Waits for the child to end by itself; what it wrote is among the lines then.
     ///
     /// # Panics
     /// When it has not ended at the deadline.
     #[track_caller]
     pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
         let what = format!("{} ends", self.name);
-        wait::eventually(&what, deadline, || self.try_status())
+        let status = wait::eventually(&what, deadline, || self.try_status());
+        let _all = wait::within(READ_GRACE, || self.output.is_all().then_some(()));
+        status
     }
 
     /// Sends a signal to the child, if it still runs.
@@ -196,6 +214,7 @@ fn collect(
     output: Arc<Output>,
     file: Arc<Mutex<fs::File>>,
 ) {
+    output.open.fetch_add(1, Ordering::AcqRel);
     thread::spawn(move || {
         let mut source = BufReader::new(source);
         let mut raw = Vec::new();
@@ -211,6 +230,8 @@ fn collect(
             drop(lines);
             output.grew.notify_all();
         }
+        output.open.fetch_sub(1, Ordering::AcqRel);
+        output.grew.notify_all();
     });
 }
 
@@ -278,7 +299,14 @@ impl Finished {
 /// When it cannot be started.
 #[must_use]
 #[track_caller]
-pub fn run(mut command: Command, deadline: Duration) -> Finished {
+pub fn run(command: Command, deadline: Duration) -> Finished {
+    let start = Instant::now();
+    run_until(command, || start.elapsed() >= deadline)
+}
+
+/// Runs a command to its end, or until it is too late.
+#[track_caller]
+fn run_until(mut command: Command, mut is_too_late: impl FnMut() -> bool) -> Finished {
     let start = Instant::now();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = match command.spawn() {
@@ -287,15 +315,18 @@ pub fn run(mut command: Command, deadline: Duration) -> Finished {
     };
     let stdout = drain(child.stdout.take());
     let stderr = drain(child.stderr.take());
-    let status = wait::within(deadline, || child.try_wait().ok().flatten());
+    let status = wait::within(Duration::MAX, || match child.try_wait() {
+        Ok(None) | Err(_) => is_too_late().then_some(None),
+        Ok(ended) => Some(ended),
+    });
+    let status = status.flatten();
     if status.is_none() {
         let _ = child.kill();
         // Not waited for without a limit: a reader in an uninterruptible sleep would hold up the test.
         let _ = wait::within(Duration::from_secs(5), || child.try_wait().ok().flatten());
     }
-    let grace = Duration::from_secs(5);
-    let stdout = stdout.recv_timeout(grace).unwrap_or_default();
-    let stderr = stderr.recv_timeout(grace).unwrap_or_default();
+    let stdout = stdout.recv_timeout(READ_GRACE).unwrap_or_default();
+    let stderr = stderr.recv_timeout(READ_GRACE).unwrap_or_default();
     let stderr = String::from_utf8_lossy(&stderr).into_owned();
     Finished { status, stdout, stderr, took: start.elapsed() }
 }
@@ -316,6 +347,7 @@ fn drain(source: Option<impl Read + Send + 'static>) -> std::sync::mpsc::Receive
 mod tests {
     use super::*;
     use crate::scratch::Scratch;
+    use std::panic;
 
     fn shell(script: &str) -> Command {
         let mut command = Command::new("sh");
@@ -328,12 +360,26 @@ mod tests {
         let scratch = Scratch::new("process");
         let log = scratch.join("log");
         let mut child = Process::spawn("sh", shell("echo one; echo two >&2; exec cat"), &log);
-        let limit = Duration::from_secs(20);
+        let limit = Duration::from_secs(120);
         child.wait_for_line("one", limit, 0, |l| (l == "one").then_some(()));
         child.wait_for_line("two", limit, 0, |l| (l == "! two").then_some(()));
         drop(child.take_stdin());
         assert!(child.wait(limit).success());
         assert!(fs::read_to_string(log).expect("written").contains("! two"));
+    }
+
+    #[test]
+    fn a_line_that_is_the_last_word_of_a_child_is_found_and_one_that_never_comes_is_not_waited_for() {
+        let scratch = Scratch::new("process");
+        let mut child = Process::spawn("sh", shell("echo one; echo last"), &scratch.join("log"));
+        let limit = Duration::from_secs(1000);
+        assert!(child.wait(limit).success());
+        assert_eq!(child.lines(), ["one", "last"]);
+        child.wait_for_line("last", limit, 0, |l| (l == "last").then_some(()));
+        let never = panic::catch_unwind(panic::AssertUnwindSafe(|| {
+            child.wait_for_line("never", limit, 0, |l| (l == "never").then_some(()));
+        }));
+        assert!(never.is_err());
     }
 
     #[test]
@@ -348,8 +394,20 @@ mod tests {
 
     #[test]
     fn a_command_that_takes_too_long_is_killed() {
-        let done = run(shell("echo begun; exec sleep 1000"), Duration::from_millis(300));
+        let scratch = Scratch::new("process");
+        let said = scratch.join("said");
+        let script = format!("echo begun; touch '{}'; exec sleep 1000", said.display());
+        let done = run_until(shell(&script), || said.exists());
         assert!(done.status.is_none());
+        assert_eq!(done.out(), "begun\n");
+        let done = run(shell("exec sleep 1000"), Duration::from_millis(1));
+        assert!(done.status.is_none());
+    }
+
+    #[test]
+    fn all_that_a_command_wrote_is_there() {
+        let done = run(shell("echo begun; echo wrong >&2; exit 3"), Duration::from_secs(120));
+        assert_eq!((done.code(), done.stderr.as_str()), (Some(3), "wrong\n"));
         assert_eq!(done.out(), "begun\n");
     }
 }

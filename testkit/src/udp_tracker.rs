@@ -96,7 +96,7 @@ mod tests {
     fn a_connect_and_an_announce_give_the_peers() {
         let tracker = UdpTracker::start(&["127.1.2.3:258".parse().expect("an address")]);
         let socket = UdpSocket::bind((net::loopback(), 0)).expect("a loopback address can be bound");
-        socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a positive time");
+        socket.set_read_timeout(Some(Duration::from_secs(60))).expect("a positive time");
         let mut buffer = [0; 100];
         let ask = |request: &[u8], buffer: &mut [u8]| {
             socket.send_to(request, tracker.addr).expect("it can be sent");

@@ -18,6 +18,8 @@ use crate::{bencode::Value, http_tracker::compact};
 
 /// Longest message read; longer ones end the connection.
 const MAX_MESSAGE_BYTES: usize = 1 << 20;
+/// How long the other side may take over its handshake or over reading, before the connection ends.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How often the flags of the test are looked at while the line is quiet.
 const TICK: Duration = Duration::from_millis(20);
 /// A flood ends here: by then the client has shown what it does.
@@ -80,8 +82,8 @@ pub(super) struct Connection<'a> {
 /// Serves a connection until either side ends it.
 pub(super) fn run(mut stream: TcpStream, side: Side, shared: &Arc<Shared>) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(Duration::from_secs(10)))?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let torrent = &shared.config.torrent;
     let hash = match shared.config.fault {
         Fault::WrongInfoHash => [0xee; 20],
@@ -190,7 +192,7 @@ impl Connection<'_> {
                 Err(e) => return Err(e),
             }
         }
-        self.stream.set_write_timeout(Some(Duration::from_secs(10)))
+        self.stream.set_write_timeout(Some(PATIENCE))
     }
 
     /// Extension handshake, bitfield, and what the fault does unasked.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::wait::eventually;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 
 fn torrent(ramp: Ramp) -> TorrentFile {
     TorrentFile::ramp("t", ramp, 300_001, 65_536, &[])
