@@ -15,7 +15,7 @@ use std::{
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use wtfs_testkit::{process::Process, scratch::Scratch, wait};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 const DELAY: Duration = Duration::from_millis(30);
 
 fn space(name: &str) -> PathBuf {

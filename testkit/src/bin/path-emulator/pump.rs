@@ -91,13 +91,13 @@ impl Pump {
     }
 
     fn take_in(&mut self) -> io::Result<Intake> {
-        let now = self.start.elapsed();
         for _ in 0..BATCH {
             let Some(slot) = self.path.slot() else { return Ok(Intake::NoRoom) };
             match self.from.receive(slot) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(len) => {
-                    let _fate = self.path.commit(now, len);
+                    // Asked anew for each: with a time from before it came, one would be out early.
+                    let _fate = self.path.commit(self.start.elapsed(), len);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Intake::Empty),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
