@@ -1,17 +1,15 @@
 //! A mount ends: by its owner, from outside, with reads stuck, in use, and after a crash.
+//!
+//! Stuck reads get no bytes ever: what ends them, and the mount with them, is the unmounting.
 
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use wtfs_mount::{MountError, UnmountError, Unmounted, list_mounts, unmount_path};
 use wtfs_testkit::scratch::{self, Scratch};
 use wtfs_testkit::wait::eventually;
 
 use crate::content::{Supply, TestTree};
-use crate::support::{Mounted, Reader, has_fuse, program, run, runtime, start_at};
-
-const PATIENCE: Duration = Duration::from_secs(10);
-const BOUND: Duration = Duration::from_secs(2);
+use crate::support::{Mounted, PATIENCE, Reader, has_fuse, program, run, runtime, start_at};
 
 fn is_listed(dir: &std::path::Path) -> bool {
     list_mounts().expect("the mount table").iter().any(|mount| mount.mount_point == dir)
@@ -21,10 +19,9 @@ fn is_listed(dir: &std::path::Path) -> bool {
 fn an_idle_mount_ends_cleanly_and_can_be_made_again_at_once() {
     let Some(mut mounted) = Mounted::with(&[("file", Supply::Remote, 4096)]) else { return };
     for _ in 0..5 {
-        assert!(run(10, ["cat".into(), mounted.path("file")]).status.success());
-        let (how, took) = mounted.unmount();
+        assert!(run(["cat".into(), mounted.path("file")]).status.success());
+        let (how, _) = mounted.unmount();
         assert_eq!(how, Unmounted::Cleanly);
-        assert!(took < BOUND, "{took:?}");
         assert!(!is_listed(&mounted.dir()));
         let again =
             start_at(&mounted.dir(), TestTree::with(&[("file", Supply::Remote, 4096)]), &mounted.runtime);
@@ -34,15 +31,14 @@ fn an_idle_mount_ends_cleanly_and_can_be_made_again_at_once() {
 }
 
 #[test]
-fn unmounting_with_reads_stuck_ends_them_within_two_seconds() {
+fn unmounting_with_reads_stuck_ends_them() {
     let Some(mut mounted) = Mounted::with(&[("stuck", Supply::Never, 64 << 20)]) else { return };
     let mut readers: Vec<Reader> = (0..20).map(|_| Reader::cat(&mounted.path("stuck"))).collect();
     eventually("the reads arrive", PATIENCE, || (mounted.waiting() > 0).then_some(()));
     let (_, took) = mounted.unmount();
-    assert!(took < BOUND, "{took:?}");
     assert!(!is_listed(&mounted.dir()));
     for reader in &mut readers {
-        reader.ends_within(BOUND);
+        reader.ends();
     }
     eprintln!("unmounting with 20 stuck readers took {took:?}");
 }
@@ -51,21 +47,21 @@ fn unmounting_with_reads_stuck_ends_them_within_two_seconds() {
 fn a_mount_in_use_loses_its_name_at_once() {
     let Some(mut mounted) = Mounted::with(&[("file", Supply::Local, 4096)]) else { return };
     let mut sitting =
-        Command::new("sleep").arg("30").current_dir(mounted.dir()).spawn().expect("sleep starts");
-    let (how, took) = mounted.unmount();
+        Command::new("sleep").arg("1000").current_dir(mounted.dir()).spawn().expect("sleep starts");
+    let (how, _) = mounted.unmount();
     let listed = is_listed(&mounted.dir());
     let _gone = sitting.kill();
     let _status = sitting.wait();
     assert_eq!(how, Unmounted::Lazily);
-    assert!(took < BOUND && !listed, "{took:?}");
+    assert!(!listed);
 }
 
 #[test]
 fn umount_from_outside_is_noticed() {
     let Some(mounted) = Mounted::with(&[("file", Supply::Local, 4096)]) else { return };
-    assert!(run(10, ["umount".into(), mounted.dir()]).status.success());
+    assert!(run(["umount".into(), mounted.dir()]).status.success());
     let waited =
-        mounted.runtime.block_on(async { tokio::time::timeout(BOUND, mounted.mount().wait()).await });
+        mounted.runtime.block_on(async { tokio::time::timeout(PATIENCE, mounted.mount().wait()).await });
     assert!(waited.is_ok());
 }
 
@@ -77,9 +73,9 @@ fn a_lazy_unmount_from_outside_ends_stuck_readers_too() {
     eventually("the read arrives", PATIENCE, || (mounted.waiting() > 0).then_some(()));
     assert_eq!(unmount_path(&mounted.dir()).expect("unmounting by path"), Unmounted::Lazily);
     let waited =
-        mounted.runtime.block_on(async { tokio::time::timeout(BOUND, mounted.mount().wait()).await });
+        mounted.runtime.block_on(async { tokio::time::timeout(PATIENCE, mounted.mount().wait()).await });
     assert!(waited.is_ok());
-    cat.ends_within(BOUND);
+    cat.ends();
 }
 
 #[test]
@@ -89,7 +85,7 @@ fn dropping_a_mount_unmounts_it() {
     eventually("the read arrives", PATIENCE, || (mounted.waiting() > 0).then_some(()));
     mounted.drop_mount();
     assert!(!is_listed(&mounted.dir()));
-    cat.ends_within(BOUND);
+    cat.ends();
 }
 
 #[test]
@@ -99,7 +95,7 @@ fn a_second_mount_at_the_same_place_is_refused_and_the_first_lives_on() {
     let error = second.expect_err("mounted twice");
     assert!(matches!(error, MountError::AlreadyMounted(_)), "{error}");
     assert!(error.to_string().contains("wtfs unmount"));
-    assert!(run(10, ["cat".into(), mounted.path("file")]).status.success());
+    assert!(run(["cat".into(), mounted.path("file")]).status.success());
 }
 
 #[test]
@@ -140,15 +136,13 @@ fn the_mount_of_a_killed_daemon_is_recognised_and_cleared() {
     let mut child = child.expect("this test binary starts");
     eventually("the child mounts", PATIENCE, || is_listed(&dir).then_some(()));
     // Attributes get into the kernel's cache, from where a `stat` would be answered later.
-    assert!(run(10, ["ls".into(), dir.clone()]).status.success());
+    assert!(run(["ls".into(), dir.clone()]).status.success());
     child.kill().expect("killing the child");
     child.wait().expect("waiting for the child");
     let runtime = runtime();
-    let started = Instant::now();
     let error = start_at(&dir, TestTree::default(), &runtime).expect_err("a stale mount was mounted over");
     assert!(matches!(error, MountError::Stale(_)), "{error}");
     assert!(error.to_string().contains("fusermount3 -u"), "{error}");
-    assert!(started.elapsed() < BOUND);
     assert_eq!(unmount_path(&dir).expect("clearing a stale mount"), Unmounted::Cleanly);
     let again = start_at(&dir, TestTree::default(), &runtime).expect("mounting where a stale mount was");
     drop(again);
@@ -167,7 +161,7 @@ fn run_where_others_may() {
                   TMPDIR=/mnt exec /mnt/this --exact \"$2\" --nocapture";
     let name = "ending::an_ordinary_user_mounts_and_reads_and_the_daemon_notices_its_end";
     let words = ["unshare", "-m", "sh", "-c", script, "sh", this.as_str(), name];
-    let child = program(120, words).env(WHERE_OTHERS_MAY, "1").output().expect("unshare starts");
+    let child = program(words).env(WHERE_OTHERS_MAY, "1").output().expect("unshare starts");
     let said = String::from_utf8_lossy(&child.stdout);
     assert!(child.status.success() && said.contains("1 passed") && !said.contains("skipped:"), "{child:?}");
 }
@@ -177,7 +171,7 @@ fn run_where_others_may() {
 fn an_ordinary_user_mounts_and_reads_and_the_daemon_notices_its_end() {
     const NOBODY: u32 = 65534;
     let is_root = rustix::process::geteuid().is_root();
-    let has_helper = run(10, ["fusermount3", "-V"]).status.success();
+    let has_helper = run(["fusermount3", "-V"]).status.success();
     if !has_fuse() || !is_root || !has_helper {
         assert!(std::env::var_os("WTFS_REQUIRE_FUSE").is_none(), "needs root and fusermount3");
         eprintln!("skipped: needs root, to become another user, and fusermount3");
@@ -194,13 +188,13 @@ fn an_ordinary_user_mounts_and_reads_and_the_daemon_notices_its_end() {
     let as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     let this = std::env::current_exe().expect("this test binary").display().to_string();
     let child = ["--exact", "ending::child_that_mounts_and_waits", "--nocapture"];
-    let mut daemon = program(60, as_nobody.iter().copied().chain([this.as_str()]).chain(child));
+    let mut daemon = program(as_nobody.iter().copied().chain([this.as_str()]).chain(child));
     let mut daemon = Reader::spawn(daemon.env(CRASH_AT, &dir).stdout(Stdio::null()).stderr(Stdio::inherit()));
     eventually("the user's daemon mounts", PATIENCE, || is_listed(&dir).then_some(()));
     let file = dir.join("file").display().to_string();
-    let read = run(10, as_nobody.iter().copied().chain(["cat", file.as_str()]));
+    let read = run(as_nobody.iter().copied().chain(["cat", file.as_str()]));
     assert_eq!(TestTree::ramp("file").check(0, &read.stdout), Ok(()));
     assert_eq!(read.stdout.len(), 4096, "{read:?}");
     assert_eq!(unmount_path(&dir).expect("unmounting by path"), Unmounted::Cleanly);
-    daemon.ends_within(PATIENCE);
+    daemon.ends();
 }

@@ -4,14 +4,13 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use wtfs_mount::MappedFile;
 use wtfs_testkit::scratch::Scratch;
 use wtfs_testkit::wait::eventually;
 
 use crate::content::{Supply, TestTree};
-use crate::support::{Mounted, run};
+use crate::support::{Mounted, PATIENCE, run};
 
 const MIB: u64 = 1 << 20;
 const NAMES: [&str; 2] = ["model", "other"];
@@ -39,13 +38,11 @@ impl Setup {
 
     /// That of files closed just before may be let go a moment after the next is opened.
     fn holds_at_most_one(&self) {
-        eventually("one data file for all handles", Duration::from_secs(5), || {
-            (self.held() <= 1).then_some(())
-        });
+        eventually("one data file for all handles", PATIENCE, || (self.held() <= 1).then_some(()));
     }
 
     fn equals(&self, name: &str, bytes: u64) {
-        let read = run(60, ["cat".into(), self.mounted.path(name)]);
+        let read = run(["cat".into(), self.mounted.path(name)]);
         assert!(read.status.success(), "{name}: {read:?}");
         assert_eq!(read.stdout.len() as u64, bytes, "{name}");
         assert_eq!(TestTree::ramp(name).check(0, &read.stdout), Ok(()), "{name}");
@@ -57,7 +54,7 @@ fn is_possible(setup: &Setup) -> bool {
     let open = File::open(setup.mounted.path("model")).expect("opened");
     let is_possible = setup.held() == 1;
     drop(open);
-    eventually("the close is noticed", Duration::from_secs(5), || (setup.held() == 0).then_some(()));
+    eventually("the close is noticed", PATIENCE, || (setup.held() == 0).then_some(()));
     let is_required = std::env::var_os("WTFS_REQUIRE_PASSTHROUGH").is_some_and(|value| value == "1");
     assert!(is_possible || !is_required, "no passthrough here");
     if !is_possible {
@@ -93,7 +90,7 @@ fn a_complete_file_is_read_without_this_process_and_released_at_the_last_close()
     } else {
         drop(mapped);
     }
-    eventually("the data file is let go", Duration::from_secs(5), || (setup.held() == 0).then_some(()));
+    eventually("the data file is let go", PATIENCE, || (setup.held() == 0).then_some(()));
     assert_eq!(fs::metadata(setup.mounted.path("other")).expect("there").len(), bytes);
 }
 
@@ -113,7 +110,7 @@ fn a_file_opened_before_it_was_complete_stays_as_it_is_beside_others_read_direct
         assert_eq!(TestTree::ramp("model").check(at, &read[..count]), Ok(()));
     }
     drop((early, late));
-    eventually("a fresh open is read directly, or cannot be", Duration::from_secs(5), || {
+    eventually("a fresh open is read directly, or cannot be", PATIENCE, || {
         let fresh = File::open(setup.mounted.path("model")).expect("opened");
         let is_direct = setup.held() > 0;
         drop(fresh);

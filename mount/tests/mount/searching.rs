@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::Notify;
@@ -17,9 +17,7 @@ use wtfs_mount::{
 use wtfs_testkit::scratch::{self, Scratch};
 use wtfs_testkit::wait::eventually;
 
-use crate::support::{Reader, has_fuse, program, runtime, shell};
-
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::support::{PATIENCE, Reader, has_fuse, program, runtime, shell};
 
 /// `known` is there; `never` is asked about for ever, `later` until it is let go, `refused` is refused.
 #[derive(Debug, Default)]
@@ -124,12 +122,7 @@ impl World {
     }
 
     fn looks_at(&self, name: &str) -> Reader {
-        let reader = Reader::spawn(
-            std::process::Command::new("stat")
-                .arg(self.dir.join(name))
-                .stdout(std::process::Stdio::null())
-                .stderr(std::process::Stdio::null()),
-        );
+        let reader = Reader::of([OsStr::new("stat"), self.dir.join(name).as_os_str()]);
         eventually("the search begins", PATIENCE, || (self.waiting() > 0).then_some(()));
         reader
     }
@@ -146,11 +139,9 @@ impl Drop for World {
     }
 }
 
-fn quick(dir: &Path, script: &str) -> Duration {
-    let started = Instant::now();
-    let output = shell(20, dir, script);
+fn works(dir: &Path, script: &str) {
+    let output = shell(dir, script);
     assert!(output.status.success(), "{output:?}");
-    started.elapsed()
 }
 
 #[test]
@@ -158,13 +149,12 @@ fn who_waits_for_a_name_is_found_by_signals_and_keeps_nobody_else_waiting() {
     let Some(world) = World::start() else { return };
     for how in [Signal::INT, Signal::TERM, Signal::KILL] {
         let mut stuck = world.looks_at("never");
-        let took =
-            quick(&world.dir, "ls -l . > /dev/null && cat known > /dev/null && stat known > /dev/null");
-        assert!(took < Duration::from_secs(2), "{took:?}");
+        // The name is never found: none of these would end that waits with it.
+        works(&world.dir, "ls -l . > /dev/null && cat known > /dev/null && stat known > /dev/null");
+        assert!(stuck.is_running());
         let pid = Pid::from_raw(stuck.pid().cast_signed()).expect("a child's pid");
         kill_process(pid, how).expect("signalling a child");
-        let took = stuck.ends_within(PATIENCE);
-        assert!(took < Duration::from_secs(2), "{how:?} took {took:?}");
+        stuck.ends();
         eventually("the search is given up", PATIENCE, || (world.waiting() == 0).then_some(()));
     }
 }
@@ -175,9 +165,9 @@ fn a_name_that_is_found_later_is_there_for_who_waited() {
     let mut waits = world.looks_at("later");
     assert!(waits.is_running());
     world.tree.let_go.notify_one();
-    waits.ends_within(PATIENCE);
+    waits.ends();
     assert_eq!(waits.exit_code(), Some(0));
-    let refused = program(10, ["cat".into(), world.dir.join("refused")]).output().expect("cat starts");
+    let refused = program(["cat".into(), world.dir.join("refused")]).output().expect("cat starts");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("Permission denied"), "{refused:?}");
     assert!(!world.dir.join("nothing").exists());
 }
@@ -187,9 +177,7 @@ fn a_mount_that_goes_away_lets_go_of_who_waits_for_a_name() {
     let Some(mut world) = World::start() else { return };
     let mut stuck = world.looks_at("never");
     let mount = world.mount.take().expect("mounted");
-    let started = Instant::now();
     world.runtime.block_on(mount.unmount()).expect("unmounting");
-    stuck.ends_within(PATIENCE);
-    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
-    assert_eq!(world.waiting(), 0);
+    stuck.ends();
+    eventually("the search is given up", PATIENCE, || (world.waiting() == 0).then_some(()));
 }

@@ -12,6 +12,9 @@ use wtfs_testkit::scratch::{self, Scratch};
 
 use crate::content::{Counters, Supply, TestTree};
 
+/// Far beyond what anything here takes, on a machine that is busy too: only what never ends reaches it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
 /// A mounted [`TestTree`].
 pub(crate) struct Mounted {
     mount: Option<Mount>,
@@ -110,37 +113,39 @@ pub(crate) fn start_at(dir: &Path, tree: TestTree, runtime: &Runtime) -> Result<
     Mount::start(MountConfig::new(dir), Arc::new(tree), runtime.handle().clone())
 }
 
-/// A program under `timeout`, which kills it after `seconds`.
-pub(crate) fn program<S: AsRef<OsStr>>(seconds: u32, words: impl IntoIterator<Item = S>) -> Command {
-    let mut command = Command::new("timeout");
-    command.arg("-k1").arg(seconds.to_string()).args(words);
+/// A program under `timeout`, which kills it when it does not end by itself. It says what it says in English, and signals
+/// do to it what they do by default: who runs the tests in the background has them ignore SIGINT, and that is inherited.
+pub(crate) fn program<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal", "timeout", "-k1"]).arg((2 * PATIENCE.as_secs()).to_string());
+    command.args(words).env("LC_ALL", "C");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
 /// Runs to the end.
-pub(crate) fn run<S: AsRef<OsStr>>(seconds: u32, words: impl IntoIterator<Item = S>) -> Output {
-    program(seconds, words).output().expect("the program starts")
+pub(crate) fn run<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) -> Output {
+    program(words).output().expect("the program starts")
 }
 
 /// Runs a shell script in the directory `dir`.
-pub(crate) fn shell(seconds: u32, dir: &Path, script: &str) -> Output {
-    program(seconds, ["bash", "-c", script]).current_dir(dir).output().expect("bash starts")
+pub(crate) fn shell(dir: &Path, script: &str) -> Output {
+    program(["bash", "-c", script]).current_dir(dir).output().expect("bash starts")
 }
 
 /// A child that is killed and waited for when its test ends.
 pub(crate) struct Reader(Child);
 
 impl Reader {
-    /// `cat path`, without `timeout` between, so that signals hit it.
+    /// Without `timeout` between, so that signals hit the program.
+    pub(crate) fn of<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) -> Self {
+        let mut command = Command::new("env");
+        command.arg("--default-signal").args(words);
+        Self::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))
+    }
+
     pub(crate) fn cat(path: &Path) -> Self {
-        let child = Command::new("cat")
-            .arg(path)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        Self(child.expect("cat starts"))
+        Self::of([OsStr::new("cat"), path.as_os_str()])
     }
 
     pub(crate) fn spawn(command: &mut Command) -> Self {
@@ -151,10 +156,10 @@ impl Reader {
         self.0.id()
     }
 
-    /// How long it takes to end, from now.
-    pub(crate) fn ends_within(&mut self, patience: Duration) -> Duration {
+    /// Waits for its end; says how long that took.
+    pub(crate) fn ends(&mut self) -> Duration {
         let started = Instant::now();
-        wtfs_testkit::wait::eventually("the reader ends", patience, || {
+        wtfs_testkit::wait::eventually("the reader ends", PATIENCE, || {
             self.0.try_wait().expect("waiting for a child")
         });
         started.elapsed()
