@@ -174,6 +174,9 @@ impl Drop for Watched {
 mod tests {
     use super::*;
 
+    /// Only what never ends reaches it.
+    const PATIENCE: Duration = Duration::from_secs(120);
+
     #[test]
     fn a_read_that_ends_is_watched_no_longer() {
         let watch = Watch::default();
@@ -192,7 +195,7 @@ mod tests {
         // Above the largest pid_max there is: such a thread cannot exist.
         let (gone, interrupted) = watch.enter(1 << 23);
         let (_alive, mut waits) = watch.enter(std::process::id());
-        let fired = tokio::time::timeout(Duration::from_secs(10), interrupted).await;
+        let fired = tokio::time::timeout(PATIENCE, interrupted).await;
         assert_eq!(fired, Ok(Ok(())));
         assert!(waits.try_recv().is_err());
         drop(gone);
@@ -207,7 +210,7 @@ mod tests {
         let budget = Arc::new(tokio::sync::Semaphore::new(4));
         let (stalled, _interrupt) = watch.enter(std::process::id());
         stalled.lend(Arc::clone(&budget).acquire_many_owned(4).await.unwrap());
-        let again = tokio::time::timeout(Duration::from_secs(10), budget.acquire_many(4)).await;
+        let again = tokio::time::timeout(PATIENCE, budget.acquire_many(4)).await;
         assert!(again.is_ok());
         watch.close();
         thread.join().unwrap();

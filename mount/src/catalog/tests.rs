@@ -123,7 +123,7 @@ fn a_torrent_of_sixty_thousand_files_is_quick() {
         assert_eq!(catalog.entry(index).unwrap().file(), Some(*file));
     }
     // Hundreds of times what it takes; a scan per look-up would take minutes.
-    assert!(started.elapsed().as_secs() < 20, "built in {built:?}, all in {:?}", started.elapsed());
+    assert!(started.elapsed().as_secs() < 60, "built in {built:?}, all in {:?}", started.elapsed());
 }
 
 #[test]
@@ -132,7 +132,8 @@ fn wide_directories_do_not_make_building_quadratic() {
     let started = Instant::now();
     let catalog = Catalog::build(tag(), &[9; 20], modified_from(None), leaves).unwrap();
     assert_eq!(catalog.len(), 200_001);
-    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+    // Likewise: with a scan per file these are twenty thousand million steps.
+    assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
 }
 
 #[test]

@@ -8,8 +8,9 @@ use std::time::Duration;
 use crate::mountinfo;
 use crate::session::error::MountError;
 
-/// How long a mount that is there already may take to show that it is alive.
-const ALIVE: Duration = Duration::from_secs(1);
+/// How long a mount that is there already may take to show that it is alive. A dead one shows it at once, but to a thread
+/// that a busy machine may keep waiting; only a daemon that is stopped is waited for all this time.
+const ALIVE: Duration = Duration::from_secs(5);
 
 /// The mount point's path without links and dots.
 pub(super) fn usable(mount_point: &Path) -> Result<PathBuf, MountError> {
