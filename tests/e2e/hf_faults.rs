@@ -76,7 +76,7 @@ fn a_transfer_that_fails_on_the_way_is_finished_without_the_client_noticing() {
         let before = world.upstream.log().of(&format!("*/w{n}.bin*")).count();
         assert_right(&take(&world, n), n, &what);
         let met = world.upstream.log().of(&format!("*/w{n}.bin*"));
-        assert!(met.0[before..].iter().any(|request| !request.faults.is_empty()), "{what} was not met");
+        assert!(met.0[before..].iter().any(|request| !request.faults().is_empty()), "{what} was not met");
         world.upstream.log().assert_no_token_at_cdn();
     }
 }

@@ -120,7 +120,7 @@ fn a_model_of_several_shards_is_loaded_whatever_befalls_the_way_to_its_origin() 
             .of(&format!("*model-0000{n}-*"))
             .0
             .iter()
-            .filter(|request| !request.faults.is_empty())
+            .filter(|request| !request.faults().is_empty())
             .count();
         assert!(met > 1, "shard {n} met {met} faults");
     }

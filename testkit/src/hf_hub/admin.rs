@@ -55,7 +55,7 @@ fn log(state: &State) -> Reply {
                 "range": request.range,
                 "accept_encoding": request.accept_encoding,
                 "user_agent": request.user_agent,
-                "faults": request.faults,
+                "faults": request.faults(),
                 "status": request.status(),
                 "sent_bytes": request.sent_bytes(),
             })
@@ -79,6 +79,7 @@ fn fault(body: &Value) -> Option<Fault> {
         "wronglen" => FaultKind::WrongLength(body["by"].as_i64()?),
         "nolength" => FaultKind::NoLength,
         "corrupt" => FaultKind::Corrupt { at: number("at")? },
+        "hold" => FaultKind::Hold { at: number("at")? },
         "norange" => FaultKind::NoRange,
         "badrange" => FaultKind::BadRange { by: number("by")? },
         "redirect" => FaultKind::Redirect(text("location")?),

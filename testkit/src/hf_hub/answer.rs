@@ -1,10 +1,7 @@
 //! One request from its head to its answer: logged, met by faults, answered by the part whose it is, and dressed with the
 //! headers that the real site sends around everything.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU16, AtomicU64, Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use axum::{
     body::Body,
@@ -19,7 +16,7 @@ use super::{
     State, admin, api,
     body::Flow,
     content::{Content, hex},
-    fault::{self, FaultKind, Side},
+    fault::{self, FaultKind, Part, Side},
     files, lock,
     log::Request,
     route::{self, Route},
@@ -133,9 +130,11 @@ pub(super) async fn answer(
         && let Route::Admin(what) = route::parse(&asked.path)
     {
         // Neither logged nor met by faults.
-        return finish(&asked, admin::answer(&state, &asked, &what), Arc::default(), doom);
+        let reply = admin::answer(&state, &asked, &what);
+        let flow = Flow::of(&reply, Arc::default(), doom);
+        return finish(&asked, reply, flow);
     }
-    let (status, sent) = enter(&state, side, &mut asked);
+    let entry = enter(&state, side, &mut asked);
     for fault in &asked.faults {
         if let FaultKind::Delay(time) = fault {
             tokio::time::sleep(*time).await;
@@ -144,16 +143,31 @@ pub(super) async fn answer(
     if asked.meets(|fault| matches!(fault, FaultKind::Reset { after: None })) {
         doom.seal();
     }
-    let reply = instead(&state, side, &asked).unwrap_or_else(|| match side {
-        Side::Hub => hub(&state, &asked),
-        Side::Cdn => files::cdn(&state, &asked),
+    let reply = instead(&state, side, &asked).unwrap_or_else(|| {
+        let reply = of_site(&state, side, &asked);
+        let is_changed = reply.status == 206 && meet(&state, &mut asked, &entry, Part::Range);
+        if is_changed { of_site(&state, side, &asked) } else { reply }
     });
-    status.store(reply.status, Ordering::Relaxed);
-    finish(&asked, dress(side, reply), sent, doom)
+    if matches!(reply.status, 200 | 206) {
+        let (start, end) = reply.span;
+        meet(&state, &mut asked, &entry, Part::Body(start..end));
+    }
+    entry.status.store(reply.status, Ordering::Relaxed);
+    let mut flow = Flow::of(&reply, entry.sent, doom);
+    flow.meet(&asked.faults, &state.faults);
+    finish(&asked, dress(side, reply), flow)
 }
 
-/// Logs a request and takes the faults that it meets.
-fn enter(state: &State, side: Side, asked: &mut Asked) -> (Arc<AtomicU16>, Arc<AtomicU64>) {
+/// What the site answers.
+fn of_site(state: &State, side: Side, asked: &Asked) -> Reply {
+    match side {
+        Side::Hub => hub(state, asked),
+        Side::Cdn => files::cdn(state, asked),
+    }
+}
+
+/// Logs a request, with the faults that it meets whatever is answered.
+fn enter(state: &State, side: Side, asked: &mut Asked) -> Request {
     let mut what = route::decode(&asked.path).unwrap_or_else(|| asked.path.clone());
     if side == Side::Cdn
         && let Some(found) = signed::find(state, &asked.path)
@@ -163,7 +177,6 @@ fn enter(state: &State, side: Side, asked: &mut Asked) -> (Arc<AtomicU16>, Arc<A
     if !asked.query.is_empty() {
         what = format!("{what}?{}", route::decode_form(&asked.query).unwrap_or_default());
     }
-    asked.faults = fault::met(&mut lock(&state.faults), side, asked.method.as_str(), &what);
     let header = |name| asked.header(name).map(str::to_owned);
     let authorization = header(header::AUTHORIZATION);
     let entry = Request {
@@ -176,13 +189,22 @@ fn enter(state: &State, side: Side, asked: &mut Asked) -> (Arc<AtomicU16>, Arc<A
         accept_encoding: header(header::ACCEPT_ENCODING),
         user_agent: header(header::USER_AGENT),
         cookie: header(header::COOKIE),
-        faults: asked.faults.iter().map(FaultKind::name).collect(),
+        faults: Arc::default(),
         status: Arc::default(),
         sent: Arc::default(),
     };
-    let counters = (Arc::clone(&entry.status), Arc::clone(&entry.sent));
-    lock(&state.log).push(entry);
-    counters
+    meet(state, asked, &entry, Part::Request);
+    lock(&state.log).push(entry.clone());
+    entry
+}
+
+/// Takes the faults that a part of an exchange meets; whether there are any.
+fn meet(state: &State, asked: &mut Asked, entry: &Request, part: Part) -> bool {
+    let met = fault::met(&mut lock(&state.faults), entry.side, &entry.method, &entry.what, &part);
+    entry.meets(&met);
+    let is_any = !met.is_empty();
+    asked.faults.extend(met);
+    is_any
 }
 
 /// What a fault has answered in place of the site.
@@ -229,7 +251,7 @@ fn dress(side: Side, reply: Reply) -> Reply {
 }
 
 /// Puts the answer together, changed as faults of headers and bodies say.
-fn finish(asked: &Asked, mut reply: Reply, sent: Arc<AtomicU64>, doom: Doom) -> Response {
+fn finish(asked: &Asked, mut reply: Reply, flow: Flow) -> Response {
     let (start, end) = reply.span;
     let mut length = Some(end - start).filter(|_| !reply.is_chunked);
     for fault in &asked.faults {
@@ -251,8 +273,6 @@ fn finish(asked: &Asked, mut reply: Reply, sent: Arc<AtomicU64>, doom: Doom) -> 
             _ => {}
         }
     }
-    let mut flow = Flow::new(reply.content, start, end, sent, doom);
-    flow.meet(&asked.faults);
     let mut response = Response::new(Body::new(flow));
     *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     for (name, value) in &reply.headers {

@@ -4,7 +4,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -15,12 +15,20 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use tokio::time::{Instant, Sleep};
 
-use super::{content::Content, fault::FaultKind, serve::Doom};
+use super::{
+    answer::Reply,
+    content::Content,
+    fault::{Fault, FaultKind},
+    lock,
+    serve::Doom,
+};
 
 /// How many bytes are made and sent at a time.
 const STEP: u64 = 64 << 10;
 /// How long what was written before a cut has to reach the connection.
 const LINGER: Duration = Duration::from_millis(30);
+/// How often a body that is held back looks whether it may go on.
+const HOLD_LOOK: Duration = Duration::from_millis(10);
 
 /// How a body ends before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,14 +50,29 @@ pub(super) struct Flow {
     /// When the next piece of a slow body may go.
     due: Instant,
     cut: Option<(u64, Ending)>,
+    hold: Option<Hold>,
     sleep: Option<Pin<Box<Sleep>>>,
     is_lingering: bool,
 }
 
+/// Where a body waits, and for whose going.
+struct Hold {
+    at: u64,
+    faults: Arc<Mutex<Vec<Fault>>>,
+}
+
+impl Hold {
+    fn is_over(&self) -> bool {
+        let is_it = |fault: &Fault| *fault.kind() == FaultKind::Hold { at: self.at };
+        !lock(&self.faults).iter().any(is_it)
+    }
+}
+
 impl Flow {
-    pub(super) fn new(content: Content, at: u64, end: u64, sent: Arc<AtomicU64>, doom: Doom) -> Self {
+    pub(super) fn of(reply: &Reply, sent: Arc<AtomicU64>, doom: Doom) -> Self {
+        let (at, end) = reply.span;
         Self {
-            content,
+            content: reply.content.clone(),
             at,
             end,
             sent,
@@ -58,17 +81,19 @@ impl Flow {
             rate: None,
             due: Instant::now(),
             cut: None,
+            hold: None,
             sleep: None,
             is_lingering: false,
         }
     }
 
-    /// Takes on those faults that a body shows.
-    pub(super) fn meet(&mut self, faults: &[FaultKind]) {
+    /// Takes on those faults that a body shows; `all` is the list that they are of.
+    pub(super) fn meet(&mut self, faults: &[FaultKind], all: &Arc<Mutex<Vec<Fault>>>) {
         let start = self.at;
         for fault in faults {
             match fault {
                 FaultKind::Corrupt { at } => self.corrupt.push(*at),
+                FaultKind::Hold { at } => self.hold = Some(Hold { at: *at, faults: Arc::clone(all) }),
                 FaultKind::Slow { rate } => self.rate = Some((*rate).max(1)),
                 FaultKind::Truncate { after } => self.cut = Some((start + after, Ending::Close)),
                 FaultKind::Stall { after } => self.cut = Some((start + after, Ending::Stall)),
@@ -115,7 +140,17 @@ impl Body for Flow {
             if this.at >= this.end {
                 return Poll::Ready(None);
             }
-            let end = cut.map_or(this.end, |(cut, _)| cut);
+            if this.hold.as_ref().is_some_and(Hold::is_over) {
+                this.hold = None;
+            }
+            let mut end = cut.map_or(this.end, |(cut, _)| cut);
+            if let Some(hold) = &this.hold {
+                if this.at >= hold.at {
+                    this.wait_until(Instant::now() + HOLD_LOOK);
+                    continue;
+                }
+                end = end.min(hold.at);
+            }
             // A slow body comes in twenty pieces a second.
             let step = this.rate.map_or(STEP, |rate| (rate / 20).clamp(1, STEP));
             let take = step.min(end - this.at);

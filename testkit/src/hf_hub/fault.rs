@@ -1,8 +1,11 @@
 //! What can go wrong upstream, and for which requests: by side, by path, and by count.
 //!
 //! Faults lie in one list. A request takes all that fit it, in order; each fault skips its first requests if told to, and
-//! is spent after its count. Faults of a body fit only a GET, so that a HEAD does not use them up.
+//! is spent after its count. One that shows only in some answers meets only those: neither a HEAD nor a redirect uses up a
+//! fault of a body, nor does an answer that ends before the byte where it would show. So a fault that is to happen once
+//! does happen, whichever of several requests comes first.
 
+use std::ops::Range;
 use std::time::Duration;
 
 /// One of the two origins.
@@ -55,6 +58,11 @@ pub enum FaultKind {
         /// In the file, in bytes.
         at: u64,
     },
+    /// Nothing from this offset of the file on is sent as long as this fault is in the list; the rest follows then.
+    Hold {
+        /// In the file, in bytes.
+        at: u64,
+    },
     /// Range is ignored: 200 and all of it.
     NoRange,
     /// Another window than the asked one is served, so many bytes further on, and Content-Range says so.
@@ -74,18 +82,28 @@ pub enum FaultKind {
     Page(String),
 }
 
+/// What of an exchange faults show in, in the order in which it comes about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The request, whatever its answer.
+    Request,
+    /// A range that is about to be answered as one.
+    Range,
+    /// These bytes of a file, or of another answer that is no error.
+    Body(Range<u64>),
+}
+
 impl FaultKind {
-    /// True for what only a body shows.
-    fn is_of_a_body(&self) -> bool {
+    /// Whether it shows there.
+    fn shows_in(&self, part: &Part) -> bool {
         match self {
-            Self::Slow { .. }
-            | Self::Truncate { .. }
-            | Self::Stall { .. }
-            | Self::Reset { after: Some(_) }
-            | Self::NoLength
-            | Self::Corrupt { .. }
-            | Self::NoRange
-            | Self::BadRange { .. } => true,
+            Self::Slow { .. } | Self::NoLength => matches!(part, Part::Body(span) if !span.is_empty()),
+            Self::Truncate { after } | Self::Stall { after } | Self::Reset { after: Some(after) } => {
+                matches!(part, Part::Body(span) if span.end - span.start > *after)
+            }
+            Self::Corrupt { at } => matches!(part, Part::Body(span) if span.contains(at)),
+            Self::Hold { at } => matches!(part, Part::Body(span) if span.end > *at),
+            Self::NoRange | Self::BadRange { .. } => *part == Part::Range,
             Self::Status(_)
             | Self::RateLimit { .. }
             | Self::Delay(_)
@@ -95,7 +113,7 @@ impl FaultKind {
             | Self::RedirectLoop
             | Self::NoEtag
             | Self::Header(..)
-            | Self::Page(_) => false,
+            | Self::Page(_) => *part == Part::Request,
         }
     }
 
@@ -112,6 +130,7 @@ impl FaultKind {
             Self::WrongLength(_) => "wronglen",
             Self::NoLength => "nolength",
             Self::Corrupt { .. } => "corrupt",
+            Self::Hold { .. } => "hold",
             Self::NoRange => "norange",
             Self::BadRange { .. } => "badrange",
             Self::Redirect(_) | Self::RedirectLoop => "redirect",
@@ -182,11 +201,17 @@ impl Fault {
         self
     }
 
-    /// Whether it meets this request; counts it.
-    fn meets(&mut self, side: Side, method: &str, path: &str) -> bool {
+    /// What goes wrong.
+    pub(super) fn kind(&self) -> &FaultKind {
+        &self.kind
+    }
+
+    /// Whether it meets this part of an exchange; counts it.
+    fn meets(&mut self, side: Side, method: &str, path: &str, part: &Part) -> bool {
         let fits = self.side.is_none_or(|wanted| wanted == side)
             && self.method.as_deref().is_none_or(|wanted| wanted == method)
-            && (method == "GET" || !self.kind.is_of_a_body())
+            && (method == "GET" || *part == Part::Request)
+            && self.kind.shows_in(part)
             && self.left != Some(0)
             && fits(&self.pattern, path);
         if !fits {
@@ -203,10 +228,11 @@ impl Fault {
     }
 }
 
-/// What a request meets, in order.
-pub(super) fn met(faults: &mut [Fault], side: Side, method: &str, path: &str) -> Vec<FaultKind> {
-    let met =
-        faults.iter_mut().filter_map(|fault| fault.meets(side, method, path).then(|| fault.kind.clone()));
+/// What a part of an exchange meets, in order.
+pub(super) fn met(faults: &mut [Fault], side: Side, method: &str, path: &str, part: &Part) -> Vec<FaultKind> {
+    let met = faults
+        .iter_mut()
+        .filter_map(|fault| fault.meets(side, method, path, part).then(|| fault.kind.clone()));
     met.collect()
 }
 
@@ -253,15 +279,35 @@ mod tests {
     #[test]
     fn a_fault_skips_then_is_spent() {
         let mut faults = [Fault::cdn(FaultKind::Status(503)).skip(1).times(2)];
-        let mut turn = |side| met(&mut faults, side, "GET", "/x").len();
+        let mut turn = |side| met(&mut faults, side, "GET", "/x", &Part::Request).len();
         assert_eq!(turn(Side::Hub), 0);
         assert_eq!([turn(Side::Cdn), turn(Side::Cdn), turn(Side::Cdn), turn(Side::Cdn)], [0, 1, 1, 0]);
     }
 
     #[test]
-    fn a_head_does_not_use_up_a_fault_of_a_body() {
-        let mut faults = [Fault::new(FaultKind::Truncate { after: 1 }).times(1)];
-        assert_eq!(met(&mut faults, Side::Cdn, "HEAD", "/x").len(), 0);
-        assert_eq!(met(&mut faults, Side::Cdn, "GET", "/x").len(), 1);
+    fn an_answer_that_a_fault_does_not_show_in_does_not_use_it_up() {
+        use FaultKind::{BadRange, Corrupt, Hold, NoRange, Reset, Slow, Stall, Status, Truncate};
+        let body = |start, end| Part::Body(start..end);
+        for (kind, passed_by, shown) in [
+            (Truncate { after: 10 }, [Part::Request, body(0, 10)], body(0, 11)),
+            (Stall { after: 0 }, [Part::Range, body(3, 3)], body(3, 4)),
+            (Reset { after: Some(1) }, [Part::Request, body(7, 8)], body(7, 9)),
+            (Corrupt { at: 10 }, [body(11, 20), body(0, 10)], body(10, 11)),
+            (Hold { at: 10 }, [Part::Request, body(0, 10)], body(15, 20)),
+            (Slow { rate: 1 }, [Part::Request, body(0, 0)], body(0, 1)),
+            (NoRange, [Part::Request, body(0, 9)], Part::Range),
+            (BadRange { by: 1 }, [Part::Request, body(0, 9)], Part::Range),
+            (Status(503), [Part::Range, body(0, 9)], Part::Request),
+        ] {
+            let mut faults = [Fault::new(kind.clone()).times(1)];
+            let mut turn = |method, part: &Part| met(&mut faults, Side::Cdn, method, "/x", part).len();
+            for part in &passed_by {
+                assert_eq!(turn("GET", part), 0, "{kind:?} {part:?}");
+            }
+            if shown != Part::Request {
+                assert_eq!(turn("HEAD", &shown), 0, "{kind:?}");
+            }
+            assert_eq!([turn("GET", &shown), turn("GET", &shown)], [1, 0], "{kind:?}");
+        }
     }
 }

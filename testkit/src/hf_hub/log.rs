@@ -1,11 +1,14 @@
 //! What was asked of the two origins, request by request, with what a test wants to know of them.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicU16, AtomicU64, Ordering},
 };
 
-use super::fault::{Side, fits};
+use super::{
+    fault::{FaultKind, Side, fits},
+    lock,
+};
 
 /// One request as it came, and how it was answered.
 #[derive(Clone, Debug)]
@@ -28,8 +31,7 @@ pub struct Request {
     pub user_agent: Option<String>,
     /// The header as it came.
     pub cookie: Option<String>,
-    /// Names of the faults it met.
-    pub faults: Vec<&'static str>,
+    pub(super) faults: Arc<Mutex<Vec<&'static str>>>,
     pub(super) status: Arc<AtomicU16>,
     pub(super) sent: Arc<AtomicU64>,
 }
@@ -45,6 +47,16 @@ impl Request {
     #[must_use]
     pub fn sent_bytes(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Names of the faults it met so far: those of its body once the head of its answer is made.
+    #[must_use]
+    pub fn faults(&self) -> Vec<&'static str> {
+        lock(&self.faults).clone()
+    }
+
+    pub(super) fn meets(&self, faults: &[FaultKind]) {
+        lock(&self.faults).extend(faults.iter().map(FaultKind::name));
     }
 
     /// Whether [`Request::what`] fits a pattern in which `*` stands for anything.
