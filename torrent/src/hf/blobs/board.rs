@@ -11,8 +11,9 @@
 //! already: readers of one place wait for the same flight, also if it becomes a little slower, and one that cuts a claim
 //! cuts little. For the same reason the last bytes of a claim are fetched also when nobody wants them any more.
 //!
-//! Invariants: claims are not empty, lie inside the blob, and overlap neither each other nor what is present. As long as
-//! there is a place for a claim, the first missing byte of every read is in one, and near its start.
+//! Invariants: claims are not empty, lie inside the blob, and overlap neither each other nor what is present; what is
+//! being written of one stays in it. As long as there is a place for a claim, the first missing byte of every read is in
+//! one, and near its start.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -214,7 +215,9 @@ impl<O: Clone> Board<O> {
                 }
                 if self.claims.len() >= MAX_CLAIMS {
                     let Some(idlest) = self.idlest() else { return };
-                    self.claims.remove(&idlest);
+                    if !self.take_place(idlest) {
+                        return;
+                    }
                 }
                 if let Some(ahead) = self.aheads.get(&reader)
                     && ahead.window.first().is_some_and(|window| window.start <= end && at < window.end)
@@ -285,6 +288,19 @@ impl<O: Clone> Board<O> {
     fn idlest(&self) -> Option<u64> {
         let idle = self.claims.iter().filter(|(_, claim)| self.waiting_for(claim).is_empty());
         idle.max_by_key(|(id, claim)| (claim.class, **id)).map(|(id, _)| *id)
+    }
+
+    /// Ends a claim, and says whether its place is free. While some of it is being written that stays its own, or another
+    /// flight would write the same bytes, and who is first could be overwritten after it was hashed.
+    fn take_place(&mut self, claim: u64) -> bool {
+        if let Some(found) = self.claims.get_mut(&claim)
+            && found.arrived > found.at
+        {
+            found.end = found.arrived;
+            return false;
+        }
+        self.claims.remove(&claim);
+        true
     }
 
     /// The first byte of a range that is neither present nor claimed.
@@ -585,6 +601,28 @@ mod tests {
         assert_eq!(board.claims.len(), MAX_CLAIMS);
     }
 
+    #[test]
+    fn a_claim_that_makes_place_for_a_read_keeps_what_is_being_written() {
+        let mut board = Board::new(1 << 40);
+        board.pace = Some(MOST_NEAR_BYTES);
+        for reader in 0..MAX_CLAIMS as u64 {
+            let at = reader << 34;
+            let id = board.add_demand(demand(at..at + MIB));
+            let claim = board.plan()[0];
+            board.arrive(claim, at + 5);
+            board.demands.remove(&id);
+        }
+        let read = 7 << 33..(7 << 33) + 1;
+        board.add_demand(demand(read.clone()));
+        assert!(board.plan().is_empty(), "not before it is written");
+        let last = (MAX_CLAIMS as u64 - 1) << 34;
+        assert_eq!(claims(&board).last(), Some(&(last..last + 5)));
+        let (id, _) = board.claim_of(last).expect("there");
+        board.settle(id, last..last + 5);
+        assert_eq!(board.plan().len(), 1);
+        assert!(board.is_served(&read));
+    }
+
     #[derive(Debug, Clone)]
     enum Op {
         Read(u64, u64),
@@ -614,6 +652,11 @@ mod tests {
     fn nth(board: &Board<u8>, which: usize) -> Option<u64> {
         let ids: Vec<u64> = board.claims.keys().copied().collect();
         (!ids.is_empty()).then(|| ids[which % ids.len()])
+    }
+
+    fn written(board: &Board<u8>) -> Vec<(u64, Range<u64>)> {
+        let claims = board.claims.iter().filter(|(_, claim)| claim.arrived > claim.at);
+        claims.map(|(id, claim)| (*id, claim.at..claim.arrived)).collect()
     }
 
     fn check(board: &Board<u8>) {
@@ -680,13 +723,16 @@ mod tests {
                         board.claims.get_mut(&id).expect("there").near = near;
                     }
                 }
+                let written = written(&board);
                 board.plan();
                 check(&board);
+                for (id, range) in written {
+                    let claim = board.claims.get(&id);
+                    prop_assert!(claim.is_some_and(|claim| claim.at == range.start && range.end <= claim.end));
+                }
                 prop_assert_eq!(board.present.bytes(), arrived);
             }
-            let written: Vec<(u64, Range<u64>)> =
-                board.claims.iter().map(|(id, claim)| (*id, claim.at..claim.arrived)).collect();
-            for (id, range) in written {
+            for (id, range) in written(&board) {
                 board.settle(id, range);
                 board.plan();
                 check(&board);

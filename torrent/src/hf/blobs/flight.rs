@@ -226,6 +226,32 @@ struct Batch {
     bytes: u64,
 }
 
+impl Batch {
+    fn push(&mut self, bytes: Bytes) {
+        self.bytes += bytes.len() as u64;
+        self.parts.push(bytes);
+    }
+
+    /// Throws so many of its last bytes away, or all it has; returns how many that were.
+    fn cut(&mut self, bytes: u64) -> u64 {
+        let cut = bytes.min(self.bytes);
+        let mut left = cut;
+        self.bytes -= cut;
+        while left > 0
+            && let Some(mut last) = self.parts.pop()
+        {
+            let kept = (last.len() as u64).saturating_sub(left);
+            left = left.saturating_sub(last.len() as u64);
+            if kept > 0 {
+                // Less than it had.
+                last.truncate(kept as usize);
+                self.parts.push(last);
+            }
+        }
+        cut
+    }
+}
+
 /// One request for what is missing of a claim.
 async fn request(state: &Arc<State>, claim: u64, origin: &Origin, range: Range<u64>, lane: &Lane) -> Over {
     let since = Instant::now();
@@ -261,6 +287,8 @@ async fn request(state: &Arc<State>, claim: u64, origin: &Origin, range: Range<u
         let mut moved = pin!(state.moved.notified());
         moved.as_mut().enable();
         let (missing, leave) = state.leave_at(claim, arrived);
+        // The claim was cut while they came, or has gone: they are another's to bring and to write.
+        arrived -= batch.cut(arrived.saturating_sub(missing.end));
         if over.is_none() {
             over = match leave {
                 _ if arrived >= missing.end => Some(Over::Complete),
@@ -313,8 +341,7 @@ async fn request(state: &Arc<State>, claim: u64, origin: &Origin, range: Range<u
                         state.shared.download_limit().take(bytes.len() as u64).await;
                         pace.add(bytes.len() as u64, waits_since.map_or(Duration::ZERO, |since| since.elapsed()));
                         arrived += bytes.len() as u64;
-                        batch.bytes += bytes.len() as u64;
-                        batch.parts.push(bytes);
+                        batch.push(bytes);
                     }
                     Some(Err(error)) => over = Some(Over::Origin(error)),
                     None => over = Some(Over::Origin(cut_short())),
@@ -388,6 +415,18 @@ mod tests {
         assert_eq!(near(10 << 20, Duration::from_secs(1)), 5 << 20);
         assert_eq!(near(1 << 30, Duration::from_millis(1)), MOST_NEAR_BYTES);
         assert_eq!(near(0, Duration::ZERO), 256 << 10);
+    }
+
+    #[test]
+    fn a_batch_is_cut_wherever_that_is() {
+        for cut in [0, 1, 4, 5, 8, 9, 100] {
+            let mut batch = Batch::default();
+            b"abcd efg".chunks(4).for_each(|part| batch.push(Bytes::copy_from_slice(part)));
+            batch.push(Bytes::from_static(b"h"));
+            let gone = batch.cut(cut);
+            assert_eq!((gone, batch.bytes), (cut.min(9), 9 - gone));
+            assert_eq!(batch.parts.concat(), b"abcd efgh"[..batch.bytes as usize]);
+        }
     }
 
     #[test]
