@@ -48,6 +48,7 @@ pub use check::{CheckReport, check_data};
 pub use file::{DataOwner, FileStore, FileStoreConfig};
 pub use memory::MemoryStore;
 pub use piece_hash::{PieceHasher, verify_piece};
+pub(crate) use record::sync_parent;
 pub use sealed::{SealedFile, SealedFiles, SealedStore};
 pub(crate) use state::replace_file;
 pub use state::{StateDir, list_states};

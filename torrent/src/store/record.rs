@@ -294,7 +294,7 @@ fn write_in_place(file: &File) {
 }
 
 /// Makes a directory's entry for `path` durable.
-pub(super) fn sync_parent(path: &Path) -> Result<(), StoreError> {
+pub(crate) fn sync_parent(path: &Path) -> Result<(), StoreError> {
     let Some(dir) = path.parent() else { return Ok(()) };
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(StoreError::at("sync", dir))
 }

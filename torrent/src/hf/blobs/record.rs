@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use wtfs_proto::hf::ContentId;
 
 use super::ranges::RangeSet;
-use crate::store::StoreError;
+use crate::store::{StoreError, sync_parent};
 
 const MAGIC: [u8; 8] = *b"wtfsblb\x01";
 
@@ -133,7 +133,8 @@ impl Record {
         let file = write().map_err(StoreError::at("replace", &self.path))?;
         self.end = log.len() as u64;
         self.file = Some(file);
-        Ok(())
+        // Else a crash could bring the old log back, which knows nothing of what is given up from now on.
+        sync_parent(&self.path)
     }
 
     fn append(&mut self, marks: impl Iterator<Item = (Range<u64>, Mark)>) -> Result<(), StoreError> {

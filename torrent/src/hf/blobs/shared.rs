@@ -244,6 +244,10 @@ impl Shared {
         let mut freed = 0;
         let mut segments: Vec<(Key, Vec<u64>)> = Vec::new();
         for spare in chosen {
+            if self.pins.contains(&spare.id) {
+                // Since it was chosen.
+                continue;
+            }
             let key = (spare.id, spare.length);
             match spare.segment {
                 None => freed += self.evict_blob(key),
