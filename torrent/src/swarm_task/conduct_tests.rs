@@ -13,8 +13,10 @@ use wtfs_proto::bencode::Encoder;
 use wtfs_proto::geometry::BLOCK_BYTES;
 use wtfs_proto::id::PeerId;
 use wtfs_proto::metainfo::Metainfo;
+use wtfs_proto::wire::extended::{ExtendedHandshake, HANDSHAKE_ID, UT_METADATA};
 use wtfs_proto::wire::handshake::{Handshake, Reserved};
 use wtfs_proto::wire::message::{BlockRequest, Decoder, Message};
+use wtfs_proto::wire::metadata::MetadataMessage;
 
 use crate::reader::FileReader;
 use crate::status::BanCounts;
@@ -34,6 +36,11 @@ fn content() -> Vec<u8> {
 
 /// A v1 torrent of one file.
 fn metainfo() -> Metainfo {
+    metainfo_with(0)
+}
+
+/// The same with so many bytes more in its info, as many names would take.
+fn metainfo_with(more: usize) -> Metainfo {
     let pieces: Vec<u8> = content().chunks(PIECE).flat_map(Sha1::digest).collect();
     let mut info = Encoder::new();
     info.dict(|d| {
@@ -41,6 +48,7 @@ fn metainfo() -> Metainfo {
         d.bytes("name", "data");
         d.int("piece length", PIECE as i64);
         d.bytes("pieces", &pieces);
+        d.bytes("x-more", vec![b'x'; more]);
     });
     Metainfo::from_info(info.finish().into(), vec![], vec![]).expect("a valid torrent")
 }
@@ -66,13 +74,17 @@ struct World {
 }
 
 async fn world() -> World {
+    world_of(metainfo()).await
+}
+
+async fn world_of(metainfo: Metainfo) -> World {
     let dir = tempfile::tempdir().expect("dir");
     let mut config = SessionConfig::new(dir.path().to_owned());
     let addrs = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
     config.listen = ListenConfig { port: 0, port_policy: PortPolicy::Exact, addrs };
     let session = Session::open(config).await.expect("opens");
     let options = AddOptions { storage: StorageKind::Memory, ..AddOptions::default() };
-    let torrent = session.add(Source::Metainfo(Box::new(metainfo())), options).await.expect("added");
+    let torrent = session.add(Source::Metainfo(Box::new(metainfo)), options).await.expect("added");
     let file = torrent.metainfo().expect("known").info.geometry.file(0).expect("one file");
     let reader = torrent.open(file).expect("opens");
     World { _dir: dir, session, torrent, reader }
@@ -299,6 +311,47 @@ async fn what_clients_do_at_their_worst_is_put_up_with() {
     tokio::spawn(serve(wire, Honesty::Honest, is_closed.clone()));
     read_all(&world.reader).await;
     assert!(!is_closed.load(Ordering::Relaxed));
+    assert_eq!(world.bans(), BanCounts::default());
+    world.session.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_by_a_magnet_link_is_given_long_metadata_as_fast_as_it_asks() {
+    let metainfo = metainfo_with(8 << 20);
+    let info = metainfo.info_bytes.clone();
+    let world = world_of(metainfo).await;
+    let wire = world.connect(browser(1)).await;
+    let (mut reader, mut writer) = (wire.reader, wire.writer);
+    let messages = [(UT_METADATA.to_owned(), 3)].into();
+    let ours = ExtendedHandshake { messages, ..ExtendedHandshake::default() };
+    let mut out = BytesMut::new();
+    Message::Extended { id: HANDSHAKE_ID, payload: ours.encode() }.encode(&mut out);
+    let pieces = info.len().div_ceil(BLOCK) as u32;
+    let id = world.session.engine.registry.messages()[UT_METADATA];
+    for piece in 0..pieces {
+        let payload = MetadataMessage::Request { piece }.encode();
+        Message::Extended { id, payload }.encode(&mut out);
+    }
+    let asking = tokio::spawn(async move {
+        writer.write_all(&out).await.expect("taken");
+        writer
+    });
+    let (decoder, mut buffer, mut given) = (Decoder::new(1 << 20), BytesMut::new(), 0);
+    let listening = async {
+        while given < info.len() {
+            assert!(reader.read_buf(&mut buffer).await.expect("open") > 0, "closed after {given} bytes");
+            while let Some(message) = decoder.decode(&mut buffer).expect("well-formed") {
+                let Message::Extended { id: 3, payload } = message else { continue };
+                if let Ok(MetadataMessage::Data { piece, data, .. }) = MetadataMessage::decode(&payload) {
+                    let from = piece as usize * BLOCK;
+                    assert!(info[from..from + data.len()] == data);
+                    given += data.len();
+                }
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, listening).await.expect("in time");
+    let _writer = asking.await.expect("no panic");
     assert_eq!(world.bans(), BanCounts::default());
     world.session.shutdown().await;
 }

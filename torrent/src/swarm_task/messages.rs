@@ -311,7 +311,7 @@ impl SwarmTask {
             MetadataMessage::Request { piece } => {
                 let info = self.shared.content().map(|content| &content.metainfo.info_bytes);
                 let payload = MetadataMessage::answer(info, piece).encode();
-                peer.handle_junk(Junk::Answer { bytes: payload.len() }, now)?;
+                peer.handle_metadata_asked(payload.len(), info.map_or(0, |info| info.len()), now)?;
                 if let Some(extension) = peer.extensions.id(UT_METADATA) {
                     peer.link.send(one(Message::Extended { id: extension, payload }))?;
                 }

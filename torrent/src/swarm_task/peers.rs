@@ -138,6 +138,8 @@ pub(super) struct Peer {
     /// Nothing is asked before this: it wants to be left alone.
     paused_until: Moment,
     conduct: Conduct,
+    /// Bytes of metadata (BEP 9) that it was given.
+    metadata_bytes: usize,
 }
 
 /// What a block was an answer to.
@@ -183,6 +185,7 @@ impl Peer {
             refusals: 0,
             paused_until: Moment::ZERO,
             conduct: Conduct::new(now),
+            metadata_bytes: 0,
         }
     }
 
@@ -265,6 +268,19 @@ impl Peer {
     pub(super) fn handle_junk(&mut self, junk: Junk, now: Moment) -> Result<(), CloseReason> {
         let pieces = self.bits().map_or(0, Bitfield::len);
         Ok(self.conduct.handle_junk(junk, pieces, now)?)
+    }
+
+    /// It asks for a part of the metadata, `all` bytes of which there are, and is given `bytes`. All of it, and what it lost
+    /// of that, is due to it.
+    pub(super) fn handle_metadata_asked(
+        &mut self,
+        bytes: usize,
+        all: usize,
+        now: Moment,
+    ) -> Result<(), CloseReason> {
+        let is_due = self.metadata_bytes < all.saturating_mul(2);
+        self.metadata_bytes = self.metadata_bytes.saturating_add(bytes);
+        self.handle_junk(Junk::Answer { bytes: if is_due { 0 } else { bytes } }, now)
     }
 
     /// Blocks were sent to it.
