@@ -24,6 +24,7 @@ mod flights;
 mod limits;
 mod lookup;
 mod nobody;
+mod outage;
 mod passing;
 mod provenance;
 mod recent;
@@ -47,6 +48,7 @@ use counters::Counters;
 use flights::Flights;
 use limits::{Limits, Place};
 use nobody::Nobody;
+use outage::Outage;
 use passing::{ANSWERS_BYTES_MAX, AnswerKey, KeptAnswer, Passed};
 use provenance::Provenance;
 use recent::Recent;
@@ -65,9 +67,6 @@ const WAIT: Duration = Duration::from_secs(9);
 
 /// The same for a whole tree, of which a large one has many pages.
 const TREE_WAIT: Duration = Duration::from_secs(300);
-
-/// How long upstream is not asked where something older can be served, once it did not answer.
-const OUTAGE: Duration = Duration::from_secs(5);
 
 /// Questions to upstream under way at once: each answer may take some megabytes.
 const QUESTIONS_MAX: usize = 64;
@@ -113,7 +112,7 @@ struct Inner {
     listings: Semaphore,
     asking: Limits,
     answers: Mutex<Recent<AnswerKey, KeptAnswer>>,
-    away_since: Mutex<Option<Instant>>,
+    outage: Mutex<Outage>,
     limits: Limits,
     taints: Arc<Mutex<Taints>>,
     provenance: Provenance,
@@ -209,7 +208,7 @@ impl HfProxy {
             listings: Semaphore::new(LISTINGS_MAX),
             asking: Limits::new(QUESTIONS_OF_ONE),
             answers: Mutex::new(Recent::new(ANSWERS_BYTES_MAX)),
-            away_since: Mutex::default(),
+            outage: Mutex::default(),
             limits: Limits::new(config.fetches_per_client),
             taints: Arc::default(),
             provenance: Provenance::open(cache_dir.join("hf").join("provenance")),
@@ -272,9 +271,12 @@ impl HfProxy {
         if inner.config.mode == HfMode::Offline {
             return stale.ok_or(Refusal::Offline);
         }
-        if let Some(stale) = stale.clone().filter(|_| inner.is_away(now)) {
-            return Ok(stale);
+        if let Some(stale) = &stale
+            && inner.outage().spares(now)
+        {
+            return Ok(stale.clone());
         }
+        inner.ask_nobody_in_vain(stale.as_ref(), now)?;
         let mut denial = Denial::Hidden;
         for viewer in viewers {
             let asked = self.ask_info(typed, &repo, revision, viewer, caller);
@@ -340,7 +342,7 @@ impl HfProxy {
             let now = Instant::now();
             match info {
                 Ok(info) => {
-                    inner.clear_away();
+                    inner.outage().end();
                     let info = Arc::new(info);
                     let openness = openness(&info, viewer);
                     inner.note_openness(
@@ -357,11 +359,13 @@ impl HfProxy {
                     tracing::debug!(%error, %typed, %revision, "upstream tells nothing of a repository");
                     match &trouble {
                         Trouble::Denied(denial) => {
+                            inner.outage().end();
                             let mut rights = inner.rights();
                             rights.note(&repo, viewer, Right::Listing, Err(*denial), now);
                             rights.note(&repo, viewer, Right::Content, Err(*denial), now);
                         }
                         Trouble::Missing | Trouble::NoEntry => {
+                            inner.outage().end();
                             inner.rights().note(&repo, viewer, Right::Listing, Ok(()), now);
                             inner.repos.note_missing(&typed, &revision, now);
                         }
@@ -461,9 +465,12 @@ impl HfProxy {
         if inner.config.mode == HfMode::Offline {
             return lapsed.map_or(Err(Refusal::Offline), as_viewer);
         }
-        if let Some(viewer) = lapsed.filter(|_| inner.is_away(now)) {
+        if let Some(viewer) = lapsed
+            && inner.outage().spares(now)
+        {
             return as_viewer(viewer);
         }
+        inner.ask_nobody_in_vain(lapsed.as_ref(), now)?;
         let checked = tokio::time::timeout(WAIT, self.check(repo, caller)).await;
         match checked.unwrap_or(Err(Trouble::Away(Refusal::Timeout))) {
             Ok(()) => as_viewer(caller.viewer),
@@ -547,17 +554,28 @@ impl Inner {
         Ok((place, self.questions.acquire().await.ok()))
     }
 
+    fn outage(&self) -> MutexGuard<'_, Outage> {
+        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn is_away(&self, now: Instant) -> bool {
-        let since = *self.away_since.lock().unwrap_or_else(PoisonError::into_inner);
-        since.is_some_and(|since| now.saturating_duration_since(since) < OUTAGE)
+        self.outage().is_on(now)
     }
 
-    fn note_away(&self, now: Instant) {
-        *self.away_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    /// A question asked at `asked` was not answered.
+    fn note_away(&self, asked: Instant) {
+        self.outage().note(asked, Instant::now());
     }
 
-    fn clear_away(&self) {
-        *self.away_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Refuses a question that there is nothing older for, if others waited for upstream in vain just now.
+    fn ask_nobody_in_vain<T>(&self, older: Option<&T>, now: Instant) -> Result<(), Refusal> {
+        if older.is_some() {
+            return Ok(());
+        }
+        match self.outage().refuses(now) {
+            Some(again) => Err(Refusal::Unavailable(Some(again))),
+            None => Ok(()),
+        }
     }
 
     /// Notes the rights that follow from how open a repository is, as upstream told `viewer`.

@@ -27,13 +27,6 @@ const HELD_BYTES_MAX: u64 = 32 << 20;
 /// The same where a part is asked for: the rest is fetched for the sake of verifying alone.
 const HELD_FOR_PART_BYTES_MAX: u64 = 1 << 20;
 
-/// How long that may take. Clients give up after 10 s without a byte.
-const HELD_MAX: Duration = Duration::from_secs(4);
-
-/// How long the first bytes are waited for, that included, before the head of the response is sent: until then, a failure
-/// has a status.
-const FIRST_MAX: Duration = Duration::from_secs(8);
-
 /// Most bytes that are passed on at once.
 const STEP_BYTES: u64 = 256 << 10;
 
@@ -52,6 +45,9 @@ pub(crate) struct Wish {
     pub(crate) origin: Arc<dyn BlobOrigin>,
     pub(crate) lane: Option<Lane>,
     pub(crate) client: IpAddr,
+    /// How long the client waits for the first bytes: half of that a file is held back, and all of it the head of the
+    /// response, since until then a failure has a status.
+    pub(crate) patience: Duration,
     /// Held until the body ends.
     pub(crate) _place: Place,
     /// Learns of it when what was sent turns out to be wrong.
@@ -66,8 +62,13 @@ pub(crate) async fn whole(blob: &Blob, range: &Range<u64>, lane: Option<&Lane>) 
     if !blob.is_whole() {
         return None;
     }
-    let blob = blob.clone();
-    let held = tokio::task::spawn_blocking(move || blob.file()).await.ok()??;
+    let held = match blob.try_file() {
+        Some(held) => held,
+        None => {
+            let blob = blob.clone();
+            tokio::task::spawn_blocking(move || blob.file()).await.ok()??
+        }
+    };
     Some(body::body(Source::File(Arc::new(held)), range.clone(), lane.cloned()))
 }
 
@@ -89,7 +90,7 @@ pub(crate) async fn arriving(wish: Wish) -> Result<Body, BlobError> {
         wish.blob.fetch_all(&wish.origin);
     }
     if is_held {
-        match tokio::time::timeout(HELD_MAX, wish.blob.verified()).await {
+        match tokio::time::timeout(wish.patience / 2, wish.blob.verified()).await {
             // What cannot be kept can still be passed on.
             Ok(Ok(()) | Err(BlobError::NoSpace)) | Err(_) => {}
             Ok(Err(error)) => return Err(error),
@@ -97,8 +98,9 @@ pub(crate) async fn arriving(wish: Wish) -> Result<Body, BlobError> {
     }
     wish.blob.expect(wish.range.clone());
     let generation = wish.blob.generation();
+    let patience = wish.patience;
     let mut cold = Cold { wish, is_all, generation };
-    let first = match tokio::time::timeout_at(began + FIRST_MAX, cold.next()).await {
+    let first = match tokio::time::timeout_at(began + patience, cold.next()).await {
         Ok(first) => Some(first?),
         Err(_elapsed) => None,
     };

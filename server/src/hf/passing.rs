@@ -82,9 +82,12 @@ impl HfProxy {
         if inner.config.mode == HfMode::Offline {
             return old.ok_or(Trouble::Away(Refusal::Offline));
         }
-        if let Some(old) = old.clone().filter(|_| inner.is_away(now)) {
-            return Ok(old);
+        if let Some(old) = &old
+            && inner.outage().spares(now)
+        {
+            return Ok(old.clone());
         }
+        inner.ask_nobody_in_vain(old.as_ref(), now).map_err(Trouble::Away)?;
         let wait = if old.is_some() { super::WAIT_WITH_STALE } else { super::WAIT };
         let (proxy, asked, token) = (self.clone(), key.clone(), caller.token_as(viewer).cloned());
         let client = caller.client;
@@ -98,7 +101,8 @@ impl HfProxy {
             Err(Trouble::Away(refusal)) => {
                 // Of a limit or nonsense other questions know nothing.
                 if matches!(refusal, Refusal::Timeout | Refusal::Unavailable(_)) {
-                    inner.note_away(now);
+                    // Nor of how long this one took: it may be a large list.
+                    inner.note_away(Instant::now());
                 }
                 old.ok_or(Trouble::Away(refusal))
             }
@@ -121,6 +125,7 @@ impl HfProxy {
         })?;
         clean(&mut json);
         let next = answer.next_page.as_deref().and_then(|next| below(next, inner.upstream.endpoint()));
+        inner.outage().end();
         let answer = Passed { body: Bytes::from(json.to_string()), next, age: Age::Fresh };
         let weight = answer.body.len()
             + key.path.len()

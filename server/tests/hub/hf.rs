@@ -1,16 +1,16 @@
 //! The proxy of Hugging Face before an emulated one: who may see what, what it costs upstream, and what is served while
 //! upstream is away.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use wtfs_proto::hf::ContentId;
 use wtfs_server::{HfConfig, HfMode, HubConfig};
 use wtfs_testkit::hf_hub::{Access, Content, Fault, FaultKind, HfHub, RepoKind, Side};
 use wtfs_testkit::ramp::Ramp;
+use wtfs_torrent::hf::blobs::{Blob, BlobError};
 
-use crate::stage::{Answer, Served, Stage};
+use crate::stage::{Answer, PATIENCE, Served, Stage};
 
 const TOKEN: &str = "Authorization: Bearer hf_ada";
 const OTHER: &str = "Authorization: Bearer hf_bob";
@@ -59,9 +59,25 @@ pub(crate) fn before(stage: &Stage, upstream: &HfHub) -> HubConfig {
     config.hf = Some(HfConfig {
         upstream: upstream.endpoint(),
         allowed_hosts: vec![upstream.cdn_addr().to_string()],
+        // Tests wait for what they mean, however long the machine takes.
+        patience: PATIENCE,
         ..HfConfig::default()
     });
     config
+}
+
+/// The blob behind a file that can be asked for.
+pub(crate) async fn blob_of(hub: &Served, file: &str, headers: &[&str]) -> Blob {
+    let head = hub.ask("HEAD", file, headers).await;
+    let id = ContentId::from_etag(head.header("etag").expect("a tag")).expect("a hash");
+    let bytes = head.header("content-length").expect("a length").parse().expect("a number");
+    hub.hub.session().blobs().get(id, bytes)
+}
+
+/// Waits until all of a file is in the cache for good.
+pub(crate) async fn until_whole(hub: &Served, file: &str, headers: &[&str]) {
+    let blob = blob_of(hub, file, headers).await;
+    tokio::time::timeout(PATIENCE, blob.whole()).await.expect("in time").expect("it becomes whole");
 }
 
 impl World {
@@ -301,6 +317,9 @@ async fn while_upstream_is_away_what_was_public_is_served_and_nothing_is_said_no
     assert_eq!(world.get(file).await.status, 200);
     assert_eq!(world.get("/api/models/org/model/refs").await.status, 200);
     assert_eq!(world.with_token(gated, TOKEN).await.status, 200);
+    // What follows is about what a hub keeps.
+    until_whole(&world.hub, file, &[]).await;
+    until_whole(&world.hub, gated, &[TOKEN]).await;
     world.upstream.stop();
     for _again in 0..2 {
         let stale = world.get(file).await;
@@ -409,6 +428,8 @@ async fn what_stays_corrupt_upstream_is_an_error_and_what_was_so_once_is_not_not
     world.upstream.fault(Fault::cdn(FaultKind::Corrupt { at: 1_500_000 }));
     let corrupt = world.get(file).await;
     assert_eq!(corrupt.status, 502, "{}", corrupt.body.len());
+    let blob = blob_of(&world.hub, file, &[]).await;
+    assert!(matches!(blob.verified().await, Err(BlobError::Corrupt)), "{blob:?}");
     world.upstream.clear_faults();
     // Nothing of it was kept: another hub over the same cache has to fetch all.
     world = world.restarted(|_| {}).await;
@@ -421,7 +442,10 @@ async fn what_stays_corrupt_upstream_is_an_error_and_what_was_so_once_is_not_not
     let once = world.with_token(gated, TOKEN).await;
     let again = world.with_token(gated, TOKEN).await;
     assert_eq!((once.status, once.body.len()), (200, 2_000_000));
+    Ramp::new(2).check(0, &once.body).expect("the right bytes");
     assert!(once.body == again.body);
+    let met = world.upstream.log().at(Side::Cdn).0.iter().filter(|asked| !asked.faults().is_empty()).count();
+    assert_eq!(met, 1, "it was wrong once");
     world.hub.end().await;
 }
 
@@ -433,13 +457,20 @@ async fn a_long_file_that_turns_out_to_be_wrong_ends_too_early_and_is_not_gone_o
     let hub = Served::start(before(&stage, &upstream)).await;
     let file = "/org/long/resolve/main/model.bin";
     upstream.fault(Fault::cdn(FaultKind::Corrupt { at: 10 }).times(1));
-    let cut = hub.get(file).await;
-    assert_eq!(cut.status, 200);
+    // Not all of it can have come, and been judged, before the client has the wrong byte.
+    upstream.fault(Fault::cdn(FaultKind::Hold { at: BYTES / 2 }));
+    let mut stream = hub.send(&format!("GET {file} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")).await;
+    let begun = stream.until(|answer| answer.body.len() > 10).await;
+    assert_eq!(begun.status, 200);
+    assert_eq!(Ramp::new(3).check(0, &begun.body).expect_err("the wrong byte").offset, 10);
+    upstream.clear_faults();
+    let cut = stream.to_the_end().await;
     assert!((cut.body.len() as u64) < BYTES, "wrong bytes were given as a whole file");
     let resumed = hub.ask("GET", file, &[&format!("Range: bytes={}-", cut.body.len())]).await;
     assert_eq!(resumed.status, 502, "{}", resumed.text());
     let again = hub.get(file).await;
     assert_eq!((again.status, again.body.len() as u64), (200, BYTES));
+    Ramp::new(3).check(0, &again.body).expect("the right bytes");
     assert_eq!(hub.ask("GET", file, &["Range: bytes=39999990-"]).await.status, 206);
     hub.end().await;
 }
@@ -472,19 +503,15 @@ async fn the_first_bytes_of_a_slow_cold_file_come_at_once_and_its_head_waits_for
     assert_eq!((head.status, head.header("content-length")), (200, Some("200000000")));
     assert_eq!(upstream.log().at(Side::Cdn).count(), 0);
     upstream.clear_faults();
+    let hold = Fault::cdn(FaultKind::Hold { at: 100_000 });
     upstream.fault(Fault::cdn(FaultKind::Slow { rate: 1_000_000 }));
-    let began = Instant::now();
-    let mut stream = TcpStream::connect(hub.addr).await.expect("connects");
-    stream.write_all(format!("GET {file} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes()).await.expect("sent");
-    let mut received = vec![0; 64 << 10];
-    let mut filled = 0;
-    while filled < received.len() {
-        filled += stream.read(&mut received[filled..]).await.expect("read");
-    }
-    assert!(began.elapsed() < Duration::from_secs(8), "all of it takes 200 s: {:?}", began.elapsed());
-    let body = received.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
-    Ramp::new(4).check(0, &received[body..]).expect("the right bytes");
+    upstream.fault(hold.clone());
+    let mut stream = hub.send(&format!("GET {file} HTTP/1.1\r\nHost: h\r\n\r\n")).await;
+    let begun = stream.until(|answer| answer.body.len() >= 64 << 10).await;
+    Ramp::new(4).check(0, &begun.body).expect("the right bytes");
     drop(stream);
+    upstream.faults().lock().expect("whole").retain(|fault| *fault != hold);
+    // What comes before takes 150 s by now.
     // A part far away needs no more than its neighbourhood, and does not wait for what comes before it.
     let part = hub.ask("GET", file, &["Range: bytes=150000000-150000999"]).await;
     assert_eq!((part.status, part.body.len()), (206, 1000));

@@ -11,7 +11,7 @@ use wtfs_testkit::hf_hub::{Access, Content, Fault, FaultKind, HfHub, RepoKind};
 use wtfs_torrent::{AddOptions, NetworkPolicy, Session, SessionConfig, Source, StorageKind};
 
 use crate::hf::before;
-use crate::stage::{Answer, PATIENCE, Served, Stage};
+use crate::stage::{self, Answer, PATIENCE, Served, Stage};
 
 const ADA: &str = "Authorization: Bearer hf_ada";
 const BOB: &str = "Authorization: Bearer hf_bob";
@@ -109,7 +109,8 @@ async fn a_repository_that_was_named_has_private_torrents_for_who_may_read_it_al
     assert_eq!(code(&hub.get(FILE).await), (401, Some("GatedRepo")));
     assert_eq!(hub.ask("GET", FILE, &[ADA]).await.body.len() as u64, BYTES);
     // The hub's tracker has the hub itself as a seed, and nothing else that everybody sees has the info hash.
-    assert_eq!(hub.hub.tracker().swarm(hash).expect("announced").seeders, 1);
+    stage::until("it is announced", || hub.hub.tracker().swarm(hash).is_some_and(|swarm| swarm.seeders == 1))
+        .await;
     assert_eq!(hub.hub.session().torrents().len(), 2);
     for path in ["/torrents", "/hf-stats", "/stats", "/stats/torrents", "/metrics"] {
         let answer = hub.get(path).await;
@@ -189,7 +190,7 @@ async fn a_repository_that_opens_or_closes_has_another_torrent() {
         assert_eq!(torrent.status, 200, "{access:?}: {}", torrent.text());
         let torrent = Metainfo::parse(&torrent.body).expect("a torrent");
         assert_eq!(torrent.info.is_private, is_private);
-        assert_eq!(hub.hub.session().torrents().len(), 1, "the other one is gone");
+        stage::until("the other one is gone", || hub.hub.session().torrents().len() == 1).await;
         let is_listed = hub.list().await.contains(&torrent.hashes.primary().to_string());
         assert_eq!(is_listed, !is_private);
         hashes.push(torrent.hashes);

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use wtfs_server::{Hub, HubConfig};
 
 /// For what must happen soon; generous, since the machine may be busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Bytes of which each differs from its neighbours far and near.
 pub(crate) fn noise(bytes: usize) -> Vec<u8> {
@@ -56,6 +56,9 @@ impl Stage {
         config.session.listen.port = 0;
         config.session.listen.addrs = vec![Ipv4Addr::LOCALHOST.into()];
         config.quiet = Duration::from_millis(300);
+        // Those who look at the ends of these say so.
+        config.serving.grace = PATIENCE;
+        config.serving.write_timeout = PATIENCE;
         config
     }
 
@@ -99,6 +102,13 @@ impl Served {
         ask(self.addr, method, path, headers).await
     }
 
+    /// Sends the head of a request, whose answer is read bit by bit.
+    pub(crate) async fn send(&self, head: &str) -> Listening {
+        let mut stream = TcpStream::connect(self.addr).await.expect("connects");
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        Listening { stream, received: Vec::new() }
+    }
+
     pub(crate) async fn ask_with_body(
         &self,
         method: &str,
@@ -122,6 +132,19 @@ impl Served {
         }
     }
 
+    /// Waits until the metrics have this line.
+    pub(crate) async fn until_metric(&self, line: &str) {
+        let start = Instant::now();
+        loop {
+            let metrics = self.get("/metrics").await.text();
+            if metrics.lines().any(|other| other == line) {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE, "no {line} in {metrics}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// The info hash of what is served under a name, once it is.
     pub(crate) async fn hash_of(&self, name: &str) -> String {
         self.wait_for(&format!("/torrent/{}.torrent", name.replace(' ', "%20")), 200).await;
@@ -138,6 +161,37 @@ impl Served {
         self.stop.cancel();
         self.serving.await.expect("no panic").expect("ends well");
         self.hub.shutdown().await;
+    }
+}
+
+/// An answer on its way.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+impl Listening {
+    /// What came, once that is enough.
+    pub(crate) async fn until(&mut self, is_enough: impl Fn(&Answer) -> bool) -> Answer {
+        let reading = async {
+            loop {
+                if let Some(answer) = answer(&self.received).filter(&is_enough) {
+                    return answer;
+                }
+                let read = self.stream.read_buf(&mut self.received).await.expect("read");
+                assert!(read > 0, "it ended: {:?}", answer(&self.received).map(|answer| answer.body.len()));
+            }
+        };
+        tokio::time::timeout(PATIENCE, reading).await.expect("in time")
+    }
+
+    /// All that comes, whether it ends well or not.
+    pub(crate) async fn to_the_end(mut self) -> Answer {
+        let reading = self.stream.read_to_end(&mut self.received);
+        // A reset is an end too.
+        let _end = tokio::time::timeout(PATIENCE, reading).await.expect("in time");
+        answer(&self.received).expect("an answer")
     }
 }
 
@@ -159,6 +213,15 @@ impl Answer {
 
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// Waits until something is so that nothing tells of.
+pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "not yet: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -204,7 +204,8 @@ async fn bytes(
     let pinned = &snapshot.pinned;
     let place = proxy.0.limits.take(client, PLACE_WAIT).await.ok_or(Refusal::Busy)?;
     let origin = proxy.origin_of(pinned, file, token.clone());
-    let wish = Wish { blob, range, origin, lane, client, _place: place, taints: taints.clone() };
+    let patience = proxy.0.config.patience;
+    let wish = Wish { blob, range, origin, lane, client, patience, _place: place, taints: taints.clone() };
     let body = arrival::arriving(wish).await.map_err(|error| {
         tracing::info!(%error, repo = %pinned.repo, file = %file.path, "a file cannot be had");
         of_blob(&error, asker)

@@ -12,7 +12,7 @@ use crate::tracker::tests::Running;
 use crate::tracker::ws::tests::Browser;
 use crate::tracker::{SocketConfig, TrackerConfig};
 
-const LONG: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(120);
 const OWN: PeerId = PeerId::new(*b"-WT0001-the-hubs-own");
 
 fn hash(n: u8) -> InfoHash {

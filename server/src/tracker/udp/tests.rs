@@ -10,7 +10,7 @@ use wtfs_proto::tracker::ScrapeEntry;
 use wtfs_proto::tracker::udp::{AnnounceRequest, ConnectRequest, ScrapeRequest};
 
 /// Longer than any answer takes on a busy machine.
-const LONG: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(120);
 
 /// A client with a connection id.
 pub(in crate::tracker) struct Client {
