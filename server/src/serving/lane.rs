@@ -39,6 +39,11 @@ pub(crate) trait Vouched: fmt::Debug + Send + Sync + 'static {
 
     /// Whether it still is. Called after bytes were read from it.
     fn check(&self) -> io::Result<()>;
+
+    /// Whether nothing can change it: then what was sent of it needs no second look.
+    fn is_fixed(&self) -> bool {
+        false
+    }
 }
 
 /// Some bytes of a file.

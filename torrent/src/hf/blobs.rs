@@ -15,6 +15,7 @@
 //!   read time-out.
 //! - A crash at any moment may cost fetching again, never a wrong byte, and no blob is hashed at the start because of it.
 
+use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -58,7 +59,7 @@ pub use status::{BlobsStatus, FillStatus};
 use ahead::ReadAhead;
 use board::Ahead;
 use shared::Shared;
-use state::{Answer, Data, Need, Origin, Phase, State, UNSEEN};
+use state::{Answer, Data, Hold, Need, Origin, Phase, State, UNSEEN};
 
 /// What is fetched for a read that continues nothing, at most, in bytes; and where a fetch that nobody waits for any more
 /// ends.
@@ -303,8 +304,16 @@ impl Blob {
     /// The file on disk when it is whole, kept from being evicted while it is held: for passthrough and sendfile(2). It is
     /// never written again. Blocks on the disk.
     pub fn file(&self) -> Option<HeldFile> {
+        self.held(self.reader.state.hold_whole()?)
+    }
+
+    /// As [`Self::file`], if the file is open already. Never waits.
+    pub fn try_file(&self) -> Option<HeldFile> {
+        self.held(self.reader.state.try_hold_whole()?)
+    }
+
+    fn held(&self, (file, hold): (Arc<File>, Hold)) -> Option<HeldFile> {
         let state = &self.reader.state;
-        let (file, hold) = state.hold_whole()?;
         let file = file.try_clone().ok()?;
         state.shared.index().touch(&state.key(), state.shared.budget().now());
         Some(HeldFile { file, hold: FileHold::of_blob(hold) })

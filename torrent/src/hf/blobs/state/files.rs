@@ -165,6 +165,15 @@ impl State {
         }
     }
 
+    /// The whole file, held, if it is open.
+    pub(in crate::hf::blobs) fn try_hold_whole(self: &Arc<Self>) -> Option<(Arc<File>, Hold)> {
+        let mut inner = self.lock();
+        let file = inner.files.whole.clone().filter(|_| inner.phase == Phase::Whole)?;
+        inner.holds += 1;
+        drop(inner);
+        Some((file, Hold { state: self.clone() }))
+    }
+
     /// Where the blob is, once it is whole.
     pub(in crate::hf::blobs) fn path(&self) -> Option<PathBuf> {
         (self.lock().phase == Phase::Whole).then(|| self.shared.place.whole_path(self.id))
