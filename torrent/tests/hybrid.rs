@@ -11,7 +11,7 @@ use wtfs_proto::wire::handshake::{Handshake, Reserved};
 use wtfs_torrent::{AddOptions, ListenConfig, PortPolicy, Session, SessionConfig, Source};
 
 /// Far beyond what anything here takes; only a hang reaches it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn names() -> InfoHashes {
     InfoHashes { v1: Some(InfoHash::of_info(b"hybrid")), v2: Some(InfoHashV2::of_info(b"hybrid")) }

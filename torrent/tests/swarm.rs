@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wtfs_proto::magnet::Magnet;
 use wtfs_proto::metainfo::Metainfo;
@@ -18,6 +18,9 @@ mod content;
 
 /// Far beyond what anything here takes; only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// As the engine has it: what is asked of a peer is asked again after so long at the earliest.
+const LEAST_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn next_ip() -> Ipv4Addr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
@@ -65,6 +68,7 @@ async fn a_reader_gets_any_range_from_a_seed_and_no_more_than_it_needs() {
     let torrent = reader.add(source, with_peer(seeded.addr)).await.expect("added");
     let file = torrent.metainfo().expect("known").info.geometry.file(0).expect("one file");
     let handle = torrent.open(file).expect("opens");
+    let began = Instant::now();
     for (offset, len) in [(5_000_000, 100), (0, 1), (9_999_990, 100), (65_530, 20), (10_000_000, 5), (77, 0)]
     {
         let read = tokio::time::timeout(PATIENCE, handle.read_at(offset, len)).await.expect("in time");
@@ -72,8 +76,12 @@ async fn a_reader_gets_any_range_from_a_seed_and_no_more_than_it_needs() {
         assert_eq!(read.expect("read"), ramp(offset..end.max(offset)), "{offset}+{len}");
     }
     let status = torrent.status();
-    assert!(status.downloaded_bytes <= 8 * 65_536, "{} bytes for a few reads", status.downloaded_bytes);
-    assert_eq!(status.wasted_bytes, 0);
+    let needed = status.downloaded_bytes - status.wasted_bytes;
+    assert!(needed <= 8 * 65_536, "{needed} bytes for a few reads");
+    // No request is given up and sent again before that, which a machine that stood still for a while makes happen.
+    if began.elapsed() < LEAST_REQUEST_TIMEOUT {
+        assert_eq!(status.wasted_bytes, 0);
+    }
     let all = tokio::time::timeout(PATIENCE, handle.read_at(0, 10_000_000)).await.expect("in time");
     assert!(all.expect("read") == ramp(0..10_000_000));
     assert!(handle.try_read_at(1_000, 1_000).is_none_or(|bytes| bytes == ramp(1_000..2_000)));
