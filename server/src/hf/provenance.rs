@@ -5,10 +5,12 @@
 //! is asked for, once for each repository and content. What came by open repositories alone is not noted and costs
 //! nothing. Notes lie in `DIR/<hash>`, a line for each repository, and outlast the blob.
 //!
-//! Invariant: a note is on disk before the first byte of its content is.
+//! Invariant: a note is on disk for good before the first byte of its content is. Nobody who asks waits for the disk: the map
+//! is locked for a look or a change alone.
 
 use std::collections::{BTreeSet, HashMap};
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,6 +44,8 @@ type Notes = HashMap<ContentId, BTreeSet<String>>;
 pub(super) struct Provenance {
     dir: Arc<PathBuf>,
     notes: Arc<Mutex<Notes>>,
+    /// Held while a note is written, so that two of one content do not overwrite each other. Taken before `notes`.
+    writing: Arc<Mutex<()>>,
 }
 
 impl Provenance {
@@ -56,7 +60,7 @@ impl Provenance {
             let text = String::from_utf8_lossy(&text[..text.len().min(NOTE_BYTES_MAX)]).into_owned();
             notes.insert(id, text.split_terminator('\n').map(str::to_owned).collect());
         }
-        Self { dir: Arc::new(dir), notes: Arc::new(Mutex::new(notes)) }
+        Self { dir: Arc::new(dir), notes: Arc::new(Mutex::new(notes)), writing: Arc::default() }
     }
 
     /// Whether not everybody may have this content, as far as is known.
@@ -74,29 +78,32 @@ impl Provenance {
 
     /// Notes that upstream gives a content in a repository that not everybody may read. Blocks on the disk.
     fn note(&self, id: ContentId, repo: &Repo) -> io::Result<()> {
-        // Held while it is written, so that two notes do not overwrite each other.
-        let mut notes = self.notes();
-        let mut repos = notes.get(&id).cloned().unwrap_or_default();
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut repos = self.notes().get(&id).cloned().unwrap_or_default();
         repos.insert(repo.to_string());
         let text: String = repos.iter().map(|repo| format!("{repo}\n")).collect();
         std::fs::create_dir_all(&*self.dir)?;
         let path = self.dir.join(id.to_string());
         let temporary = path.with_extension("new");
-        std::fs::write(&temporary, text)?;
+        let mut file = File::create(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
         std::fs::rename(&temporary, &path)?;
-        notes.insert(id, repos);
+        File::open(&*self.dir)?.sync_all()?;
+        self.notes().insert(id, repos);
         Ok(())
     }
 
     /// Forgets a note: upstream gives the content to everybody. Blocks on the disk.
     fn open_up(&self, id: ContentId) -> io::Result<()> {
-        let mut notes = self.notes();
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         std::fs::remove_file(self.dir.join(id.to_string()))?;
-        notes.remove(&id);
+        self.notes().remove(&id);
         Ok(())
     }
 
     fn notes(&self) -> MutexGuard<'_, Notes> {
+        // Whole between any two calls.
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
