@@ -192,7 +192,7 @@ impl Swarms {
     async fn look_after(self) {
         let shelf = self.0.shelf.clone();
         let kept = tokio::task::spawn_blocking(move || shelf.all(TORRENTS_MAX)).await.unwrap_or_default();
-        let mut forbidden = Vec::new();
+        let (mut forbidden, mut open) = (Vec::new(), Vec::new());
         {
             let mut state = self.0.state();
             for found in kept {
@@ -200,6 +200,9 @@ impl Swarms {
                     // It was named in an earlier run.
                     forbidden.push(found.key);
                     continue;
+                }
+                if found.key.reach == Reach::Open {
+                    open.push(found.key.repo.clone());
                 }
                 let total_bytes = found.parts.iter().map(|part| part.bytes).sum();
                 let stage = Stage::Made(Arc::new(found.metainfo));
@@ -210,7 +213,7 @@ impl Swarms {
         for key in forbidden {
             self.forget(&key).await;
         }
-        let (mut start, mut rounds) = (0, Rounds::default());
+        let (mut start, mut rounds) = (0, Rounds::of_kept(open));
         loop {
             self.look_at_rights(&mut rounds).await;
             self.look_at_blobs(&mut start).await;

@@ -16,22 +16,27 @@ use super::{LOOK, Swarms};
 /// A repository is asked about again after so many times the time that its being public is believed.
 const TIMES_BELIEVED: u32 = 6;
 
-/// When which repository was asked about.
+/// When which repository was asked about; `None` is not in this run.
 #[derive(Debug, Default)]
-pub(super) struct Rounds(HashMap<Repo, Instant>);
+pub(super) struct Rounds(HashMap<Repo, Option<Instant>>);
 
 impl Rounds {
+    /// With repositories that are known from an earlier run: what they are now is asked first.
+    pub(super) fn of_kept(repos: impl IntoIterator<Item = Repo>) -> Self {
+        Self(repos.into_iter().map(|repo| (repo, None)).collect())
+    }
+
     /// The repository whose turn it is. One that is new was public a moment ago, when it was asked for.
     fn next(&mut self, repos: &BTreeSet<Repo>, pause: Duration, now: Instant) -> Option<Repo> {
         self.0.retain(|repo, _| repos.contains(repo));
         for repo in repos {
-            self.0.entry(repo.clone()).or_insert(now);
+            self.0.entry(repo.clone()).or_insert(Some(now));
         }
         let (repo, at) = self.0.iter_mut().min_by_key(|(_, at)| **at)?;
-        if now.saturating_duration_since(*at) < pause {
+        if at.is_some_and(|at| now.saturating_duration_since(at) < pause) {
             return None;
         }
-        *at = now;
+        *at = Some(now);
         Some(repo.clone())
     }
 }
@@ -55,7 +60,7 @@ impl Swarms {
         if proxy.0.config.mode == HfMode::Offline {
             return;
         }
-        let pause = (proxy.0.config.public_ttl * TIMES_BELIEVED).max(LOOK);
+        let pause = proxy.0.config.public_ttl.saturating_mul(TIMES_BELIEVED).max(LOOK);
         let Some(repo) = rounds.next(&repos, pause, now) else { return };
         let is_closed = match proxy.pin(&repo, &Revision::main(), &Caller::nobody()).await {
             Ok(pinned) => !proxy.is_public(&pinned),
@@ -75,6 +80,17 @@ impl Swarms {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_earlier_run_left_is_asked_about_at_once() {
+        let repo = |id| Repo::parse(id).expect("an id");
+        let repos = BTreeSet::from(["a/new", "b/kept"].map(repo));
+        let (start, pause) = (Instant::now(), Duration::from_secs(10));
+        let mut rounds = Rounds::of_kept([repo("b/kept"), repo("c/gone")]);
+        assert_eq!(rounds.next(&repos, pause, start), Some(repo("b/kept")));
+        assert_eq!(rounds.next(&repos, pause, start), None);
+        assert!(rounds.next(&repos, pause, start + pause).is_some());
+    }
 
     #[test]
     fn each_repository_has_its_turn_and_none_before_its_time() {

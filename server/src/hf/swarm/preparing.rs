@@ -132,8 +132,11 @@ impl Swarms {
                     Stage::Failed { reason: error.to_string(), at: Instant::now() }
                 }
             };
-            if let Some(entry) = swarms.0.state().torrents.get_mut(&key) {
-                entry.stage = stage;
+            let is_wanted =
+                swarms.0.state().torrents.get_mut(&key).map(|entry| entry.stage = stage).is_some();
+            if !is_wanted {
+                // Withdrawn meanwhile, and kept on the disk after that.
+                swarms.forget(&key).await;
             }
         });
         Ok(())
