@@ -25,8 +25,9 @@ pub(crate) use socket::{Answers, Carried, Control, Tell};
 const REQUEST_BYTES_MAX: u64 = 256 << 10;
 /// No reply is longer: some thousand torrents.
 const REPLY_BYTES_MAX: u64 = 64 << 20;
-/// How long either side waits for the other, other than for work to be done.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long either side waits for the other, other than for work to be done. A process that is not stopped may still wait
+/// seconds for its turn on a machine with too much to do, and would be told of as if it were not there.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a running process can be asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

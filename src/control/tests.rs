@@ -2,7 +2,6 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
-use std::time::Instant;
 
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
@@ -92,10 +91,8 @@ async fn an_order_ends_when_its_asker_goes() {
     let mut line = String::new();
     stream.read_line(&mut line).await.expect("read");
     assert_eq!(line, "{\"progress\":1}\n");
-    let start = Instant::now();
     drop(stream);
     toy.dropped.cancelled().await;
-    assert!(start.elapsed() < PATIENCE);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

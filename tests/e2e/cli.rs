@@ -2,19 +2,21 @@
 
 use std::{fs, path::PathBuf};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use wtfs_testkit::{
     http_tracker::{Answer, HttpTracker},
     peer::{Content, Fault, ScriptedPeer, Start},
     ramp::Ramp,
     torrent_file::TorrentFile,
+    wait::eventually,
 };
 
 use crate::support::{
     content::Tree,
     libtorrent,
     need::{Need, missing},
-    stage::{Stage, text, walk},
+    stage::{PATIENCE, Stage, text, torrents, walk},
 };
 
 fn json(text: &str) -> Value {
@@ -154,8 +156,19 @@ fn get_fetches_verifies_and_goes_on_after_an_interruption() {
     // The first source gives up half-way.
     let half = ScriptedPeer::with_fault(&torrent, Content::Ramp(ramp), Fault::StallAfter(180));
     let peer = half.addr().to_string();
-    let done = stage.run(&["get", &source, "-o", &out_text, "--peer", &peer, "--stall-timeout", "3s"]);
+    let args = ["get", &source, "-o", &out_text, "--peer", &peer];
+    let mut get = stage.spawn("get", &args);
+    eventually("a third is there", PATIENCE, || {
+        let status = stage.try_status()?;
+        let present = torrents(&status).next()?["pieces_present"].as_u64()?;
+        (present * (64 << 10) >= bytes / 3).then_some(())
+    });
+    get.signal(Signal::INT);
+    let status = get.wait(PATIENCE);
+    assert_eq!(status.code(), Some(5), "{}", get.text());
+    let done = stage.run(&[&args[..], &["--stall-timeout", "3s"]].concat());
     assert_eq!(done.code(), Some(5), "{done:?}");
+    assert!(done.stderr.contains("nothing came for 3 s"), "{done:?}");
     drop(half);
 
     let whole = ScriptedPeer::seeder(&torrent, Content::Ramp(ramp), Start::Open);

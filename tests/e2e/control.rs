@@ -137,12 +137,17 @@ fn what_was_prefetched_is_read_without_a_network_and_the_rest_fails_at_once() {
     let said: Value = serde_json::from_str(&said).expect("JSON");
     assert_eq!((&said["files"], &said["bytes"]), (&1.into(), &(1 << 20).into()));
     let _said = stage.run(&["pin", &file]).expect_success("wtfs pin");
-    let status = stage.status();
-    let present = torrents(&status).next().and_then(|torrent| torrent["pieces_present"].as_u64());
-    assert_eq!(present, Some((1 << 20) / u64::from(PIECE)), "just the range that was asked for");
+    // The status is published a few times a second.
+    let asked_for = (1 << 20) / u64::from(PIECE);
+    eventually("the range is there", PATIENCE, || {
+        (mount.torrent_status()["pieces_present"].as_u64() >= Some(asked_for)).then_some(())
+    });
     mount.unmount();
 
-    let mount = stage.mount(&[&source], &["--offline"]);
+    let mount = stage.mount(&[&source], &["--offline", "--read-timeout", "600s"]);
+    eventually("just the range that was asked for is there", PATIENCE, || {
+        (mount.torrent_status()["pieces_present"] == asked_for).then_some(())
+    });
     let mut there = vec![0; 1 << 20];
     let opened = File::open(mount.join("film.bin")).expect("it is shown");
     opened.read_exact_at(&mut there, 0).expect("it is local");
@@ -150,7 +155,7 @@ fn what_was_prefetched_is_read_without_a_network_and_the_rest_fails_at_once() {
     let start = Instant::now();
     let missing = opened.read_at(&mut there[..4096], BYTES - 4096).expect_err("it is not local");
     assert_eq!(missing.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(60), "it waited: {:?}", start.elapsed());
     let _said = stage.run(&["unpin", &text(&mount.join("film.bin"))]).expect_success("wtfs unpin");
     let more = stage.run(&["prefetch", &text(&mount.join("film.bin"))]);
     assert!(!more.success(), "{more:?}");
@@ -193,7 +198,8 @@ fn an_entry_goes_by_rmdir_or_rm_and_its_data_too_where_the_mount_was_told_so() {
         assert_eq!(inside.raw_os_error(), Some(rustix::io::Errno::ROFS.raw_os_error()));
         std::fs::remove_dir(mount.join("model")).expect("rmdir, though it is not empty");
         std::fs::remove_file(mount.join("film.bin")).expect("rm");
-        assert_eq!(entries(&mount), Vec::<String>::new());
+        // What takes long goes on behind the answer.
+        eventually("both are gone", PATIENCE, || entries(&mount).is_empty().then_some(()));
         eventually("the data is as the mount was told", PATIENCE, || {
             data.iter().all(|data| data.exists() != drops).then_some(())
         });

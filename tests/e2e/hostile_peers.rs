@@ -1,16 +1,16 @@
 //! Whatever one peer does wrong, no wrong byte is read, the peer is dropped or banned, memory stays bounded, and an
 //! honest peer finishes the job.
 //!
-//! The honest peer is connected from the start but keeps us choked until the bad one has done its worst: so the bad
-//! one always has its turn.
+//! The honest peer is connected from the start but keeps us choked until the bad one has done its worst and met its fate:
+//! so the bad one always has its turn, and what it sent is not overtaken by what the honest one sends.
 
-use std::{thread, time::Duration};
+use std::thread;
 
 use serde_json::Value;
 use wtfs_testkit::{
     peer::{
-        BitfieldFault, Content, Counts, Fault, LengthFault, MetadataFault, RequestFault, ScriptedPeer, Start,
-        Stream,
+        BitfieldFault, Content, Counts, Fault, LengthFault, MetadataFault, PeerConfig, RequestFault,
+        ScriptedPeer, Start, Stream,
     },
     ramp::Ramp,
     torrent_file::TorrentFile,
@@ -28,6 +28,8 @@ const BYTES: u64 = 6 * 1024 * 1024 + 4321;
 const RAMP: u64 = 41;
 /// The budget for pieces in flight is 96 MiB; a process of this kind has some tens beside it.
 const MAX_MEMORY_BYTES: u64 = 220 << 20;
+/// Readers wait as long as bad peers take.
+const PATIENT: [&str; 2] = ["--read-timeout", "400s"];
 
 /// What must have happened to the bad peer in the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +60,8 @@ fn outlive(name: &str, fault: Fault, fate: Fate) -> Counts {
     let good = ScriptedPeer::seeder(&torrent, Content::Ramp(Ramp::new(RAMP)), Start::Held);
     let source = text(&stage.write_torrent(&torrent));
     let peers = [bad.addr().to_string(), good.addr().to_string()];
-    let mut mount = stage.mount(&[&source], &["--peer", &peers[0], "--peer", &peers[1]]);
+    let flags = [&PATIENT[..], &["--peer", &peers[0], "--peer", &peers[1]]].concat();
+    let mut mount = stage.mount(&[&source], &flags);
     read_and_judge(&mut mount, &bad, &good, fate)
 }
 
@@ -67,14 +70,17 @@ fn read_and_judge(mount: &mut Mount<'_>, bad: &ScriptedPeer, good: &ScriptedPeer
     thread::scope(|scope| {
         let reader = scope.spawn(|| Ramp::new(RAMP).check_file(&path, BYTES));
         eventually("the bad peer has done its worst", PATIENCE, || (bad.counts().faults > 0).then_some(()));
+        let _status = wait_for(mount, bad, fate);
         good.release();
         reader.join().expect("the reader does not panic").expect("every byte is right");
     });
     judge(mount, bad, fate)
 }
 
-fn judge(mount: &mut Mount<'_>, bad: &ScriptedPeer, fate: Fate) -> Counts {
-    let status = eventually(&format!("the bad peer is {fate:?}"), PATIENCE, || {
+/// Waits until the peer has met its fate; gives the status that shows it.
+#[track_caller]
+fn wait_for(mount: &Mount<'_>, bad: &ScriptedPeer, fate: Fate) -> Value {
+    eventually(&format!("the bad peer is {fate:?}"), PATIENCE, || {
         let status = mount.torrent_status();
         let is_met = match fate {
             Fate::Banned => is_banned(&status, bad),
@@ -82,7 +88,11 @@ fn judge(mount: &mut Mount<'_>, bad: &ScriptedPeer, fate: Fate) -> Counts {
             Fate::Any => true,
         };
         is_met.then_some(status)
-    });
+    })
+}
+
+fn judge(mount: &mut Mount<'_>, bad: &ScriptedPeer, fate: Fate) -> Counts {
+    let status = wait_for(mount, bad, fate);
     let peak = mount.process().peak_memory_bytes().expect("the daemon runs");
     println!("{} MiB were resident at most", peak >> 20);
     assert!(peak < MAX_MEMORY_BYTES, "{} MiB were resident; {status}", peak >> 20);
@@ -170,7 +180,9 @@ fn be_asked(name: &str, fault: RequestFault, fate: Fate) -> Counts {
     let torrent = torrent();
     let good = ScriptedPeer::seeder(&torrent, Content::Ramp(Ramp::new(RAMP)), Start::Open);
     let source = text(&stage.write_torrent(&torrent));
-    let mut mount = stage.mount(&[&source], &["--peer", &good.addr().to_string()]);
+    let peer = good.addr().to_string();
+    let flags = [&PATIENT[..], &["--peer", &peer]].concat();
+    let mut mount = stage.mount(&[&source], &flags);
     let path = mount.wait_for_entry("target.bin");
     let plan = vec![(0, usize::try_from(BYTES / 2).expect("it fits"))];
     crate::support::reading::assert_ramp(&path, Ramp::new(RAMP), &plan);
@@ -212,11 +224,12 @@ fn outlive_metadata(name: &str, fault: MetadataFault, fate: Fate) {
     let bad = ScriptedPeer::with_fault(&torrent, Content::Ramp(Ramp::new(RAMP)), Fault::Metadata(fault));
     // An address that nobody listens at as long as the bad peer is alone.
     let link = magnet(&torrent.hash_hex(), &[bad.addr()], &[]);
-    let mut mount = stage.mount(&[&link], &[]);
+    let mut mount = stage.mount(&[&link], &PATIENT);
     eventually("the bad peer was met", PATIENCE, || (bad.counts().handshakes > 0).then_some(()));
     if !matches!(fault, MetadataFault::EnormousSize | MetadataFault::ShortSize) {
         eventually("the bad peer has lied", PATIENCE, || (bad.counts().faults > 0).then_some(()));
     }
+    let _status = wait_for(&mount, &bad, fate);
     // Now an honest one comes by itself.
     let good = ScriptedPeer::seeder(&torrent, Content::Ramp(Ramp::new(RAMP)), Start::Open);
     good.dial(mount.listen()).expect("the mount listens");
@@ -235,26 +248,39 @@ fn several_bad_peers_at_once_do_not_stop_an_honest_one() {
     let torrent = torrent();
     let content = Content::Ramp(Ramp::new(RAMP));
     let faults = [
-        Fault::WrongBytes { every: 1 },
-        Fault::WrongBytes { every: 3 },
-        Fault::WrongLength(LengthFault::Long),
-        Fault::HugeMessage,
-        Fault::Bitfield(BitfieldFault::Enormous),
-        Fault::Endless(Stream::Unknown),
-        Fault::StallAfter(5),
-        Fault::UnaskedBlocks,
+        (Fault::WrongBytes { every: 1 }, Start::Open),
+        (Fault::WrongBytes { every: 3 }, Start::Open),
+        (Fault::WrongLength(LengthFault::Long), Start::Open),
+        (Fault::HugeMessage, Start::Open),
+        (Fault::Bitfield(BitfieldFault::Enormous), Start::Open),
+        (Fault::Endless(Stream::Unknown), Start::Open),
+        (Fault::StallAfter(5), Start::Open),
+        // What it is asked for it gives: were it open, it might have done the job before the others come to lie.
+        (Fault::UnaskedBlocks, Start::Held),
     ];
-    let bad = faults.map(|fault| ScriptedPeer::with_fault(&torrent, content.clone(), fault));
+    let bad = faults.map(|(fault, start)| {
+        let (torrent, content) = (torrent.clone(), content.clone());
+        ScriptedPeer::start(PeerConfig {
+            listen: None,
+            torrent,
+            content,
+            fault,
+            start,
+            introduces: Vec::new(),
+        })
+    });
     let good = ScriptedPeer::seeder(&torrent, content, Start::Held);
     let source = text(&stage.write_torrent(&torrent));
     let addrs: Vec<String> = bad.iter().chain([&good]).map(|peer| peer.addr().to_string()).collect();
-    let flags: Vec<&str> = addrs.iter().flat_map(|addr| ["--peer", addr]).collect();
+    let flags: Vec<&str> =
+        PATIENT.into_iter().chain(addrs.iter().flat_map(|addr| ["--peer", addr])).collect();
     let mut mount = stage.mount(&[&source], &flags);
     let path = mount.wait_for_entry("target.bin");
     thread::scope(|scope| {
         let reader = scope.spawn(|| Ramp::new(RAMP).check_file(&path, BYTES));
         let bad_done = || bad.iter().filter(|peer| peer.counts().faults > 0).count();
         eventually("most bad peers have done their worst", PATIENCE, || (bad_done() >= 6).then_some(()));
+        let _status = wait_for(&mount, &bad[0], Fate::Banned);
         good.release();
         reader.join().expect("the reader does not panic").expect("every byte is right");
     });
@@ -273,13 +299,14 @@ fn an_honest_peer_is_not_banned_for_what_another_sent() {
     let good = ScriptedPeer::seeder(&torrent, content, Start::Open);
     let source = text(&stage.write_torrent(&torrent));
     let peers = [bad.addr().to_string(), good.addr().to_string()];
-    let mount = stage.mount(&[&source], &["--peer", &peers[0], "--peer", &peers[1]]);
+    let flags = [&PATIENT[..], &["--peer", &peers[0], "--peer", &peers[1]]].concat();
+    let mount = stage.mount(&[&source], &flags);
     let path = mount.wait_for_entry("target.bin");
     thread::scope(|scope| {
         let reader = scope.spawn(|| Ramp::new(RAMP).check_file(&path, BYTES));
         reader.join().expect("the reader does not panic").expect("every byte is right");
     });
-    let status = eventually("nothing is in flight", Duration::from_secs(60), || {
+    let status = eventually("nothing is in flight", PATIENCE, || {
         Some(mount.torrent_status()).filter(|status| status["in_flight_bytes"] == 0)
     });
     assert!(!is_banned(&status, &good), "{status}");

@@ -47,26 +47,29 @@ fn beside_an_honest_libtorrent_liars_are_banned_and_flooders_dropped() {
     let others = others.map(|fault| ScriptedPeer::with_fault(&torrent, content.clone(), fault));
     let addrs: Vec<String> = liars.iter().chain(&others).map(|peer| peer.addr().to_string()).collect();
     let honest = seeder.addr().to_string();
-    let flags: Vec<&str> = addrs.iter().chain([&honest]).flat_map(|addr| ["--peer", addr]).collect();
+    let peers = addrs.iter().chain([&honest]).flat_map(|addr| ["--peer", addr]);
+    let flags: Vec<&str> = ["--read-timeout", "400s"].into_iter().chain(peers).collect();
     let mut mount = stage.mount(&[&text(&path)], &flags);
     let found = mount.join("prize.bin");
 
-    thread::scope(|scope| {
+    let liar = liars[0].addr().to_string();
+    let banned = thread::scope(|scope| {
         let readers = scope.spawn(|| assert_ramp_at_once(&found, ramp, BYTES, 8, 30));
         let have_lied = || liars.iter().all(|liar| liar.counts().faults > 0).then_some(());
         eventually("each liar has lied", PATIENCE, have_lied);
+        // Who sent nothing but lies is found out as soon as one of its pieces is whole.
+        let banned = eventually("the liar is banned", PATIENCE, || {
+            let status = mount.torrent_status();
+            Some(banned(&status)).filter(|banned| banned.contains(&liar))
+        });
         seeder.limit_upload(0);
         readers.join().expect("eight readers at once read what is right");
+        banned
     });
     ramp.check_file(&found, BYTES).expect("every byte is right");
-
-    // Who sent nothing but lies is found out as soon as one of its pieces is whole.
-    let liar = liars[0].addr().to_string();
-    let banned = eventually("the liar is banned", PATIENCE, || {
-        let status = mount.torrent_status();
-        Some(banned(&status)).filter(|banned| banned.contains(&liar))
-    });
     assert!(!banned.contains(&honest), "{banned:?}");
+    let status = mount.torrent_status();
+    assert!(!self::banned(&status).contains(&honest), "{status}");
     eventually("the flooder is gone", PATIENCE, || (others[0].counts().ended > 0).then_some(()));
     let peak = mount.process().peak_memory_bytes().expect("the daemon runs");
     assert!(peak < 260 << 20, "{} MiB were resident", peak >> 20);

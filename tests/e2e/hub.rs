@@ -260,7 +260,8 @@ fn what_changes_in_the_root_changes_on_the_hub() {
 
 #[test]
 fn a_signal_lets_a_response_finish() {
-    let stage = Stage::new("hub-graceful");
+    let mut stage = Stage::new("hub-graceful");
+    stage.set_variable("WTFS_HUB_GRACE", "600s");
     let root = stage.subdir("shared");
     let (ramp, bytes) = (Ramp::new(52), 64 << 20);
     ramp.write_file(&root.join("big"), bytes).expect("the scratch directory can be written");

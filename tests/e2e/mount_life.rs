@@ -46,7 +46,7 @@ impl Drop for Daemon<'_> {
     fn drop(&mut self) {
         if !self.is_gone() {
             let _ended_meanwhile = rustix::process::kill_process(self.pid, Signal::KILL);
-            let _gone = within(Duration::from_secs(10), || self.is_gone().then_some(()));
+            let _gone = within(Duration::from_secs(60), || self.is_gone().then_some(()));
         }
         if is_mount_point(self.dir) {
             detach(self.dir);
@@ -214,7 +214,7 @@ fn what_was_read_once_is_there_after_a_restart_without_peers() {
     let before = fs::metadata(mount.join("file.bin")).expect("it can be looked at");
     mount.unmount();
     drop(seeder);
-    let mount = stage.mount(&[&source], &["--read-timeout", "3s"]);
+    let mount = stage.mount(&[&source], &["--read-timeout", "60s"]);
     Ramp::new(61).check_file(&mount.join("file.bin"), BYTES).expect("every byte is there");
     let after = fs::metadata(mount.join("file.bin")).expect("it can be looked at");
     use std::os::unix::fs::MetadataExt as _;

@@ -33,30 +33,30 @@ fn content() -> Content {
     Content::Ramp(Ramp::new(RAMP))
 }
 
-/// `wtfs seed` of a torrent's data at this address.
-fn seed_at(stage: &Stage, torrent: &TorrentFile, listen: &str, flags: &[&str]) -> Process {
+/// `wtfs seed` of a torrent's data at this address, and the address it says it listens at.
+fn seed_at(stage: &Stage, torrent: &TorrentFile, listen: &str, flags: &[&str]) -> (Process, String) {
     let data = stage.subdir("seeded");
     Ramp::new(RAMP).write_file(&data.join("sent.bin"), torrent.total_bytes).expect("writable");
     let (source, data) = (text(&stage.write_torrent(torrent)), text(&data));
     let args = [&["seed", "--listen", listen][..], flags, &[&source, &data]].concat();
     let mut seed = stage.spawn("seed", &args);
-    seed.wait_for_line("wtfs seed serves", PATIENCE, 0, |line| line.starts_with("seeding ").then_some(()));
-    seed
+    let (addr, _) = seed.wait_for_line("wtfs seed serves", PATIENCE, 0, |line| {
+        let listening = line.strip_prefix("seeding ")?.split_once("listening on ")?.1;
+        listening.split([' ', ';']).next().map(str::to_owned)
+    });
+    (seed, addr)
 }
 
 #[test]
 fn wtfs_gets_from_wtfs_over_ipv6() {
-    // The port is free a moment later: nobody else asks for ports of ::1 in these tests.
-    let Ok(probe) = TcpListener::bind("[::1]:0") else {
+    if TcpListener::bind("[::1]:0").is_err() {
         eprintln!("skipped: this machine has no IPv6 on its loopback");
         return;
-    };
-    let listen = probe.local_addr().expect("it is bound").to_string();
-    drop(probe);
+    }
     let stage = Stage::new("ipv6");
     let bytes = 3_000_001;
     let torrent = torrent(bytes);
-    let _seed = seed_at(&stage, &torrent, &listen, &[]);
+    let (_seed, listen) = seed_at(&stage, &torrent, "[::1]:0", &[]);
     let (out, source) = (stage.subdir("out"), text(&stage.write_torrent(&torrent)));
     let args = ["get", "--listen", "[::1]:0", "--peer", &listen, "-o", &text(&out), &source];
     let _said = stage.run(&args).expect_success("wtfs get");
@@ -140,7 +140,8 @@ fn a_peer_that_knows_the_seeder_is_enough_to_find_it() {
     let mount = stage.mount(&[&source], &["--peer", &friend.addr().to_string()]);
     Ramp::new(RAMP).check_file(&mount.join("sent.bin"), 1 << 20).expect("every byte is right");
     assert!(friend.counts().introductions > 0);
-    assert_eq!(seeder.counts().payload_sent, 1 << 20);
+    assert_eq!(friend.counts().payload_sent, 0);
+    assert!(seeder.counts().payload_sent >= 1 << 20);
 }
 
 #[test]
@@ -154,7 +155,7 @@ fn a_seeder_that_goes_away_and_comes_back_is_found_again() {
     let first = ScriptedPeer::with_fault(&torrent, content(), Fault::CloseAfter(100));
     let addr = first.addr();
     let source = text(&stage.write_torrent(&torrent));
-    let mount = stage.mount(&[&source], &["--peer", &addr.to_string()]);
+    let mount = stage.mount(&[&source], &["--peer", &addr.to_string(), "--read-timeout", "400s"]);
     let path = mount.join("sent.bin");
     thread::scope(|scope| {
         let reader = scope.spawn(|| Ramp::new(RAMP).check_file(&path, bytes));
@@ -189,10 +190,10 @@ fn a_client_that_is_told_of_itself_is_not_confused() {
     let flags = ["--tracker", &tracker.announce_url(), "--peer", &own];
     let mount = Mount::start(&stage, &[&source], &flags, &dir, listen);
     Ramp::new(RAMP).check_file(&mount.join("sent.bin"), 1 << 20).expect("every byte is right");
-    let status = mount.torrent_status();
-    let peers = status["peers"].as_array().into_iter().flatten();
-    let is_itself = |peer: &&serde_json::Value| peer["addr"] == *own;
-    assert_eq!(peers.filter(is_itself).count(), 0, "{status}");
+    let is_itself = |peer: &serde_json::Value| peer["addr"] == *own;
+    eventually("it has let go of itself", PATIENCE, || {
+        (!mount.torrent_status()["peers"].as_array()?.iter().any(is_itself)).then_some(())
+    });
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Where nobody has the data, reads end with an error at their deadline, the log says why, and nothing else waits:
 //! not `ls`, not other torrents, not Ctrl-C, not the unmounting.
+//!
+//! What must not wait for a read is done while reads wait for much longer than a loaded machine takes for it.
 
 use std::{
     path::Path,
@@ -25,8 +27,10 @@ use crate::support::{
 };
 
 const NEEDS: &[Need] = &[Need::Fuse];
-/// What a user at the keyboard puts up with.
-const AT_ONCE: Duration = Duration::from_secs(2);
+/// When reads end that are in the way.
+const FAR_DEADLINE: [&str; 2] = ["--read-timeout", "600s"];
+/// Whatever waits for one of those reads takes longer.
+const AT_ONCE: Duration = Duration::from_secs(60);
 
 fn lonely() -> TorrentFile {
     TorrentFile::ramp("lonely.bin", Ramp::new(9), 8 << 20, 64 << 10, &[])
@@ -43,14 +47,12 @@ fn stuck_readers(stage: &Stage, mount: &Mount<'_>, count: usize) -> Vec<Process>
     readers
 }
 
-/// How long a listing with all attributes takes, in a process of its own so that it cannot hang the test.
+/// Lists all with attributes, in a process of its own so that it cannot hang the test.
 #[track_caller]
-fn time_ls(dir: &Path) -> Duration {
+fn assert_ls_does_not_wait(dir: &Path) {
     let mut command = Command::new("ls");
     command.arg("-lR").arg(dir);
-    let done = process::run(command, Duration::from_secs(30));
-    let _listing = done.expect_success("ls -lR");
-    done.took
+    let _listing = process::run(command, AT_ONCE).expect_success("ls -lR");
 }
 
 #[test]
@@ -63,21 +65,19 @@ fn cat_ends_with_an_io_error_at_the_deadline_and_the_log_says_why() {
     let mut mount = stage.mount(&[&text(&path)], &["--read-timeout", "3s"]);
     let mut command = Command::new("cat");
     command.arg(mount.join("lonely.bin"));
-    let done = process::run(command, Duration::from_secs(60));
+    let done = process::run(command, PATIENCE);
     assert_eq!(done.code(), Some(1), "{done:?}");
     assert!(done.stderr.contains("Input/output error"), "{done:?}");
     assert!(done.stdout.is_empty());
     assert!(done.took >= Duration::from_millis(2900), "before the deadline: {:?}", done.took);
-    let status = stage.status();
-    let stalls =
-        torrents(&status).flat_map(|torrent| torrent["stalls"].as_array().cloned().unwrap_or_default());
-    let waited: u64 = stalls
-        .filter(|stall| stall["cause"] == "no_peers")
-        .filter_map(|stall| stall["total_ms"].as_u64())
-        .sum();
-    assert!(waited > 1000, "{status}");
-    assert!(status[0]["reads"]["failed"]["timed_out"].as_u64() > Some(0), "{status}");
-    assert!(done.took < Duration::from_secs(20), "long after the deadline: {:?}", done.took);
+    eventually("the status tells how long reads waited, and why", PATIENCE, || {
+        let status = mount.process_status();
+        let stalls = status["torrents"][0]["stalls"].as_array()?.iter();
+        let in_vain = stalls.filter(|stall| stall["cause"] == "no_peers");
+        let waited: u64 = in_vain.filter_map(|stall| stall["total_ms"].as_u64()).sum();
+        let failed = status["reads"]["failed"]["timed_out"].as_u64()?;
+        (waited > 1000 && failed > 0).then_some(())
+    });
     let says_why = |line: &str| {
         let line = line.to_lowercase();
         (line.contains("piece") && line.contains("source")).then_some(())
@@ -92,20 +92,21 @@ fn all_who_wait_for_one_page_end_at_the_same_deadline() {
     }
     let stage = Stage::new("eio-many");
     let path = stage.write_torrent(&lonely());
-    let mount = stage.mount(&[&text(&path)], &["--read-timeout", "5s"]);
+    let deadline = Duration::from_secs(15);
+    let mount = stage.mount(&[&text(&path)], &["--read-timeout", "15s"]);
     let start = Instant::now();
     let readers: Vec<_> = (0..6).map(|_| cat(&mount.join("lonely.bin"), &stage.log("cat"))).collect();
     for mut reader in readers {
         assert!(!reader.wait(PATIENCE).success(), "nobody has the data");
         let took = start.elapsed();
-        // The kernel asks again for each of them: one after the other they would take half a minute.
-        assert!(took >= Duration::from_millis(4900), "before the deadline: {took:?}");
-        assert!(took < Duration::from_secs(10), "after a second deadline: {took:?}");
+        // The kernel asks again for each of them: one after the other they would take six deadlines.
+        assert!(took >= deadline - Duration::from_millis(100), "before the deadline: {took:?}");
+        assert!(took < 4 * deadline, "one after the other: {took:?}");
     }
 }
 
 #[test]
-fn ls_stays_quick_while_many_reads_wait() {
+fn ls_waits_for_none_of_many_reads_that_wait() {
     if missing(NEEDS) {
         return;
     }
@@ -114,12 +115,13 @@ fn ls_stays_quick_while_many_reads_wait() {
     let seeder = ScriptedPeer::seeder(&local, Content::Ramp(Ramp::new(10)), Start::Open);
     let sources = [&lonely(), &local].map(|torrent| text(&stage.write_torrent(torrent)));
     let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
-    let mount = stage.mount(&sources, &["--peer", &seeder.addr().to_string(), "--read-timeout", "300s"]);
+    let peer = seeder.addr().to_string();
+    let flags = [&FAR_DEADLINE[..], &["--peer", &peer]].concat();
+    let mount = stage.mount(&sources, &flags);
     let _readers = stuck_readers(&stage, &mount, 100);
 
     for _ in 0..10 {
-        let took = time_ls(mount.dir());
-        assert!(took < Duration::from_secs(1), "ls took {took:?}");
+        assert_ls_does_not_wait(mount.dir());
     }
     // Data that can be had is had, and again from what is local.
     for _ in 0..2 {
@@ -134,7 +136,7 @@ fn ctrl_c_ends_a_stuck_cat_at_once() {
     }
     let stage = Stage::new("sigint");
     let path = stage.write_torrent(&lonely());
-    let mut mount = stage.mount(&[&text(&path)], &["--read-timeout", "300s"]);
+    let mut mount = stage.mount(&[&text(&path)], &FAR_DEADLINE);
     for signal in [Signal::INT, Signal::TERM, Signal::KILL] {
         let mut reader = stuck_readers(&stage, &mount, 1).remove(0);
         let start = Instant::now();
@@ -166,7 +168,7 @@ fn stuck_mount_ends_at_once_on(name: &str, signal: Signal) {
     }
     let stage = Stage::new(name);
     let path = stage.write_torrent(&lonely());
-    let mut mount = stage.mount(&[&text(&path)], &["--read-timeout", "300s"]);
+    let mut mount = stage.mount(&[&text(&path)], &FAR_DEADLINE);
     let readers = stuck_readers(&stage, &mount, 10);
     let start = Instant::now();
     mount.process().signal(signal);
@@ -187,7 +189,7 @@ fn unmount_ends_a_mount_with_stuck_reads_at_once() {
     }
     let stage = Stage::new("unmount-stuck");
     let path = stage.write_torrent(&lonely());
-    let mut mount = stage.mount(&[&text(&path)], &["--read-timeout", "300s"]);
+    let mut mount = stage.mount(&[&text(&path)], &FAR_DEADLINE);
     let readers = stuck_readers(&stage, &mount, 10);
     let start = Instant::now();
     let dir = text(mount.dir());
@@ -210,8 +212,7 @@ fn a_magnet_without_metadata_shows_an_entry_that_says_so_and_ls_does_not_hang() 
     let mount =
         stage.mount(&["magnet:?xt=urn:btih:0123456789abcdef0123456789abcdef01234567&dn=someday"], &[]);
     for _ in 0..5 {
-        let took = time_ls(mount.dir());
-        assert!(took < Duration::from_secs(1), "ls took {took:?}");
+        assert_ls_does_not_wait(mount.dir());
     }
     let names = crate::support::reading::names(mount.dir());
     let shown = names.iter().map(|name| name.to_string_lossy()).find(|name| name.contains("someday"));

@@ -101,7 +101,7 @@ fn a_quarter_of_the_data_is_kept_and_all_of_it_read_right_while_seeders_come_and
     let torrent = stage.write_torrent(&TorrentFile::ramp("shared.bin", ramp, BYTES, PIECE_BYTES, &[]));
     let data = stage.subdir("seeded");
     ramp.write_file(&data.join("shared.bin"), BYTES).expect("the scratch directory can be written");
-    let mount = stage.mount(&[&text(&torrent)], &["--cache-size", &budget(), "--read-timeout", "60s"]);
+    let mount = stage.mount(&[&text(&torrent)], &["--cache-size", &budget(), "--read-timeout", "400s"]);
     let path = mount.join("shared.bin");
     let (done, swaps) = (AtomicU64::new(0), AtomicU64::new(0));
     let mut seeder = newcomer(&stage, &mount, &torrent, &data, 0);
@@ -142,7 +142,7 @@ fn a_quarter_of_the_data_is_kept_and_all_of_it_read_right_while_seeders_come_and
             reader.join().expect("readers do not panic").expect("every read is whole and right");
         }
     });
-    let evicted = &stage.status()[0]["cache"]["evicted_bytes"];
+    let evicted = &mount.process_status()["cache"]["evicted_bytes"];
     assert!(evicted.as_u64() > Some(BYTES / 2), "too little was given up to show anything: {evicted}");
     let torrent = mount.torrent_status();
     assert_eq!((&torrent["failed_pieces"], &torrent["failed_reads"]), (&0.into(), &0.into()), "{torrent}");
@@ -162,7 +162,7 @@ fn killed_at_random_moments_under_reading_and_eviction_it_never_reads_a_wrong_by
     sources.push(text(&stage.write_torrent(&torrent)));
     let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
     let peer = seeder.addr().to_string();
-    let flags = ["--peer", &peer, "--cache-size", &budget(), "--read-timeout", "60s"];
+    let flags = ["--peer", &peer, "--cache-size", &budget(), "--read-timeout", "400s"];
 
     // When each kill comes, in reads that were done; the same in every run.
     for (round, kill_after) in [3, 41, 0, 90, 17, 64].into_iter().enumerate() {
@@ -201,8 +201,8 @@ fn killed_at_random_moments_under_reading_and_eviction_it_never_reads_a_wrong_by
 /// error. Gives how many could be read.
 fn read_alone(stage: &Stage, sources: &[&str], ramp: Ramp) -> u64 {
     let mount = stage.mount(sources, &["--offline"]);
-    let status = stage.status();
-    let torrents = status[0]["torrents"].as_array().expect("torrents");
+    let status = mount.process_status();
+    let torrents = status["torrents"].as_array().expect("torrents");
     let ours = torrents.iter().find(|torrent| torrent["name"] == "killed.bin").expect("it is there");
     let present = ours["pieces_present"].as_u64().expect("a count") * u64::from(PIECE_BYTES);
     let file = File::open(mount.join("killed.bin")).expect("it can be opened");

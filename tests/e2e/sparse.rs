@@ -21,16 +21,17 @@ const PIECE: u32 = 1 << 20;
 /// Longer than a status is old and a block is on its way on loopback.
 const QUIET: Duration = Duration::from_millis(1500);
 
-/// The status once nothing has been fetched for a while, so that what was fetched in vain shows too. The status is
-/// published a few times a second, hence the while.
-fn quiet_status(mount: &Mount<'_>) -> Value {
+/// The status once at least so much was fetched, and then nothing for a while, so that what was fetched in vain shows too.
+/// The status is published a few times a second, hence the while.
+fn quiet_status(mount: &Mount<'_>, least: u64) -> Value {
     let mut last = (Value::Null, Instant::now());
     eventually("nothing is fetched any more", PATIENCE, || {
         let status = mount.torrent_status();
         if last.0 != status["downloaded_bytes"] || status["in_flight_bytes"] != 0 {
             last = (status["downloaded_bytes"].clone(), Instant::now());
         }
-        (last.1.elapsed() > QUIET).then_some(status)
+        let is_told = status["downloaded_bytes"].as_u64() >= Some(least);
+        (is_told && last.1.elapsed() > QUIET).then_some(status)
     })
 }
 
@@ -53,7 +54,7 @@ fn four_kibibytes_of_ten_gibibytes_cost_a_few_pieces() {
     file.read_exact_at(&mut buffer, 7 << 30).expect("it can be read");
     assert_eq!(buffer, [0; 4096]);
     let few = 4 * u64::from(PIECE);
-    let status = quiet_status(&mount);
+    let status = quiet_status(&mount, 4096);
     let fetched = status["downloaded_bytes"].as_u64().expect("a count");
     assert!((4096..=few).contains(&fetched), "{status}");
     let sent = seeder.stats().uploaded;
@@ -67,7 +68,7 @@ fn four_kibibytes_of_ten_gibibytes_cost_a_few_pieces() {
         assert_eq!(buffer, [0; 4096]);
     }
     let limit = few + 20 * 2 * u64::from(PIECE);
-    let status = quiet_status(&mount);
+    let status = quiet_status(&mount, 21 * 4096);
     assert!(status["downloaded_bytes"].as_u64().is_some_and(|n| n <= limit), "{status}");
     let sent = seeder.stats().uploaded;
     assert!(sent <= limit, "the seeder has sent {sent} bytes, {limit} are enough");

@@ -1,7 +1,7 @@
 //! A torrent is read from web servers alone: from the URL of its .torrent and by its magnet link, and whatever goes wrong
 //! with the server, reads are right or end in an error that names it.
 
-use std::{fs, os::unix::fs::FileExt as _, process::Command, time::Duration};
+use std::{fs, os::unix::fs::FileExt as _, process::Command};
 
 use serde_json::{Value, json};
 use wtfs_testkit::{
@@ -134,7 +134,8 @@ fn reads_are_right_whatever_the_server_does_now_and_then() {
                 let server = origin();
                 server.next(count, fault.clone());
                 let (seed, cache) = (server.url("/files/"), text(&stage.subdir(format!("cache-{number}"))));
-                let mount = stage.mount(&[source], &["--web-seed", &seed, "--cache-dir", &cache]);
+                let flags = ["--web-seed", &seed, "--cache-dir", &cache, "--read-timeout", "400s"];
+                let mount = stage.mount(&[source], &flags);
                 let checked = content().check_file(&mount.join("seeded.bin"), BYTES);
                 checked.unwrap_or_else(|error| panic!("{fault:?}: {error}: {}", web_seed(&mount)));
                 assert_eq!(mount.torrent_status()["failed_pieces"], 0, "{fault:?}");
@@ -173,22 +174,30 @@ fn where_the_server_is_of_no_use_a_read_ends_in_an_error_and_the_log_names_it() 
                 let flags = ["--web-seed", &seed, "--cache-dir", &cache, "--read-timeout", "4s"];
                 let mut mount = stage.mount(&[source], &flags);
                 let at = format!("skip={}", BYTES / 65_536 - 2);
-                let mut command = Command::new("dd");
-                command.args(["of=/dev/null", "bs=64K", "count=1", &at]);
-                command.arg(format!("if={}", mount.join("seeded.bin").display()));
-                let done = process::run(command, Duration::from_secs(60));
-                assert!(done.stderr.contains("Input/output error"), "{fault:?}: {done:?}");
+                let read_in_vain = || {
+                    let mut command = Command::new("dd");
+                    command.args(["of=/dev/null", "bs=64K", "count=1", &at]);
+                    command.arg(format!("if={}", mount.join("seeded.bin").display()));
+                    let done = process::run(command, PATIENCE);
+                    assert!(done.stderr.contains("Input/output error"), "{fault:?}: {done:?}");
+                };
+                read_in_vain();
                 assert_eq!(reading::names(mount.dir()).len(), 2, "{fault:?}: the listing still works");
                 let found = eventually(&format!("{fault:?}: the seed is {state}"), PATIENCE, || {
                     let found = web_seed(&mount);
+                    if found["state"] != state {
+                        // It is asked only while a read waits, which may have ended before it had answered.
+                        read_in_vain();
+                    }
                     (found["state"] == state).then_some(found)
                 });
                 let told = found["reason"].as_str().unwrap_or_default();
                 assert!(told.contains(reason), "{fault:?}: {found}");
-                let lines = mount.process().lines();
-                let said = lines.iter().find(|line| line.contains("a read got no data"));
-                let said = said.unwrap_or_else(|| panic!("{fault:?}: nothing in {lines:?}"));
-                assert!(said.contains(&seed), "{fault:?}: {said}");
+                let names_it = |line: &str| {
+                    let is_it = line.contains("a read got no data") && line.contains(&seed);
+                    is_it.then_some(())
+                };
+                mount.process().wait_for_line("the log names the seed", PATIENCE, 0, names_it);
             });
         }
     });
@@ -203,13 +212,23 @@ fn an_honest_seed_beside_a_liar_serves_and_only_the_liar_is_banned() {
     let stage = Stage::new("web-seed-liar");
     let (liar, honest) = (origin(), origin());
     liar.always(Some(Fault::WrongBytes));
+    // Else it might do the whole job before the liar comes to lie.
+    honest.always(Some(Fault::Status(503, "Retry-After: 1\r\n".to_owned())));
     let source = text(&stage.write_torrent(&torrent()));
     let (bad, good) = (liar.url("/files/"), honest.url("/files/"));
-    let mount = stage.mount(&[&source], &["--web-seed", &bad, "--web-seed", &good]);
-    content().check_file(&mount.join("seeded.bin"), BYTES).expect("every byte is right");
-    let status = eventually("the liar is banned", PATIENCE, || {
-        Some(mount.torrent_status()).filter(|status| status["web_seeds"][0]["state"] == "banned")
+    let flags = ["--web-seed", &bad, "--web-seed", &good, "--read-timeout", "400s"];
+    let mount = stage.mount(&[&source], &flags);
+    let path = mount.join("seeded.bin");
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| content().check_file(&path, BYTES));
+        eventually("the liar is banned", PATIENCE, || {
+            (mount.torrent_status()["web_seeds"][0]["state"] == "banned").then_some(())
+        });
+        honest.always(None);
+        reader.join().expect("the reader does not panic").expect("every byte is right");
     });
+    let status = mount.torrent_status();
+    assert_eq!(status["web_seeds"][0]["state"], "banned", "{status}");
     assert_ne!(status["web_seeds"][1]["state"], "banned", "{status}");
 }
 
@@ -281,7 +300,11 @@ fn ranges_beyond_four_gibibytes_of_a_file_are_read_from_nginx() {
     }
     let status = mount.torrent_status();
     assert!(status["downloaded_bytes"].as_u64().is_some_and(|bytes| bytes <= 12 << 20), "{status}");
-    let far = nginx.requests().into_iter().filter(|line| line.contains("bytes=9662627840-")).count();
+    // nginx writes a line when it is done with the answer.
+    let far = eventually("the last range is in the log", PATIENCE, || {
+        let far = nginx.requests().into_iter().filter(|line| line.contains("bytes=9662627840-")).count();
+        (far > 0).then_some(far)
+    });
     assert_eq!(far, 1, "{:?}", nginx.requests());
 }
 
@@ -294,8 +317,8 @@ fn a_download_from_a_web_seed_alone_goes_on_where_it_was_when_the_server_comes_b
     server.next(20, Fault::Truncate(150_000));
     server.always(Some(Fault::Status(503, "Retry-After: 1\r\n".to_owned())));
     let (seed, out) = (server.url("/files/"), text(&stage.subdir("out")));
-    let args = ["get", &source, "--web-seed", &seed, "-o", &out, "--stall-timeout", "3s"];
-    let first = stage.run(&args);
+    let args = ["get", &source, "--web-seed", &seed, "-o", &out];
+    let first = stage.run(&[&args[..], &["--stall-timeout", "20s"]].concat());
     assert_eq!(first.code(), Some(5), "{first:?}");
     assert!(first.stderr.contains(&format!("{seed} answered with HTTP status 503")), "{first:?}");
     server.always(None);

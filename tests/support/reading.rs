@@ -150,6 +150,13 @@ pub(crate) fn cat(path: &Path, log: &Path) -> process::Process {
     process::Process::spawn("cat", command, log)
 }
 
+/// As [`cat`], of the first bytes alone.
+pub(crate) fn cat_start(path: &Path, bytes: u64, log: &Path) -> process::Process {
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec head -c \"$1\" \"$0\" > /dev/null"]).arg(path).arg(bytes.to_string());
+    process::Process::spawn("head", command, log)
+}
+
 /// The names in a directory, sorted.
 pub(crate) fn names(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).expect("the directory can be listed");

@@ -19,8 +19,8 @@ const REST: Duration = Duration::from_millis(20);
 /// A connection that ends sooner was never taken in.
 const STOOD: Duration = Duration::from_secs(2);
 
-/// How long one answer is waited for; a client that gets none goes on with the next.
-const ANSWER: Duration = Duration::from_secs(20);
+/// How long one answer is waited for, longer than the hub waits for a head; a client that gets none goes on with the next.
+const ANSWER: Duration = Duration::from_secs(90);
 
 /// Ends all kinds when it goes, also by a panic.
 #[derive(Debug, Default)]

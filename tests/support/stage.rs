@@ -58,7 +58,7 @@ impl Stage {
         let disk = self.subdir("disk");
         let mut small = Command::new("mount");
         small.args(["-t", "tmpfs", "-o", &format!("size={mib}M"), "tmpfs"]).arg(&disk);
-        if process::run(small, Duration::from_secs(20)).success() {
+        if process::run(small, PATIENCE).success() {
             return Some(disk);
         }
         assert!(
@@ -115,6 +115,8 @@ impl Stage {
             .env("XDG_STATE_HOME", self.join("state"))
             // What else runs on this machine is not asked.
             .env("WTFS_RUNTIME_DIR", self.join("run/wtfs"))
+            // What plays sound makes a directory in /tmp otherwise, and leaves it there.
+            .env("PULSE_RUNTIME_PATH", self.join("run/pulse"))
             .env("RUST_LOG", log)
             .env("RUST_BACKTRACE", "1")
             .env("NO_COLOR", "1")
