@@ -292,7 +292,7 @@ impl HfProxy {
                     return Err(Refusal::Revision(revision.to_string()));
                 }
                 Err(Trouble::Away(refusal)) => {
-                    inner.note_away(now);
+                    inner.note_refusal(&refusal, now);
                     return stale.ok_or(refusal);
                 }
                 Err(Trouble::Failed(refusal)) => return Err(refusal),
@@ -475,7 +475,7 @@ impl HfProxy {
         match checked.unwrap_or(Err(Trouble::Away(Refusal::Timeout))) {
             Ok(()) => as_viewer(caller.viewer),
             Err(Trouble::Away(refusal)) => {
-                inner.note_away(now);
+                inner.note_refusal(&refusal, now);
                 lapsed.map_or(Err(refusal), as_viewer)
             }
             Err(trouble) => Err(trouble.refusal(caller.asker())),
@@ -565,6 +565,12 @@ impl Inner {
     /// A question asked at `asked` was not answered.
     fn note_away(&self, asked: Instant) {
         self.outage().note(asked, Instant::now());
+    }
+
+    /// The same, by what is told to who asked. An upstream that answered, with an error and after some tries, is not
+    /// silent, and the next question is worth asking.
+    fn note_refusal(&self, refusal: &Refusal, asked: Instant) {
+        self.note_away(if *refusal == Refusal::Timeout { asked } else { Instant::now() });
     }
 
     /// Refuses a question that there is nothing older for, if others waited for upstream in vain just now.
