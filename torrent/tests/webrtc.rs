@@ -117,7 +117,7 @@ async fn two_sessions_meet_at_a_tracker_and_one_gets_what_the_other_has() {
     const BYTES: u64 = 5_000_000;
     let relay = Relay::new();
     let seeded = seed(&relay, BYTES).await;
-    relay.wait_members(1, PATIENCE).await;
+    wait(&relay, |relay| relay.seeds() == 1).await;
     let (_cache, session, torrent) = fetch(&relay, &seeded.metainfo).await;
     wait_complete(&torrent).await;
     let file = torrent.metainfo().expect("known").info.geometry.file(0).expect("one file");
@@ -131,7 +131,9 @@ async fn two_sessions_meet_at_a_tracker_and_one_gets_what_the_other_has() {
     assert!(tracker.seeders.is_some_and(|seeders| seeders >= 1), "{tracker:?}");
     session.shutdown().await;
     seeded.session.shutdown().await;
-    assert_eq!(relay.members(), 0, "both said that they left");
+    // Both say that they leave.
+    wait(&relay, |relay| relay.farewells() == 2).await;
+    assert_eq!(relay.members(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,8 +142,9 @@ async fn a_seed_that_comes_second_offers_to_who_waits() {
     let first = seed(&relay, 300_000).await;
     let metainfo = first.metainfo.clone();
     first.session.shutdown().await;
+    wait(&relay, |relay| relay.members() == 0).await;
     let (_cache, session, torrent) = fetch(&relay, &metainfo).await;
-    relay.wait_members(1, PATIENCE).await;
+    wait(&relay, |relay| relay.members() == 1).await;
     let seeded = seed_again(&relay, &first).await;
     wait_complete(&torrent).await;
     wait_status(&torrent, |status| moved(status, SourceKind::WebRtc) >= 300_000).await;
@@ -153,7 +156,7 @@ async fn a_seed_that_comes_second_offers_to_who_waits() {
 async fn offers_without_answers_and_answers_without_sense_are_survived() {
     let relay = Relay::new();
     let seeded = seed(&relay, 300_000).await;
-    relay.wait_members(1, PATIENCE).await;
+    wait(&relay, |relay| relay.seeds() == 1).await;
     relay.set_answers(Answers::Dropped);
     let (_cache, session, torrent) = fetch(&relay, &seeded.metainfo).await;
     wait(&relay, |relay| relay.offers() >= 1).await;
@@ -162,8 +165,8 @@ async fn offers_without_answers_and_answers_without_sense_are_survived() {
     relay.say_to_all("{\"action\":\"announce\",\"offer\":{\"type\":\"offer\",\"sdp\":7}}");
     relay.say_to_all("\u{0}");
     relay.go_down();
-    wait_status(&torrent, |status| tracker(status).state == TrackerStateName::Error).await;
-    let message = tracker(&torrent.status()).message.clone().unwrap_or_default();
+    let status = wait_status(&torrent, |status| tracker(status).state == TrackerStateName::Error).await;
+    let message = tracker(&status).message.clone().unwrap_or_default();
     assert!(message.contains("relay.test") && message.contains("broke"), "{message}");
     relay.set_answers(Answers::PassedOn);
     relay.come_back();
@@ -179,11 +182,18 @@ async fn peers_that_are_connected_do_not_need_the_tracker() {
     const BYTES: u64 = 20_000_000;
     let relay = Relay::new();
     let seeded = seed(&relay, BYTES).await;
-    relay.wait_members(1, PATIENCE).await;
-    let (_cache, session, torrent) = fetch(&relay, &seeded.metainfo).await;
+    wait(&relay, |relay| relay.seeds() == 1).await;
+    let cache = tempfile::tempdir().expect("dir");
+    let session = session(cache.path(), &relay, |_| {}).await;
+    let source = Source::Metainfo(Box::new(seeded.metainfo.clone()));
+    let torrent = session.add(source, AddOptions::default()).await.expect("added");
     wait_status(&torrent, |status| status.peers.iter().any(|peer| peer.source == SourceKind::WebRtc)).await;
     relay.go_down();
-    wait_complete(&torrent).await;
+    wait_status(&torrent, |status| tracker(status).state == TrackerStateName::Error).await;
+    // Nothing has been read so far.
+    let file = torrent.metainfo().expect("known").info.geometry.file(0).expect("one file");
+    let all = torrent.open(file).expect("opens").read_at(0, BYTES as u32).await.expect("read");
+    assert!(all == ramp(0..BYTES));
     session.shutdown().await;
     seeded.session.shutdown().await;
 }
@@ -192,7 +202,7 @@ async fn peers_that_are_connected_do_not_need_the_tracker() {
 async fn a_peer_that_is_reached_over_tcp_too_is_kept_there() {
     let relay = Relay::new();
     let seeded = seed(&relay, 1_000_000).await;
-    relay.wait_members(1, PATIENCE).await;
+    wait(&relay, |relay| relay.seeds() == 1).await;
     let cache = tempfile::tempdir().expect("dir");
     let reader = session(cache.path(), &relay, |_| {}).await;
     let source = Source::Metainfo(Box::new(seeded.metainfo.clone()));
@@ -213,7 +223,7 @@ async fn a_peer_that_is_reached_over_tcp_too_is_kept_there() {
 async fn without_webrtc_the_tracker_is_listed_and_left_alone() {
     let relay = Relay::new();
     let seeded = seed(&relay, 100_000).await;
-    relay.wait_members(1, PATIENCE).await;
+    wait(&relay, |relay| relay.seeds() == 1).await;
     let cache = tempfile::tempdir().expect("dir");
     let without = session(cache.path(), &relay, |config| config.webrtc = WebRtcPolicy::Off).await;
     let source = Source::Metainfo(Box::new(seeded.metainfo.clone()));
@@ -265,7 +275,7 @@ async fn a_hub_gives_on_what_peers_have_who_cannot_reach_each_other() {
     let source = || Source::Metainfo(Box::new(metainfo.clone()));
     let hub = session(caches[0].path(), &relay, |config| config.bridge = BridgePolicy::On).await;
     let bridge = hub.add(source(), AddOptions::default()).await.expect("added");
-    relay.wait_members(1, PATIENCE).await;
+    wait(&relay, |relay| relay.members() == 1).await;
     let seed = session(caches[1].path(), &relay, |config| config.webrtc = WebRtcPolicy::Off).await;
     let options = AddOptions {
         storage: StorageKind::Directory(dir.path().to_owned()),

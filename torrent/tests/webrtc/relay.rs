@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +37,7 @@ pub(crate) struct Relay {
     up: Mutex<Option<CancellationToken>>,
     lines: AtomicU32,
     offers: AtomicUsize,
+    farewells: AtomicUsize,
     interval_s: u32,
 }
 
@@ -53,6 +53,7 @@ impl Relay {
             up: Mutex::new(Some(CancellationToken::new())),
             lines: AtomicU32::new(0),
             offers: AtomicUsize::new(0),
+            farewells: AtomicUsize::new(0),
             interval_s: 30,
         })
     }
@@ -71,13 +72,14 @@ impl Relay {
         self.offers.load(Ordering::Relaxed)
     }
 
-    pub(crate) async fn wait_members(&self, count: usize, patience: Duration) {
-        let waited = tokio::time::timeout(patience, async {
-            while self.members() < count {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        });
-        waited.await.unwrap_or_else(|_| panic!("{} members", self.members()));
+    /// Those of them that lack nothing.
+    pub(crate) fn seeds(&self) -> usize {
+        lock(&self.members).values().filter(|member| member.is_seed).count()
+    }
+
+    /// How often somebody said that he leaves.
+    pub(crate) fn farewells(&self) -> usize {
+        self.farewells.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_answers(&self, answers: Answers) {
@@ -109,6 +111,7 @@ impl Relay {
                 let own = (announce.info_hash, announce.peer_id);
                 if announce.event == AnnounceEvent::Stopped {
                     members.remove(&own);
+                    self.farewells.fetch_add(1, Ordering::Relaxed);
                 } else {
                     let is_seed = announce.left == Some(0);
                     members.insert(own, Member { says: says.clone(), is_seed, line });

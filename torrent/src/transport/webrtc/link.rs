@@ -8,7 +8,7 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use rtc::ice::mdns::MulticastDnsMode;
@@ -38,7 +38,10 @@ use crate::transport::{Connection, Direction, Fingerprint, TransportKind};
 const REACTORS: usize = 1;
 
 /// Between looks at what is in flight, should the library not say that it worked.
-const LOOK: std::time::Duration = std::time::Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The longest that a connection which is being closed goes on for the sake of its last bytes, however they trickle.
+const CLOSE_MAX: Duration = Duration::from_secs(60);
 
 /// Who describes first.
 pub(super) enum Role {
@@ -359,7 +362,8 @@ impl Open {
     /// What stays with the task, and what is given out.
     fn split(self, policy: &RtcPolicy) -> (Link, Connection) {
         let outbox = Arc::new(Outbox::new(policy.send_buffer_bytes));
-        let reader = RtcReader::new(Arc::clone(&self.channel), self.first, Arc::clone(&self.end));
+        let (end, watch) = (Arc::clone(&self.end), Arc::clone(&self.watch));
+        let reader = RtcReader::new(Arc::clone(&self.channel), self.first, end, watch);
         let connection = Connection {
             reader: Box::new(reader),
             writer: Box::new(RtcWriter(Arc::clone(&outbox))),
@@ -426,13 +430,15 @@ impl Link {
         let parting = async {
             match reason {
                 // What came before is still with the library, which forgets it when it is closed.
-                EndReason::Closed => end.is_read().await,
-                EndReason::Local => self.part().await,
+                EndReason::Closed => end.is_read(policy.close_timeout).await,
+                EndReason::Local => {
+                    let _ = tokio::time::timeout(policy.close_timeout, self.part()).await;
+                }
                 _ => {}
             }
         };
         tokio::select! {
-            _ = tokio::time::timeout(policy.close_timeout, parting) => {}
+            _ = tokio::time::timeout(CLOSE_MAX, parting) => {}
             () = watch.ended.cancelled() => {}
             () = cancel.cancelled() => {}
         }
@@ -459,10 +465,10 @@ impl Link {
             self.in_flight.on_sent(Instant::now(), len);
         }
         // What is queued is lost once the connection closes.
-        match tokio::time::timeout(policy.close_timeout, self.arrived()).await {
-            Ok(Ok(())) => EndReason::Local,
+        match tokio::time::timeout(CLOSE_MAX, self.arrived(policy.close_timeout)).await {
+            Ok(Ok(Arrival::Whole)) => EndReason::Local,
             Ok(Err(_)) => EndReason::Closed,
-            Err(_) => {
+            Ok(Ok(Arrival::Stalled)) | Err(_) => {
                 tracing::debug!("closed before all that was sent had arrived");
                 EndReason::Local
             }
@@ -488,16 +494,29 @@ impl Link {
         Ok(())
     }
 
-    /// Waits until nothing is in flight.
-    async fn arrived(&self) -> Result<(), webrtc::error::Error> {
+    /// Waits until nothing is in flight, or nothing has arrived for `stalled`.
+    async fn arrived(&self, stalled: Duration) -> Result<Arrival, webrtc::error::Error> {
+        let (mut least, mut since) = (usize::MAX, Instant::now());
         loop {
             let worked = self.watch.worked.notified();
             tokio::pin!(worked);
             worked.as_mut().enable();
-            if self.channel.outstanding_bytes().await? == 0 {
-                return Ok(());
+            let outstanding = self.channel.outstanding_bytes().await?;
+            if outstanding == 0 {
+                return Ok(Arrival::Whole);
+            }
+            if outstanding < least {
+                (least, since) = (outstanding, Instant::now());
+            } else if since.elapsed() >= stalled {
+                return Ok(Arrival::Stalled);
             }
             let _ = tokio::time::timeout(LOOK, worked).await;
         }
     }
+}
+
+/// What became of the last bytes.
+enum Arrival {
+    Whole,
+    Stalled,
 }

@@ -39,7 +39,8 @@ pub(crate) struct RtcPolicy {
     pub(crate) message_bytes_kin: usize,
     /// What a peer may have sent that nobody has read yet, for each connection: the window of SCTP (RFC 9260).
     pub(crate) receive_window_bytes: u32,
-    /// How long a connection that was closed goes on sending what it had taken.
+    /// How long a connection that was closed goes on, for what was sent and has not arrived or what has come and is not
+    /// read, with nothing of that moving.
     pub(crate) close_timeout: Duration,
     /// Connections in all states at once; further ones are refused.
     pub(crate) connections_max: usize,

@@ -1,5 +1,5 @@
 //! What the library runs on: tokio, with our sockets, and two things told that it does not tell by itself: that it has
-//! done a round of its work, and that its task has ended, however it did.
+//! done a round of its work, and that its task has ended, however it did. It can be made to do a round, too.
 
 use std::fmt;
 use std::future::Future;
@@ -36,6 +36,32 @@ pub(super) struct Watch {
     pub(super) worked: Notify,
     /// Cancelled once the library's task has ended or panicked.
     pub(super) ended: CancellationToken,
+    /// Ends the library's wait.
+    nudged: Notify,
+}
+
+/// Rounds of the library after which all that it had has been handed over, if somebody takes it: one may have been half
+/// done; the next takes up what was left in the association's own queue, and one more hands that over.
+const SETTLING_ROUNDS: usize = 3;
+
+impl Watch {
+    /// Waits until the library has handed over all it had when this was called.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it leaves a round that nobody waits for.
+    pub(super) async fn settled(&self) {
+        for _ in 0..SETTLING_ROUNDS {
+            let worked = self.worked.notified();
+            tokio::pin!(worked);
+            worked.as_mut().enable();
+            self.nudged.notify_one();
+            tokio::select! {
+                () = worked => {}
+                () = self.ended.cancelled() => return,
+            }
+        }
+    }
 }
 
 impl RtcRuntime {
@@ -85,7 +111,13 @@ impl Runtime for RtcRuntime {
     /// Called once each time the library is about to wait.
     fn sleep(&self, duration: Duration) -> Boxed<'static, ()> {
         self.watch.worked.notify_waiters();
-        self.tokio.sleep(duration)
+        let (sleep, watch) = (self.tokio.sleep(duration), Arc::clone(&self.watch));
+        Box::pin(async move {
+            tokio::select! {
+                () = sleep => {}
+                () = watch.nudged.notified() => {}
+            }
+        })
     }
 
     fn interval(&self, period: Duration) -> Box<dyn AsyncInterval> {

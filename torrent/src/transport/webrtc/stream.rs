@@ -6,25 +6,22 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use webrtc::data_channel::{DataChannel, DataChannelEvent};
 
 use super::EndReason;
 use super::outbox::Outbox;
+use super::runtime::Watch;
 
 /// Events looked at in one turn: a peer that sends empty messages must not hold up others.
 const EVENTS_A_TURN: usize = 64;
-
-/// Once the peer has closed, what came before may still be on its way through the library, which can tell of the end
-/// first. When nothing has come for this long, nothing will.
-const QUIET: Duration = Duration::from_millis(50);
 
 /// How a connection ended, known to all of its parts. The first reason stays.
 #[derive(Debug, Default)]
@@ -35,6 +32,8 @@ pub(super) struct End {
     gone: CancellationToken,
     /// Cancelled once nobody will read any more.
     read: CancellationToken,
+    /// Messages that were read.
+    taken: AtomicU64,
 }
 
 impl End {
@@ -65,9 +64,15 @@ impl End {
         self.gone.cancelled().await;
     }
 
-    /// Waits until all was read, or the reader dropped.
-    pub(super) async fn is_read(&self) {
-        self.read.cancelled().await;
+    /// Waits until all was read, or the reader dropped, or nothing was read for `stalled`.
+    pub(super) async fn is_read(&self, stalled: Duration) {
+        loop {
+            let before = self.taken.load(Ordering::Relaxed);
+            let read = tokio::time::timeout(stalled, self.read.cancelled()).await;
+            if read.is_ok() || self.taken.load(Ordering::Relaxed) == before {
+                return;
+            }
+        }
     }
 
     fn to_io(&self) -> io::Result<()> {
@@ -91,6 +96,7 @@ impl EndReason {
 }
 
 type NextEvent = Pin<Box<dyn Future<Output = Option<DataChannelEvent>> + Send>>;
+type Settling = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The half that is read.
 pub(super) struct RtcReader {
@@ -100,27 +106,38 @@ pub(super) struct RtcReader {
     next: Option<NextEvent>,
     end: Arc<End>,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// The peer has closed: until when more may come.
-    quiet: Option<Pin<Box<Sleep>>>,
+    watch: Arc<Watch>,
+    /// The peer has closed: what came before may still be on its way through the library, which can tell of the end first.
+    settling: Option<Settling>,
     is_at_end: bool,
 }
 
 impl RtcReader {
     /// Reads `message` first, then what the channel brings.
-    pub(super) fn new(channel: Arc<dyn DataChannel>, message: BytesMut, end: Arc<End>) -> Self {
+    pub(super) fn new(
+        channel: Arc<dyn DataChannel>,
+        message: BytesMut,
+        end: Arc<End>,
+        watch: Arc<Watch>,
+    ) -> Self {
         let ended = Box::pin(end.token.clone().cancelled_owned());
-        Self { channel, message, next: None, end, ended, quiet: None, is_at_end: false }
+        Self { channel, message, next: None, end, ended, watch, settling: None, is_at_end: false }
     }
 
     /// Whether it has ended, and nothing more will come.
     fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.quiet.is_none() {
+        if self.settling.is_none() {
             std::task::ready!(self.ended.as_mut().poll(context));
             if self.end.reason() != Some(EndReason::Closed) {
                 return Poll::Ready(());
             }
         }
-        self.quiet.get_or_insert_with(|| Box::pin(tokio::time::sleep(QUIET))).as_mut().poll(context)
+        let watch = &self.watch;
+        let settling = self.settling.get_or_insert_with(|| {
+            let watch = Arc::clone(watch);
+            Box::pin(async move { watch.settled().await })
+        });
+        settling.as_mut().poll(context)
     }
 
     fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<DataChannelEvent>> {
@@ -159,9 +176,9 @@ impl AsyncRead for RtcReader {
                 }
                 Poll::Ready(Some(DataChannelEvent::OnMessage(message))) => {
                     this.message = message.data;
-                    if let Some(quiet) = &mut this.quiet {
-                        quiet.as_mut().reset(Instant::now() + QUIET);
-                    }
+                    this.end.taken.fetch_add(1, Ordering::Relaxed);
+                    // There may be more behind it.
+                    this.settling = None;
                 }
                 Poll::Ready(Some(DataChannelEvent::OnClose | DataChannelEvent::OnClosing)) => {
                     this.end.set(EndReason::Closed);

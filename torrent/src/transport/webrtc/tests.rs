@@ -3,6 +3,7 @@
 //! Nothing here knows the library: another backend would have to pass the same.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use sha1::{Digest, Sha1};
@@ -10,18 +11,27 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wtfs_testkit::path::Profile;
 use wtfs_testkit::udp_relay::{UdpRelay, candidate_of, with_candidate};
 
-use super::policy::AddressFilter;
+use super::policy::{AddressFilter, IceTimes};
 use super::*;
 use crate::transport::{Direction, TransportKind};
 
 /// Far longer than anything here takes.
 pub(super) const LIMIT: Duration = Duration::from_secs(120);
 
+/// No peer is given up because the machine is slow: what ends a connection here is what the test does to it.
 pub(super) fn policy() -> RtcPolicy {
+    let never = Duration::from_secs(3600);
     RtcPolicy {
         addresses: AddressFilter { only: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)], ..AddressFilter::default() },
+        ice: IceTimes { disconnected: never, failed: never, checks_max: u16::MAX, ..IceTimes::default() },
+        open_timeout: LIMIT,
         ..RtcPolicy::default()
     }
+}
+
+/// The same, for tests in which one end stays and takes all that the other sent before it left.
+fn patient() -> RtcPolicy {
+    RtcPolicy { close_timeout: Duration::from_secs(15), ..policy() }
 }
 
 /// A factory with its own tasks, so that a test can wait for their end.
@@ -59,7 +69,7 @@ async fn connect_as(offers: &Side, answers: &Side, known: Known) -> (Connection,
 }
 
 /// What the two sides know of each other.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
     /// That they are the same.
     Kin,
@@ -166,13 +176,18 @@ async fn a_reader_that_stops_makes_the_writer_wait_in_bounded_memory() {
 }
 
 async fn a_reader_stops(known: Known, most: usize) {
-    let (a, b) = (Side::new(policy()), Side::new(policy()));
+    let (a, b) = (Side::new(patient()), Side::new(patient()));
     let (mut ours, mut theirs) = connect_as(&a, &b, known).await;
     let part = content(64 << 10);
     let mut written = 0;
+    let began = Instant::now();
     loop {
         match tokio::time::timeout(Duration::from_secs(2), ours.writer.write(&part)).await {
             Ok(bytes) => written += bytes.unwrap(),
+            // Less than the window: it is the machine that makes it wait.
+            Err(_) if written <= 1 << 20 => {
+                assert!(began.elapsed() < LIMIT, "only {written} bytes are taken")
+            }
             Err(_) => break,
         }
         // The window of SCTP, what is queued behind it in messages, what is in flight and what is yet to be sent.
@@ -187,13 +202,12 @@ async fn a_reader_stops(known: Known, most: usize) {
     let mut got = Vec::new();
     let read = tokio::time::timeout(LIMIT, theirs.reader.read_to_end(&mut got)).await.unwrap();
     read.unwrap();
-    assert!(got.len() > 1 << 20, "{}", got.len());
     assert_eq!(got.len(), written);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_written_before_the_end_arrives_and_then_the_end() {
-    let (a, b) = (Side::new(policy()), Side::new(policy()));
+    let (a, b) = (Side::new(patient()), Side::new(patient()));
     for _ in 0..5 {
         let (mut ours, mut theirs) = connect(&a, &b).await;
         let sent = content(1 << 20);
@@ -206,11 +220,12 @@ async fn what_was_written_before_the_end_arrives_and_then_the_end() {
         tokio::time::timeout(LIMIT, theirs.reader.read_to_end(&mut got)).await.unwrap().unwrap();
         assert_eq!(sum(&got), sum(&sent));
         writing.await.unwrap();
-        let closed = Instant::now();
-        while theirs.writer.write(b"x").await.is_ok() {
-            assert!(closed.elapsed() < LIMIT, "writes go on though the peer has closed");
-            tokio::task::yield_now().await;
-        }
+        let writes = async {
+            while theirs.writer.write(b"x").await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(LIMIT, writes).await.expect("writes fail once the peer has closed");
     }
     a.is_idle().await;
     b.is_idle().await;
@@ -221,18 +236,17 @@ async fn a_peer_that_closes_is_noticed_at_once() {
     let (a, b) = (Side::new(policy()), Side::new(policy()));
     for _ in 0..3 {
         let (ours, mut theirs) = connect(&a, &b).await;
-        let start = Instant::now();
         drop(ours);
+        // Silence alone would be noticed by nobody for an hour, and as an error.
         let read = tokio::time::timeout(LIMIT, theirs.reader.read(&mut [0; 10])).await.unwrap();
         assert_eq!(read.unwrap(), 0);
-        // Far below what it takes to notice a peer that said nothing.
-        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_is_killed_is_noticed_in_seconds() {
-    let (a, b) = (Side::new(policy()), Side::new(policy()));
+    let usual = || RtcPolicy { ice: IceTimes::default(), ..policy() };
+    let (a, b) = (Side::new(usual()), Side::new(usual()));
     let (relay, mut ours, theirs) = connect_through(&a, &b, &path(Duration::ZERO), Known::Kin).await;
     relay.cut();
     let start = Instant::now();
@@ -247,17 +261,82 @@ async fn a_peer_that_is_killed_is_noticed_in_seconds() {
     b.is_idle().await;
 }
 
+/// The longest pause that the transport may make on a path that loses nothing. One by the library's fault is one of a
+/// second, and comes each time.
+const PAUSE_MAX: Duration = Duration::from_millis(300);
+
+/// Transfers of which one at least has to be without a longer one.
+const TURNS: usize = 8;
+
+/// Tells how long the machine has kept this process from running: such a pause is nobody's fault.
+struct Stopwatch {
+    waited: Duration,
+    late: Arc<Mutex<Duration>>,
+    ticking: tokio::task::JoinHandle<()>,
+}
+
+impl Stopwatch {
+    fn start() -> Self {
+        const TICK: Duration = Duration::from_millis(10);
+        let late = Arc::new(Mutex::new(Duration::ZERO));
+        let ticking = tokio::spawn({
+            let late = Arc::clone(&late);
+            async move {
+                loop {
+                    let start = Instant::now();
+                    tokio::time::sleep(TICK).await;
+                    *late.lock().unwrap() += start.elapsed().saturating_sub(2 * TICK);
+                }
+            }
+        });
+        Self { waited: waited_for_a_processor(), late, ticking }
+    }
+
+    fn stop(self) -> Duration {
+        self.ticking.abort();
+        waited_for_a_processor().saturating_sub(self.waited) + *self.late.lock().unwrap()
+    }
+}
+
+/// What all threads of this process have waited for a processor so far, if the kernel says.
+fn waited_for_a_processor() -> Duration {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let waited = tasks.filter_map(|task| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(waited.sum())
+}
+
+/// Carries `sent` over such a path until it once goes without a pause that is not the machine's.
+async fn carry_without_a_pause(
+    sides: (&Side, &Side),
+    profile: &Profile,
+    known: Known,
+    sent: &[u8],
+    then: impl AsyncFn(UdpRelay, Connection, Connection),
+) {
+    let mut pauses = Vec::new();
+    while pauses.len() < TURNS {
+        let (relay, mut ours, mut theirs) = connect_through(sides.0, sides.1, profile, known).await;
+        let watch = Stopwatch::start();
+        let (got, pause) = carry(&mut ours, &mut theirs, sent).await;
+        let stopped = watch.stop();
+        assert_eq!(sum(&got), sum(sent));
+        then(relay, ours, theirs).await;
+        if pause.saturating_sub(stopped) <= PAUSE_MAX {
+            return;
+        }
+        pauses.push((pause, stopped));
+    }
+    panic!("pauses, and what of them may be the machine's: {pauses:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn at_20_ms_there_is_no_pause_and_every_second_packet_is_acknowledged() {
-    let (a, b) = (Side::new(policy()), Side::new(policy()));
-    let sent = content(16 << 20);
-    // A pause by the library's fault is one of a second, and comes each time; one by a busy machine does not.
-    let mut pauses = Vec::new();
-    while pauses.len() < 3 && pauses.last().is_none_or(|pause| *pause > Duration::from_millis(300)) {
-        let path = path(Duration::from_millis(10));
-        let (relay, mut ours, mut theirs) = connect_through(&a, &b, &path, Known::Strangers).await;
-        let (got, pause) = carry(&mut ours, &mut theirs, &sent).await;
-        assert_eq!(sum(&got), sum(&sent));
+    let (a, b) = (Side::new(patient()), Side::new(patient()));
+    let path = path(Duration::from_millis(10));
+    let then = async |relay: UdpRelay, ours: Connection, mut theirs: Connection| {
         // It closes once all is acknowledged.
         drop(ours);
         let end = tokio::time::timeout(LIMIT, theirs.reader.read(&mut [0; 10])).await.unwrap();
@@ -265,26 +344,16 @@ async fn at_20_ms_there_is_no_pause_and_every_second_packet_is_acknowledged() {
         let (data, acks) = (relay.from_target().data(), relay.to_target().short());
         assert!(data > 10_000, "{data} data datagrams");
         assert!(data <= 2 * acks, "{data} data datagrams, {acks} acknowledgements");
-        pauses.push(pause);
-    }
-    assert!(pauses.iter().any(|pause| *pause <= Duration::from_millis(300)), "{pauses:?}");
+    };
+    carry_without_a_pause((&a, &b), &path, Known::Strangers, &content(16 << 20), then).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_20_ms_there_is_no_pause_either_when_many_packets_are_acknowledged_at_once() {
     let (a, b) = (Side::new(policy()), Side::new(policy()));
-    let sent = content(16 << 20);
-    let mut pauses = Vec::new();
-    while pauses.len() < 3 && pauses.last().is_none_or(|pause| *pause > Duration::from_millis(300)) {
-        let path = path(Duration::from_millis(10));
-        let (relay, mut ours, mut theirs) = connect_through(&a, &b, &path, Known::Kin).await;
-        let (got, pause) = carry(&mut ours, &mut theirs, &sent).await;
-        assert_eq!(sum(&got), sum(&sent));
-        let (data, acks) = (relay.from_target().data(), relay.to_target().short());
-        assert!(data > 2 * acks, "{data} data datagrams, {acks} acknowledgements");
-        pauses.push(pause);
-    }
-    assert!(pauses.iter().any(|pause| *pause <= Duration::from_millis(300)), "{pauses:?}");
+    let path = path(Duration::from_millis(10));
+    let then = async |_: UdpRelay, _: Connection, _: Connection| {};
+    carry_without_a_pause((&a, &b), &path, Known::Kin, &content(16 << 20), then).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -292,17 +361,24 @@ async fn a_small_queue_on_the_way_is_not_overrun() {
     let (a, b) = (Side::new(policy()), Side::new(policy()));
     let profile =
         Profile { rate_bytes: Some(12_500_000), queue_bytes: 250_000, ..path(Duration::from_millis(10)) };
-    let sent = content(16 << 20);
-    let mut pauses = Vec::new();
     for known in [Known::Strangers, Known::Kin] {
-        pauses.clear();
-        while pauses.len() < 3 && pauses.last().is_none_or(|pause| *pause > Duration::from_millis(300)) {
-            let (_relay, mut ours, mut theirs) = connect_through(&a, &b, &profile, known).await;
-            let (got, pause) = carry(&mut ours, &mut theirs, &sent).await;
-            assert_eq!(sum(&got), sum(&sent));
-            pauses.push(pause);
-        }
-        assert!(pauses.iter().any(|pause| *pause <= Duration::from_millis(300)), "{pauses:?}");
+        let then = async |_: UdpRelay, _: Connection, _: Connection| {};
+        carry_without_a_pause((&a, &b), &profile, known, &content(16 << 20), then).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_who_is_like_us_is_sent_long_messages() {
+    for (known, expected) in
+        [(Known::Strangers, policy().message_bytes), (Known::Kin, policy().message_bytes_kin)]
+    {
+        let (a, b) = (Side::new(policy()), Side::new(policy()));
+        let (mut ours, mut theirs) = connect_as(&a, &b, known).await;
+        // All of it fits what waits to be sent, so that the first message is as long as one may be.
+        ours.writer.write_all(&content(expected + 1)).await.unwrap();
+        let mut got = vec![0; 1 << 20];
+        let read = tokio::time::timeout(LIMIT, theirs.reader.read(&mut got)).await.unwrap().unwrap();
+        assert_eq!(read, expected, "{known:?}");
     }
 }
 
@@ -350,8 +426,8 @@ async fn a_stun_server_that_does_not_answer_holds_an_offer_up_for_the_cap_alone(
     let start = Instant::now();
     let (offer, pending) = a.factory.offer().await.unwrap();
     let took = start.elapsed();
-    let cap = policy().gather_cap;
-    assert!(took >= cap / 2 && took < cap + Duration::from_secs(4), "{took:?}");
+    // By itself the library would wait for as long as it repeats its question, which is most of a minute.
+    assert!(took >= policy().gather_cap / 2 && took < Duration::from_secs(30), "{took:?}");
     assert!(candidate_of(&offer).is_some(), "{offer}");
     let (answer, answered) = b.factory.answer(&offer).await.unwrap();
     let (ours, theirs) = tokio::join!(pending.accept(&answer), answered.connected());
@@ -378,9 +454,9 @@ async fn a_stun_server_that_answers_is_not_waited_for_longer() {
         }
     });
     let server = url.parse().unwrap();
-    let gather_cap = Duration::from_secs(60);
+    let gather_cap = 2 * LIMIT;
     let a = Side::new(RtcPolicy { servers: vec![server], gather_cap, ..policy() });
-    let (offer, _pending) = tokio::time::timeout(LIMIT / 4, a.factory.offer()).await.unwrap().unwrap();
+    let (offer, _pending) = tokio::time::timeout(LIMIT, a.factory.offer()).await.unwrap().unwrap();
     assert!(offer.contains("203.0.113.7 4242 typ srflx"), "{offer}");
     answering.abort();
 }
@@ -442,9 +518,12 @@ async fn no_more_connections_and_offers_than_allowed_are_made() {
     let (_, _third) = side.factory.answer(&offer).await.unwrap();
     assert_eq!(side.factory.answer(&offer).await.unwrap_err(), RtcError::TooMany);
     drop(first);
-    while side.factory.connections() == 3 {
-        tokio::task::yield_now().await;
-    }
+    let freed = async {
+        while side.factory.connections() == 3 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, freed).await.expect("its place is free");
     side.factory.offer().await.unwrap();
 }
 
@@ -488,8 +567,10 @@ fn nothing_is_left_of_a_thousand_offers() {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let (a, b) = (Side::new(policy()), Side::new(policy()));
-        spoil(&a, &b, 40).await;
+        // Nothing is said that could get lost.
+        let hasty = || RtcPolicy { close_timeout: Duration::from_millis(200), ..policy() };
+        let (a, b) = (Side::new(hasty()), Side::new(hasty()));
+        spoil(&a, &b, 120).await;
         let before = held();
         spoil(&a, &b, 1000).await;
         // The library's own tasks close their sockets soon after ours have ended.
@@ -501,9 +582,16 @@ fn nothing_is_left_of_a_thousand_offers() {
     });
 }
 
-/// Makes `count` offers of which none becomes a connection that stays, each spoiled in another way.
+/// Makes `count` offers of which none becomes a connection that stays, each spoiled in another way. Those that are on
+/// their way out are few at any time, so that the most memory that was ever in use is the same each time.
 async fn spoil(a: &Side, b: &Side, count: usize) {
     for turn in 0..count {
+        let few = async {
+            while a.factory.connections() + b.factory.connections() > 40 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, few).await.expect("those that are spoiled end");
         let (offer, pending) = match turn % 8 {
             // Dropped while it is made.
             0 => {
