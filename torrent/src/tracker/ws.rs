@@ -23,6 +23,7 @@ use wtfs_proto::tracker::http::AnnounceResponse;
 
 pub(crate) use self::data_channels::DataChannels;
 use self::line::Line;
+use self::shares::{Portions, Shares};
 use self::socket::{Command, SocketTask, Times};
 use super::AnnounceError;
 use super::local::OwnTracker;
@@ -33,12 +34,16 @@ use crate::transport::webrtc::RtcError;
 mod data_channels;
 mod line;
 mod offers;
+mod shares;
 mod socket;
 #[cfg(test)]
 mod tests;
 
 /// Trackers spoken to at once. A torrent may name two hundred, and each costs a connection for as long as it is announced.
 const MAX_SOCKETS: usize = 64;
+/// Connections that may be under way at once, of all sockets: with the offers that nobody has answered, and as many peers
+/// as are usual, well within those that the session may have.
+const UNDER_WAY: Portions = Portions { own: 1, shared: 64 };
 /// Announces that may wait for a socket's task.
 const COMMAND_QUEUE: usize = 64;
 
@@ -114,6 +119,7 @@ struct Shared {
     factory: Arc<dyn Factory>,
     own: Option<OwnTracker>,
     sockets: Mutex<HashMap<String, mpsc::Sender<Command>>>,
+    shares: Shares,
     tasks: TaskTracker,
     cancel: CancellationToken,
     /// How long an announce may take, with opening the socket.
@@ -151,6 +157,7 @@ impl WsClient {
             factory,
             own,
             sockets: Mutex::default(),
+            shares: Shares::new(UNDER_WAY),
             tasks,
             cancel,
             announce_timeout: Duration::from_secs(20),
@@ -209,7 +216,8 @@ impl WsClient {
             None => Dialer::Http(shared.http.clone(), url.as_str().to_owned()),
         };
         let host = crate::http::host_of(url);
-        let task = SocketTask::new(shared.times, host.clone(), dialer, shared.factory.clone(), inbox);
+        let (factory, share) = (shared.factory.clone(), shared.shares.join());
+        let task = SocketTask::new(shared.times, host.clone(), dialer, factory, share, inbox);
         let span = tracing::info_span!("tracker", %host);
         let running = tracing::Instrument::instrument(task.run(shared.cancel.clone()), span);
         shared.tasks.spawn(running);

@@ -24,6 +24,7 @@ use wtfs_proto::tracker::{AnnounceEvent, AnnounceRequest};
 
 use super::line::{Heard, Hearing, Line, Said, Turn};
 use super::offers::{MAX_OFFERS, Offers};
+use super::shares::{self, Share};
 use super::{Answered, Caller, Described, Dialer, Factory, Offered, Place};
 use crate::tracker::AnnounceError;
 use crate::transport::webrtc::RtcError;
@@ -123,6 +124,7 @@ enum Done {
         from: From,
         offer_id: OfferId,
         answer: Described<dyn Answered>,
+        place: shares::Place,
     },
     /// A connection was handed on, or came to nothing.
     Met {
@@ -137,6 +139,8 @@ pub(super) struct SocketTask {
     host: String,
     dialer: Dialer,
     factory: Arc<dyn Factory>,
+    /// Of the connections that may be under way at all sockets.
+    share: Share,
     inbox: mpsc::Receiver<Command>,
     start: Instant,
     line: Option<Line>,
@@ -162,6 +166,7 @@ impl SocketTask {
         host: String,
         dialer: Dialer,
         factory: Arc<dyn Factory>,
+        share: Share,
         inbox: mpsc::Receiver<Command>,
     ) -> Self {
         let now = Instant::now();
@@ -170,6 +175,7 @@ impl SocketTask {
             host,
             dialer,
             factory,
+            share,
             inbox,
             start: now,
             line: None,
@@ -325,7 +331,7 @@ impl SocketTask {
         });
         (member.caller, member.request, member.waiting) = (caller, request, Some(reply));
         if self.line.is_some() {
-            self.say_announce(info_hash);
+            self.say_announce(info_hash, self.now());
         } else if !self.is_dialling {
             self.is_dialling = true;
             let dialer = self.dialer.clone();
@@ -342,8 +348,7 @@ impl SocketTask {
         }
     }
 
-    fn say_announce(&mut self, info_hash: InfoHash) {
-        let now = self.now();
+    fn say_announce(&mut self, info_hash: InfoHash, now: Moment) {
         let Some(member) = self.members.get_mut(&info_hash) else { return };
         let open = member.offers.open(now);
         self.outbox.push_back(Said::Text(announce_text(&member.request, open)));
@@ -358,8 +363,8 @@ impl SocketTask {
                 self.is_dialling = false;
                 (self.failed, self.failures, self.malformed) = (None, 0, 0);
                 (self.line, self.heard_at) = (Some(line), Instant::now());
-                let waiting: Vec<InfoHash> = self.members.keys().copied().collect();
-                waiting.into_iter().for_each(|info_hash| self.say_announce(info_hash));
+                let (waiting, now) = (self.members.keys().copied().collect::<Vec<InfoHash>>(), self.now());
+                waiting.into_iter().for_each(|info_hash| self.say_announce(info_hash, now));
             }
             Done::Dialled(Err(error)) => {
                 self.is_dialling = false;
@@ -384,9 +389,11 @@ impl SocketTask {
                     let offer_id = OfferId(std::array::from_fn(|_| fastrand::u8(..)));
                     member.offers.add(offer_id, &sdp, pending, now);
                 }
-                self.say_announce(info_hash);
+                self.say_announce(info_hash, now);
             }
-            Done::Answered { from, offer_id, answer } => self.handle_answered(from, offer_id, answer),
+            Done::Answered { from, offer_id, answer, place } => {
+                self.handle_answered(from, offer_id, answer, place);
+            }
             Done::Met { from, error } => {
                 if let Some(from) = from {
                     self.answering.remove(&from);
@@ -400,13 +407,20 @@ impl SocketTask {
     }
 
     /// Our answer to somebody's offer is made: it is said, and the peer awaited.
-    fn handle_answered(&mut self, from: From, offer_id: OfferId, answer: Described<dyn Answered>) {
+    fn handle_answered(
+        &mut self,
+        from: From,
+        offer_id: OfferId,
+        answer: Described<dyn Answered>,
+        place: shares::Place,
+    ) {
         self.answering.remove(&from);
         let (info_hash, peer_id) = from;
         let (sdp, pending) = match answer {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::debug!(peer = %peer_id, %error, "an offer cannot be answered");
+                drop(place);
                 return self.answer_waiting();
             }
         };
@@ -421,6 +435,7 @@ impl SocketTask {
         self.outbox.push_back(Said::Text(text.encode()));
         let swarm = member.caller.swarm.clone();
         let meeting = self.jobs.spawn(async move {
+            let _until_done = place;
             let error = match pending.connected().await {
                 Ok(connection) => {
                     swarm.welcome(connection, info_hash).await;
@@ -479,8 +494,13 @@ impl SocketTask {
                 if swarm.is_connected(peer_id) {
                     return;
                 }
+                let Some(place) = self.share.take() else {
+                    tracing::debug!(peer = %peer_id, "an answer is not taken: there are too many at once");
+                    return;
+                };
                 let accepting = pending.accept(sdp.text());
                 self.jobs.spawn(async move {
+                    let _until_done = place;
                     let error = match accepting.await {
                         Ok(connection) => {
                             swarm.welcome(connection, info_hash).await;
@@ -563,7 +583,9 @@ impl SocketTask {
     /// Answers those who wait, as many as may be answered at once.
     fn answer_waiting(&mut self) {
         let now = self.now();
-        while self.answering.len() < ANSWERING_MAX {
+        while self.answering.len() < ANSWERING_MAX && !self.waiting.is_empty() {
+            // Without a place it is tried again when one of ours is free, or at the next look.
+            let Some(place) = self.share.take() else { return };
             let Some(Waiting { from, offer_id, sdp, since }) = self.waiting.pop_front() else { return };
             let is_wanted = self.members.get(&from.0).is_some_and(|member| {
                 let swarm = &member.caller.swarm;
@@ -573,7 +595,9 @@ impl SocketTask {
                 continue;
             }
             let answer = self.factory.answer(sdp, self.place());
-            let job = self.jobs.spawn(async move { Done::Answered { from, offer_id, answer: answer.await } });
+            let job = self
+                .jobs
+                .spawn(async move { Done::Answered { from, offer_id, answer: answer.await, place } });
             self.answering.insert(from, job);
         }
     }

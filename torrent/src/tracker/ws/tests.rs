@@ -20,13 +20,14 @@ use crate::transport::memory;
 const URL: &str = "ws://tracker.test/announce";
 const OURS: PeerId = PeerId::new(*b"-WT0001-ourselves000");
 const THEIRS: PeerId = PeerId::new(*b"-WT0001-somebodyelse");
+const NEVER: Duration = Duration::from_secs(3600);
 
-/// As in life, a hundred times faster or so.
+/// What the tests wait for is soon; what they do not is never, however slow the machine.
 const TIMES: Times = Times {
-    offer_life: Duration::from_millis(50),
-    write: Duration::from_secs(10),
-    ping_after: Duration::from_secs(30),
-    silence_max: Duration::from_secs(75),
+    offer_life: NEVER,
+    write: NEVER,
+    ping_after: NEVER,
+    silence_max: NEVER,
     look: Duration::from_millis(5),
     retry_first: Duration::from_millis(200),
     retry_max: Duration::from_secs(1),
@@ -189,6 +190,10 @@ struct Rig {
 }
 
 fn rig(wanted: usize) -> Rig {
+    rig_with(wanted, TIMES, NEVER)
+}
+
+fn rig_with(wanted: usize, times: Times, announce_timeout: Duration) -> Rig {
     let (lines, opened) = mpsc::channel(64);
     let script = Arc::new(Script { lines, is_down: false.into() });
     let own = OwnTracker { url: URL.to_owned(), tracker: script.clone() };
@@ -199,10 +204,11 @@ fn rig(wanted: usize) -> Rig {
         factory: factory.clone(),
         own: Some(own),
         sockets: Mutex::default(),
+        shares: Shares::new(UNDER_WAY),
         tasks: tasks.clone(),
         cancel: cancel.clone(),
-        announce_timeout: Duration::from_secs(2),
-        times: TIMES,
+        announce_timeout,
+        times,
     }));
     let (welcomes, welcomed) = mpsc::channel(64);
     let swarm = FakeSwarm { wanted, connected: Mutex::default(), welcomed: welcomes, is_gone: false.into() };
@@ -251,6 +257,20 @@ impl Rig {
     async fn line(&mut self) -> Tracker {
         let (heard, says) = self.lines.recv().await.expect("a line is opened");
         Tracker { heard, says }
+    }
+
+    /// Announces until the tracker, which was lost, is asked again.
+    async fn line_again(
+        &mut self,
+    ) -> (tokio::task::JoinHandle<Result<AnnounceResponse, AnnounceError>>, Tracker) {
+        loop {
+            let mut announcing = self.announce(hash(1), AnnounceEvent::Started);
+            tokio::select! {
+                line = self.line() => return (announcing, line),
+                refused = &mut announcing => assert!(refused.unwrap().is_err(), "answered by nobody"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     async fn end(self) {
@@ -383,7 +403,7 @@ async fn an_offer_is_answered_for_swarms_that_want_peers_they_do_not_have() {
 
 #[tokio::test]
 async fn a_thousand_offers_that_nobody_answers_leave_nothing_behind() {
-    let mut rig = rig(9);
+    let mut rig = rig_with(9, Times { offer_life: Duration::from_millis(50), ..TIMES }, NEVER);
     let _announcing = rig.announce(hash(1), AnnounceEvent::Started);
     let mut tracker = rig.line().await;
     let mut sent = HashSet::new();
@@ -420,13 +440,7 @@ async fn a_tracker_that_goes_is_told_of_and_gets_fresh_offers_when_it_is_back() 
     assert!(matches!(refused, Err(AnnounceError::Lost { .. })), "{refused:?}");
     rig.script.is_down.store(false, Ordering::Relaxed);
     // It may take a while until it is asked again.
-    let (announcing, mut tracker) = loop {
-        let announcing = rig.announce(hash(1), AnnounceEvent::Started);
-        let opened = tokio::time::timeout(Duration::from_millis(100), rig.line()).await;
-        if let Ok(tracker) = opened {
-            break (announcing, tracker);
-        }
-    };
+    let (announcing, mut tracker) = rig.line_again().await;
     assert_eq!(tracker.announce().await.event, AnnounceEvent::Started);
     tracker.say_counts(hash(1), 2, 1).await;
     announcing.await.unwrap().expect("answered");
@@ -468,7 +482,7 @@ async fn all_swarms_share_a_socket_and_each_leaves_by_itself() {
 }
 
 #[tokio::test]
-async fn a_tracker_that_talks_nonsense_or_nothing_is_given_up() {
+async fn a_tracker_that_talks_nonsense_is_given_up() {
     let mut rig = rig(2);
     let announcing = rig.announce(hash(1), AnnounceEvent::Started);
     let tracker = rig.line().await;
@@ -481,12 +495,19 @@ async fn a_tracker_that_talks_nonsense_or_nothing_is_given_up() {
     }
     let error = announcing.await.unwrap().expect_err("it is none");
     assert!(error.to_string().contains("not what a tracker says"), "{error}");
-    let (announcing, _silent) = loop {
-        let announcing = rig.announce(hash(1), AnnounceEvent::Started);
-        if let Ok(line) = tokio::time::timeout(Duration::from_millis(100), rig.line()).await {
-            break (announcing, line);
-        }
-    };
+    drop(tracker);
+    let (announcing, mut tracker) = rig.line_again().await;
+    tracker.announce().await;
+    tracker.say_counts(hash(1), 0, 1).await;
+    announcing.await.unwrap().expect("it has come to its senses");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_tracker_that_says_nothing_is_not_waited_for() {
+    let mut rig = rig_with(2, TIMES, Duration::from_millis(100));
+    let announcing = rig.announce(hash(1), AnnounceEvent::Started);
+    let _silent = rig.line().await;
     let error = announcing.await.unwrap().expect_err("it is silent");
     assert_eq!(error.to_string(), "tracker.test did not answer in time");
     rig.end().await;
@@ -577,5 +598,46 @@ async fn a_seed_makes_offers_only_where_somebody_lacks_something() {
         announcing.await.unwrap().expect("answered");
     }
     assert_eq!(lines[0].announce().await.offers.len(), 2, "the first time there were none");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn the_peers_of_one_tracker_get_in_whatever_those_of_others_take() {
+    let mut rig = rig(2);
+    let _announcing = rig.announce(hash(1), AnnounceEvent::Started);
+    let mut tracker = rig.line().await;
+    tracker.announce().await;
+    let greedy: Vec<_> = (1..MAX_SOCKETS).map(|_| rig.client.0.shares.join()).collect();
+    let held: Vec<_> = greedy.iter().flat_map(|share| std::iter::from_fn(|| share.take())).collect();
+    assert_eq!(held.len(), 2 * (MAX_SOCKETS - 1));
+    for n in 0..20 {
+        tracker.say_offer(hash(1), PeerId::new([n; 20]), n, "v=0").await;
+    }
+    let mut answered = HashSet::new();
+    while answered.len() < 20 {
+        answered.insert(tracker.answer().await.to_peer_id);
+        rig.welcomed.recv().await.expect("a connection comes");
+    }
+    assert_eq!(answered, (0..20).map(|n| PeerId::new([n; 20])).collect::<HashSet<_>>());
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn no_more_are_answered_than_there_are_places_for_all_trackers() {
+    let mut rig = rig(2);
+    let announcing = rig.announce(hash(1), AnnounceEvent::Started);
+    let mut tracker = rig.line().await;
+    tracker.announce().await;
+    let other = rig.client.0.shares.join();
+    let _held: Vec<_> = std::iter::from_fn(|| other.take()).collect();
+    // Nobody takes the connections beyond those that the queue holds.
+    for n in 0..200 {
+        tracker.say_offer(hash(1), PeerId::new([n; 20]), n, "v=0").await;
+    }
+    // What is said comes after all that was said before it has been looked at.
+    tracker.say(Response::Failure { info_hash: None, reason: "enough".into() }).await;
+    announcing.await.unwrap().expect_err("it was refused");
+    let made = rig.factory.made.load(Ordering::Relaxed);
+    assert!(made <= 64 + UNDER_WAY.own + UNDER_WAY.shared / 2, "{made}");
     rig.end().await;
 }
