@@ -59,6 +59,7 @@ mod peers;
 mod rendezvous;
 mod report;
 mod requests;
+mod rivals;
 mod stalls;
 mod suspects;
 mod upkeep;
@@ -247,6 +248,7 @@ impl SwarmTask {
 
     /// After each round: asks for what is wanted and starts the jobs that are due.
     fn settle(&mut self) {
+        self.admit_rivals();
         self.hold_fill_back();
         self.use_web_seeds();
         self.request_blocks();

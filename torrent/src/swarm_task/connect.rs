@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use wtfs_proto::bitfield::Bitfield;
-use wtfs_proto::id::PeerId;
 use wtfs_proto::swarm::picker::SourceId;
 use wtfs_proto::wire::allowed_fast::allowed_fast;
 use wtfs_proto::wire::extended::{ExtendedHandshake, HANDSHAKE_ID, UT_PEX};
@@ -17,6 +16,7 @@ use wtfs_proto::wire::message::Message;
 use super::bans::Guise;
 use super::opening::Opening;
 use super::peers::{About, Peer, Pieces, RawPieces};
+use super::rivals::Verdict;
 use super::suspects::Contributor;
 use super::{Event, SwarmTask};
 use crate::config::UploadPolicy;
@@ -25,7 +25,7 @@ use crate::session::Engine;
 use crate::status::BannedPeer;
 use crate::torrent::Shared;
 use crate::tracker::announcer::{Announcer, AnnouncerConfig, AnnouncerHandle, TransferStats};
-use crate::transport::{Connection, Direction, Fingerprint, TransportKind, tcp};
+use crate::transport::{Connection, Fingerprint, TransportKind, tcp};
 
 /// How long a TCP connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -167,12 +167,14 @@ impl SwarmTask {
             let (peer_id, fingerprint) = (theirs.peer_id, connection.fingerprint);
             self.upkeep.bans.refuse(Guise { ip: addr.ip(), peer_id, fingerprint }, self.clock.now())
         };
-        if !is_banned {
-            self.give_way(&connection, theirs.peer_id);
+        let rivalry = if is_banned { None } else { self.settle_rivalry(&connection, theirs.peer_id) };
+        if rivalry == Some(Verdict::Waits) {
+            tracing::debug!(%addr, "a connection is held: its peer is connected in another way");
+            return self.hold_rival((connection, theirs));
         }
         let is_full = self.peers.len() >= self.engine.config.max_peers_per_torrent
             || self.engine.connected.load(Ordering::Relaxed) >= self.engine.config.max_peers;
-        let is_known = self.peers.values().any(|p| p.about.peer_id == theirs.peer_id);
+        let is_known = rivalry == Some(Verdict::Goes);
         if is_full || is_known || is_banned {
             tracing::debug!(%addr, is_full, is_known, is_banned, "a connection was not kept");
             if is_dialled {
@@ -223,25 +225,6 @@ impl SwarmTask {
         self.tell_room();
         if let Err(reason) = sent {
             self.close_peer(id, &reason);
-        }
-    }
-
-    /// Closes the connection to the same peer that the new one is better than. TCP costs a fraction of what a data
-    /// channel does. Of two data channels, made at once because each side answered the other's offer, both sides keep the
-    /// one that the peer with the greater id offered.
-    fn give_way(&mut self, new: &Connection, peer_id: PeerId) {
-        let old = self.peers.values().find(|peer| peer.about.peer_id == peer_id);
-        let Some(old) = old.filter(|peer| peer.about.kind == TransportKind::WebRtc) else { return };
-        let is_better = if new.kind == TransportKind::WebRtc {
-            let ours = self.engine.peer_id.as_bytes() > peer_id.as_bytes();
-            let kept = if ours { Direction::Outgoing } else { Direction::Incoming };
-            old.about.direction != kept && new.direction == kept
-        } else {
-            true
-        };
-        if is_better {
-            let id = old.id;
-            self.close_peer(id, &CloseReason::Replaced);
         }
     }
 
@@ -338,6 +321,7 @@ impl SwarmTask {
         if peer.about.web_seed.is_none() {
             #[cfg(feature = "webrtc")]
             self.shared.acquaintances.handle_closed(peer.about.peer_id);
+            self.upkeep.rivals.handle_closed(peer.about.peer_id, addr);
             self.tell_room();
         }
         if let (Some(download), Some(bits)) = (&mut self.download, peer.bits()) {

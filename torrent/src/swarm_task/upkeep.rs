@@ -15,6 +15,7 @@ use super::bans::Bans;
 use super::demands::answer;
 use super::download::Download;
 use super::opening::IsAskingDue;
+use super::rivals::Rivals;
 use super::stalls::Stalls;
 use super::{BUSY_TICK, Event, SwarmTask, one};
 use crate::config::UploadPolicy;
@@ -60,6 +61,7 @@ pub(super) struct Upkeep {
     pub(super) next_source: u32,
     pub(super) connecting: usize,
     pub(super) bans: Bans,
+    pub(super) rivals: Rivals,
     pub(super) is_filling: bool,
     /// Everything is fetched for others.
     pub(super) is_bridging: bool,
@@ -98,6 +100,7 @@ impl Upkeep {
             next_source: 0,
             connecting: 0,
             bans: Bans::new(),
+            rivals: Rivals::default(),
             is_filling,
             is_bridging: false,
             in_flight_reported: 0,
