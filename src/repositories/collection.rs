@@ -121,7 +121,7 @@ impl Collection {
         };
         let set = self.repositories.set_pinned(&chosen.files, pinned).await;
         set.or_end(Exit::Failure, || format!("{} stays as it was", printable(name)))?;
-        let bytes = chosen.files.iter().map(|file| file.bytes).sum();
+        let bytes = chosen.files.iter().fold(0, |sum: u64, file| sum.saturating_add(file.bytes));
         Ok(Extent { files: chosen.files.len(), bytes })
     }
 
@@ -142,7 +142,8 @@ impl Collection {
     pub(crate) async fn prefetch(&self, name: &str, range: ByteRange, tell: &Tell) -> anyhow::Result<Extent> {
         let chosen = self.chosen(name).await?;
         let ranges: Vec<Range<u64>> = chosen.files.iter().map(|file| range.within(file.bytes)).collect();
-        let total_bytes = ranges.iter().map(|range| range.end - range.start).sum();
+        let total_bytes =
+            ranges.iter().fold(0, |sum: u64, range| sum.saturating_add(range.end - range.start));
         let files = chosen.files.len();
         let done = Arc::new(AtomicU64::new(0));
         let mut waiting = chosen.files.into_iter().zip(ranges);

@@ -33,7 +33,7 @@ use crate::own_peer::Others;
 use crate::tracker::Tracker;
 use asked::Asked;
 use closing::Rounds;
-use made::{Key, Part, Reach, part, parts};
+use made::{Key, Part, Reach, part, parts, total_bytes};
 use preparing::{Grant, Order};
 use seeding::Seed;
 use shelf::Shelf;
@@ -204,7 +204,7 @@ impl Swarms {
                 if found.key.reach == Reach::Open {
                     open.push(found.key.repo.clone());
                 }
-                let total_bytes = found.parts.iter().map(|part| part.bytes).sum();
+                let total_bytes = total_bytes(&found.parts);
                 let stage = Stage::Made(Arc::new(found.metainfo));
                 let entry = Entry { parts: found.parts, total_bytes, stage, used: 0, client: None };
                 state.torrents.entry(found.key).or_insert(entry);
@@ -261,7 +261,7 @@ impl Swarms {
             self.withdraw(&key.repo, Reach::Closed).await;
             let reason = "not everybody may read this repository, so there is no torrent of it".to_owned();
             let parts = parts();
-            let total_bytes = parts.iter().map(|part| part.bytes).sum();
+            let total_bytes = total_bytes(&parts);
             let files = parts.len() as u64;
             let status = ModelStatus { files, total_bytes, ..bare(&key, ModelState::Restricted) };
             return Ok(Found::Status(ModelStatus { reason: Some(reason), ..status }));
@@ -300,7 +300,7 @@ impl Swarms {
                 files += u64::from(is_whole);
                 bytes += if is_whole { part.bytes } else { blob.present_bytes().min(part.bytes) };
             }
-            let total_bytes = parts.iter().map(|part| part.bytes).sum();
+            let total_bytes = total_bytes(&parts);
             (parts.len() as u64, total_bytes, files, bytes)
         });
         let (files, total_bytes, files_present, present_bytes) = counted.await.unwrap_or_default();

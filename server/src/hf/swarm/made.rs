@@ -59,6 +59,11 @@ pub(super) fn part(file: &TreeFile) -> Part {
     Part { path: file.path.clone(), id: file.id, bytes: file.bytes }
 }
 
+/// Bytes of all files. What is longer than can be counted, by the word of somebody who makes lengths up, is as long as can be.
+pub(super) fn total_bytes(parts: &[Part]) -> u64 {
+    parts.iter().fold(0, |sum, part| sum.saturating_add(part.bytes))
+}
+
 /// Length of the pieces of a torrent of these files.
 pub(super) fn piece_bytes_of(parts: &[Part]) -> u32 {
     piece_bytes(parts.iter().map(|part| part.bytes).max().unwrap_or(0))
@@ -165,6 +170,8 @@ mod tests {
         assert_eq!(piece_bytes(5_000_000_000), 4 << 20);
         assert_eq!(piece_bytes(1 << 40), 4 << 20);
         assert_eq!(piece_bytes_of(&[part("a", 1), part("b", 3 << 30)]), piece_bytes(3 << 30));
+        assert_eq!(total_bytes(&[part("a", 1), part("b", 2)]), 3);
+        assert_eq!(total_bytes(&["a", "b", "c"].map(|path| part(path, i64::MAX as u64))), u64::MAX);
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl Swarms {
                 forgotten = Some(oldest);
             }
             let parts = parts();
-            let total_bytes = parts.iter().map(|part| part.bytes).sum();
+            let total_bytes = made::total_bytes(&parts);
             state.uses += 1;
             let used = state.uses;
             let client = order.client;

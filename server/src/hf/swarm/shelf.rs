@@ -13,7 +13,7 @@ use wtfs_proto::hf::ContentId;
 use wtfs_proto::merkle::hash_block;
 use wtfs_proto::metainfo::Metainfo;
 
-use super::made::{Key, Part, Reach, Record};
+use super::made::{Key, Part, Reach, Record, total_bytes};
 
 /// Longest file that is read back: the metainfo of a hundred thousand files is some 30 MB.
 const FILE_BYTES_MAX: u64 = 256 << 20;
@@ -49,7 +49,7 @@ impl Shelf {
         let read = || {
             let (key, parts) = serde_json::from_slice::<Record>(&read_bounded(record)?).ok()?.read()?;
             let metainfo = Metainfo::parse(&read_bounded(&record.with_extension("torrent"))?).ok()?;
-            let total: u64 = parts.iter().map(|part| part.bytes).sum();
+            let total = total_bytes(&parts);
             let is_right = record == self.path(&key)
                 && metainfo.info.display_total() == total
                 && metainfo.info.is_private == (key.reach == Reach::Closed);
