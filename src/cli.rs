@@ -51,7 +51,7 @@ pub(crate) struct Verbosity {
 pub(crate) enum Command {
     /// Mount torrents or Hugging Face repositories as a read-only directory
     Mount(Mount),
-    /// Add torrents to a running mount
+    /// Add torrents or repositories to a running mount
     Add(Add),
     /// Take a torrent out of a running mount
     Remove(Remove),
@@ -65,15 +65,15 @@ pub(crate) enum Command {
     Unmount(Unmount),
     /// Show what the running mounts, seeds and downloads do
     Status(Status),
-    /// Download a torrent and verify every piece
+    /// Download a torrent or a Hugging Face repository, and verify it
     Get(Get),
     /// Serve a torrent's data to others
     Seed(Seed),
-    /// Run a hub: tracker, web seed and torrents of shared directories
+    /// Run a hub: tracker, web seed, torrents of shared directories, cache of Hugging Face
     Serve(Serve),
     /// Make a .torrent of a file or directory
     Create(Create),
-    /// Show what a .torrent or magnet link says, without asking the network
+    /// Show what a .torrent or magnet link says, without asking peers or trackers
     Info(Info),
     /// Check data on disk against a torrent
     Verify(Verify),
@@ -129,13 +129,13 @@ pub(crate) struct Engine {
     /// Take at most this many bytes a second, e.g. 10M
     #[arg(long, value_name = "RATE")]
     pub(crate) download_limit: Option<ByteSize>,
-    /// Budget of all buffers and pieces in flight, e.g. 256M
+    /// Budget of all buffers and pieces in flight, e.g. 256M [default: 96M]
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory: Option<ByteSize>,
-    /// Connections of all torrents together
+    /// Connections of all torrents together [default: 500]
     #[arg(long, value_name = "COUNT")]
     pub(crate) max_peers: Option<usize>,
-    /// How long a read may wait without progress, e.g. 60s
+    /// How long a read may wait without progress, e.g. 2m [default: 60s]
     #[arg(long, value_name = "TIME")]
     pub(crate) read_timeout: Option<TimeSpan>,
     /// Serve nothing to others
@@ -233,7 +233,7 @@ wtfs mount model.torrent /mnt/models\n  \
 wtfs mount --daemon a.torrent b.torrent /mnt/models\n  \
 wtfs mount 'magnet:?xt=urn:btih:...&tr=...' /mnt/models\n  \
 wtfs mount --peer 10.0.0.2:6881 model.torrent /mnt/models\n  \
-wtfs mount --cache-size 50G --pin model/config.json --metrics 127.0.0.1:9100 model.torrent /mnt/models\n  \
+wtfs mount --cache-size 50G --pin model/config.json model.torrent /mnt/models\n  \
 wtfs mount hf://openai-community/gpt2 /mnt/gpt2\n  \
 wtfs mount http://hub:8080/hf /mnt/hf")
 )]
@@ -280,7 +280,7 @@ pub(crate) struct Mount {
 #[derive(Args, Debug)]
 #[command(
     after_help = format!("{SOURCES}\n\
-What is added is there again at the next `wtfs mount DIR`, until it is removed. A mount of hf:// or of a hub's namespace \
+A torrent that is added is there again at the next `wtfs mount DIR`, until it is removed. A mount of hf:// or of a hub's namespace \
 takes repositories: hf://OWNER/NAME[@REVISION], which show as DIR/OWNER/NAME.\n\n\
 Examples:\n  \
 wtfs add /mnt/models model.torrent\n  \
@@ -483,7 +483,7 @@ pub(crate) struct Serve {
     /// Where pieces and records are kept [default: $XDG_CACHE_HOME/wtfs]
     #[arg(long, value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
-    /// How much data of SOURCES the cache may hold, e.g. 50G, or 80% of its disk [default: what --min-free leaves]
+    /// How much data of SOURCES and of Hugging Face the cache may hold, e.g. 50G, or 80% of its disk [default: what --min-free leaves]
     #[arg(long, value_name = "SIZE|SHARE")]
     pub(crate) cache_size: Option<DiskShare>,
     /// Send peers at most this many bytes a second, e.g. 10M; the web seed is not held back
