@@ -13,7 +13,7 @@ use std::{
 
 use serde_json::{Value, json};
 use wtfs_testkit::{
-    hf_hub::{Content, HfHub, HfHubBuilder},
+    hf_hub::{Content, HfHub, HfHubBuilder, Log},
     net, process,
 };
 
@@ -167,6 +167,8 @@ impl Client<'_> {
             .env("HF_ENDPOINT", &self.endpoint)
             .env("HF_HOME", &self.home)
             .env("HF_HUB_DISABLE_TELEMETRY", "1")
+            // PyTorch leaves a directory of its compiler there.
+            .env("TMPDIR", self.world.stage.subdir("tmp"))
             .env("CUDA_VISIBLE_DEVICES", "")
             .env("HF_HUB_DISABLE_PROGRESS_BARS", "1")
             .env("NO_PROXY", "*");
@@ -266,7 +268,7 @@ pub(crate) fn ask(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, 
     Reply { status, head, body: received[end + 4..].to_vec(), error }
 }
 
-/// Sends one request; the answer is the caller's to read.
+/// Sends one request; the answer is the caller's to read. Who refuses a request need not have read all of it.
 #[track_caller]
 pub(crate) fn begin(
     addr: SocketAddr,
@@ -286,8 +288,16 @@ pub(crate) fn begin(
     }
     request.push_str("\r\n");
     request.push_str(body);
-    stream.write_all(request.as_bytes()).expect("it reads");
+    let _refused_early = stream.write_all(request.as_bytes());
     stream
+}
+
+/// Where in their file these requests begin to ask. A byte that nobody asks for again was kept.
+#[track_caller]
+pub(crate) fn starts(log: &Log) -> Vec<u64> {
+    let start = |range: &str| range.strip_prefix("bytes=")?.split('-').next()?.parse().ok();
+    let ranges = log.0.iter().map(|request| request.range.as_deref());
+    ranges.map(|range| range.map_or(0, |range| start(range).unwrap_or_else(|| panic!("{range}")))).collect()
 }
 
 /// A file of weights that is one: a header of tensors, then a ramp.
