@@ -203,27 +203,41 @@ fn a_window_of_zero_plans_nothing() {
     }
 }
 
+/// A reader whose 400 requests overtake each other, and how many of them were not planned for.
+fn overtaking(mut seed: u64, in_flight: usize) -> (Handle, u32) {
+    let mut handle = Handle::new(GIB);
+    let mut flight: Vec<u64> = Vec::new();
+    let mut unplanned = 0;
+    for read in 0..400_u64 {
+        flight.push(read * 128 * KIB);
+        if flight.len() == in_flight {
+            let next = splitmix(&mut seed) as usize % flight.len();
+            // The oldest request is never overtaken by more than the jitter.
+            let next = if flight[0] + 12 * 128 * KIB < flight[flight.len() - 1] { 0 } else { next };
+            let offset = flight.remove(next);
+            unplanned += u32::from(!handle.read(offset, REQUEST));
+        }
+    }
+    (handle, unplanned)
+}
+
+/// By how much differs from one disorder to the next, one in ten thousand comes to thrice the usual: the same ones always.
+#[test]
+fn requests_out_of_order_are_planned_for_all_the_same() {
+    const DISORDERS: u32 = 64;
+    for in_flight in 2..12 {
+        let all: u32 = (0..DISORDERS).map(|seed| overtaking(u64::from(seed), in_flight).1).sum();
+        assert!(all < 12 * DISORDERS, "{in_flight} in flight: {all} of {} were not", 400 * DISORDERS);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     /// Requests of one reader that overtake each other by up to 2 MiB are still one stream.
     #[test]
     fn requests_out_of_order_are_one_stream(seed: u64, in_flight in 2_usize..12) {
-        let mut handle = Handle::new(GIB);
-        let mut seed = seed;
-        let mut flight: Vec<u64> = Vec::new();
-        let mut unplanned = 0;
-        for read in 0..400_u64 {
-            flight.push(read * 128 * KIB);
-            if flight.len() == in_flight {
-                let next = splitmix(&mut seed) as usize % flight.len().min(in_flight);
-                // The oldest request is never overtaken by more than the jitter.
-                let next = if flight[0] + 12 * 128 * KIB < flight[flight.len() - 1] { 0 } else { next };
-                let offset = flight.remove(next);
-                unplanned += u32::from(!handle.read(offset, REQUEST));
-            }
-        }
-        prop_assert!(unplanned < 24, "{} of 400 reads were not planned for", unplanned);
+        let (handle, _) = overtaking(seed, in_flight);
         prop_assert_eq!(handle.pattern, Pattern::Forward);
         prop_assert_eq!(handle.readahead.active_streams(), 1);
     }
