@@ -83,6 +83,8 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// Print a completion script for a shell
     Completions(Completions),
+    /// Print the manual page of a command, or write those of all commands
+    Man(Man),
     /// The reading half of `demo`, which runs as a process of its own
     #[command(hide = true)]
     ReadBack(ReadBack),
@@ -659,6 +661,18 @@ pub(crate) struct ReadBack {
 )]
 pub(crate) struct Completions {
     pub(crate) shell: Shell,
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  wtfs man | man -l -\n  wtfs man mount | man -l -\n  wtfs man -o ~/.local/share/man/man1"
+)]
+pub(crate) struct Man {
+    /// The command whose page is printed [default: that of wtfs itself]
+    pub(crate) command: Option<String>,
+    /// Write all pages into this directory instead: wtfs.1, wtfs-mount.1 and so on
+    #[arg(short, long, value_name = "DIR", conflicts_with = "command")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[cfg(test)]

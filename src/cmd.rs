@@ -7,6 +7,7 @@ mod demo;
 mod doctor;
 mod get;
 mod info;
+mod man;
 mod mount;
 mod pin;
 mod prefetch;
@@ -40,7 +41,7 @@ pub(crate) fn run(
 ) -> anyhow::Result<Exit> {
     let show = if verbosity.quiet { Show::Never } else { Show::OnTerminal };
     match command {
-        Command::Mount(args) => mount::run(&args, loaded, place),
+        Command::Mount(args) => mount::run(&args, loaded, place, show),
         Command::Add(args) => add::run(&args, loaded),
         Command::Remove(args) => remove::run(&args, loaded),
         Command::Pin(args) => pin::run(&args, Keep::Pinned, loaded),
@@ -58,6 +59,7 @@ pub(crate) fn run(
         Command::Doctor(args) => doctor::run(&args, loaded),
         Command::ReadBack(args) => demo::read_back(&args),
         Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     }
 }
 

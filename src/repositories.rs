@@ -11,11 +11,14 @@ use crate::cli::HubFlags;
 use crate::config::Settings;
 use crate::engine;
 use crate::exit::{Exit, OrEnd as _, ended};
+use crate::progress::Show;
 use crate::table::printable;
 
 mod collection;
+mod hubs;
 
 pub(crate) use collection::{Collection, Root};
+pub(crate) use hubs::Hubs;
 
 /// What the whole namespace of the origin is typed as.
 const NAMESPACE: &str = "hf://";
@@ -84,7 +87,7 @@ fn is_hub(source: &str) -> bool {
     })
 }
 
-/// Repositories as the hubs that were named have them.
+/// Repositories as the hubs that were named have them, and those hubs.
 ///
 /// # Errors
 /// An address that is none, or a token that cannot be used.
@@ -94,7 +97,8 @@ pub(crate) async fn open(
     namespace_of: Option<&str>,
     settings: &Settings,
     session: &Session,
-) -> anyhow::Result<Repositories> {
+    show: Show,
+) -> anyhow::Result<(Repositories, Hubs)> {
     let peers = engine::peers(typed_peers).await?;
     let hugging_face = &settings.hugging_face;
     let typed = flags.hf_endpoint.as_deref();
@@ -129,8 +133,9 @@ pub(crate) async fn open(
     let swarms = (namespace_of.is_some() || flags.hub.is_some()).then(|| hubs.first().cloned()).flatten();
     let trackers = settings.trackers.clone();
     let swarms = swarms.map(|hub| SwarmConfig { hub, peers, trackers });
+    let asked = if reach == Reach::Online { hubs.clone() } else { Vec::new() };
     let config = RepositoriesConfig { hubs, token: hugging_face.token()?, reach, dir, swarms };
-    Ok(Repositories::open(config, session, Handle::current()))
+    Ok((Repositories::open(config, session, Handle::current()), Hubs::new(asked, show)))
 }
 
 /// `http://hub:8080` is what its users know; its repositories are at `/hf`.

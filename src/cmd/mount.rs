@@ -20,6 +20,7 @@ use crate::exit::{Exit, OrEnd as _, ended};
 use crate::logging;
 use crate::metrics;
 use crate::place;
+use crate::progress::Show;
 use crate::reporter::Reporter;
 use crate::repositories::{self, Collection, Root, Typed};
 use crate::roster::{Errands, Memory, Origin, Roster};
@@ -33,7 +34,7 @@ A .torrent can also be copied into the mount; rmdir (or rm for a single file) re
 Why something was refused stands in the file log beside this one.
 ";
 
-pub(super) fn run(args: &Mount, loaded: Loaded, place: Place) -> anyhow::Result<Exit> {
+pub(super) fn run(args: &Mount, loaded: Loaded, place: Place, show: Show) -> anyhow::Result<Exit> {
     let allow_other = args.allow_other.then_some(true);
     let settings = loaded.resolve(Layer { allow_other, ..args.engine.layer() })?;
     if place == Place::Foreground {
@@ -41,7 +42,7 @@ pub(super) fn run(args: &Mount, loaded: Loaded, place: Place) -> anyhow::Result<
     }
     match place {
         Place::Foreground if args.daemon => leave_behind(args, &settings),
-        _ => engine::block_on(serve(args, &settings, place)),
+        _ => engine::block_on(serve(args, &settings, place, show)),
     }
 }
 
@@ -68,7 +69,7 @@ fn leave_behind(args: &Mount, settings: &Settings) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-async fn serve(args: &Mount, settings: &Settings, place: Place) -> anyhow::Result<Exit> {
+async fn serve(args: &Mount, settings: &Settings, place: Place, show: Show) -> anyhow::Result<Exit> {
     let stop = Stop::install({
         let dir = args.dir.clone();
         move || {
@@ -81,7 +82,7 @@ async fn serve(args: &Mount, settings: &Settings, place: Place) -> anyhow::Resul
     let shown = Arc::clone(&subject.collection);
     let _metrics = engine::metrics(args.metrics.as_ref(), subject).await?;
     let outcome = tokio::select! {
-        mounted = mount(args, settings, &session, shown) => match mounted {
+        mounted = mount(args, settings, &session, shown, show) => match mounted {
             Ok((mounted, shown)) => stay(args, settings, &session, mounted, shown, &stop, place).await,
             Err(error) => Err(error),
         },
@@ -119,9 +120,10 @@ async fn mount(
     settings: &Settings,
     session: &Session,
     shown: Arc<OnceLock<Collection>>,
+    show: Show,
 ) -> anyhow::Result<(Mounted, Shown)> {
     match Typed::of(&args.sources)? {
-        Some(typed) => mount_repositories(args, &typed, settings, session, shown).await,
+        Some(typed) => mount_repositories(args, &typed, settings, session, shown, show).await,
         None => mount_torrents(args, settings, session).await,
     }
 }
@@ -133,11 +135,15 @@ async fn mount_repositories(
     settings: &Settings,
     session: &Session,
     shown: Arc<OnceLock<Collection>>,
+    show: Show,
 ) -> anyhow::Result<(Mounted, Shown)> {
     let place = place::mount_point(&args.dir)?;
-    let source =
-        repositories::open(&args.hub, &args.engine.peers, typed.namespace_of.as_deref(), settings, session)
-            .await?;
+    let namespace_of = typed.namespace_of.as_deref();
+    let peers = &args.engine.peers;
+    let (source, hubs) = repositories::open(&args.hub, peers, namespace_of, settings, session, show).await?;
+    if namespace_of.is_some() {
+        hubs.check().await?;
+    }
     let reporter = Reporter::new(session, Role::Mount, Some(place));
     let status = {
         let shown = Arc::clone(&shown);
@@ -155,7 +161,7 @@ async fn mount_repositories(
     let tree = HfTree::new(Arc::new(source.clone()), Handle::current(), files, HfTreeConfig::default());
     let mut in_root = Root::Namespace;
     for named in &typed.named {
-        let revision = repositories::pin(&tree, named).await?;
+        let revision = hubs.wait_for(repositories::pin(&tree, named)).await?;
         if !typed.is_namespace {
             in_root = Root::Repository(named.repo.clone(), revision.clone());
             let root = tree.set_root(&named.repo, &revision, named.path.as_ref());

@@ -249,6 +249,21 @@ fn completions_are_printed_for_each_shell() {
 }
 
 #[test]
+fn manual_pages_are_printed_and_written() {
+    let stage = Stage::new("man");
+    let page = stage.run(&["man"]).expect_success("wtfs man");
+    assert!(page.contains(".TH wtfs 1") && page.contains("wtfs\\-mount(1)"), "{page}");
+    let page = stage.run(&["man", "get"]).expect_success("wtfs man get");
+    assert!(page.contains(".TH wtfs-get 1") && page.contains("\\-\\-stall\\-timeout"), "{page}");
+    let done = stage.run(&["man", "no-such-command"]);
+    assert_eq!(done.code(), Some(2), "{done:?}");
+    let dir = stage.join("man/man1");
+    let _said = stage.run(&["man", "-o", &text(&dir)]).expect_success("wtfs man -o");
+    assert_eq!(fs::read_to_string(dir.join("wtfs-get.1")).expect("written"), page);
+    assert!(dir.join("wtfs.1").exists());
+}
+
+#[test]
 fn with_nothing_running_the_status_is_empty() {
     let stage = Stage::new("status-empty");
     assert_eq!(stage.status(), json!([]));

@@ -84,9 +84,10 @@ async fn get(
     let started = Instant::now();
     let output = std::path::absolute(&args.output)?;
     let _control = Reporter::new(session, Role::Get, Some(output.clone())).show(settings);
-    let hubs = repositories::open(&args.hub, &args.engine.peers, None, settings, session).await?;
+    let (repositories, hubs) =
+        repositories::open(&args.hub, &args.engine.peers, None, settings, session, show).await?;
     let wanted = source.revision.clone().unwrap_or_else(Revision::main);
-    let resolved = hubs.resolve(source.repo.clone(), wanted).await;
+    let resolved = hubs.wait_for(repositories.resolve(source.repo.clone(), wanted)).await;
     let revision = Arc::new(resolved.map_err(|error| repositories::refusal(&error))?);
     let jobs = jobs(source, &revision, &output)?;
     let (files, total_bytes) = (jobs.len(), jobs.iter().map(|job| job.file.bytes).sum());
@@ -104,7 +105,7 @@ async fn get(
         while running.len() < AT_ONCE
             && let Some(job) = queue.next()
         {
-            let file = Arc::new(hubs.file(&revision, &job.file));
+            let file = Arc::new(repositories.file(&revision, &job.file));
             under_way.push(Arc::clone(&file));
             let (revision, done) = (Arc::clone(&revision), Arc::clone(&done));
             running.spawn(async move {
