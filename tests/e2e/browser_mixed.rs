@@ -12,11 +12,11 @@ use wtfs_testkit::{
 };
 
 use crate::support::{
-    browser::{BROWSER, Browser},
+    browser::{BROWSER, Browser, PATIENCE, READ_TIMEOUT},
     hub::Hub,
     mount::Mount,
     need::missing,
-    stage::{PATIENCE, Stage, text},
+    stage::{Stage, text},
 };
 
 const PIECE: u32 = 256 << 10;
@@ -113,8 +113,10 @@ fn a_read_goes_on_while_a_browser_a_web_seed_and_a_tcp_peer_leave_in_turn() {
     browser.seed("one", &torrent, &data, &[&tracker]);
 
     let (web_url, peer) = (web.url("/files/"), seed_addr.to_string());
-    let mount =
-        stage.mount(&[&text(&torrent)], &["--peer", &peer, "--web-seed", &web_url, "--read-timeout", "60s"]);
+    let mount = stage.mount(
+        &[&text(&torrent)],
+        &["--peer", &peer, "--web-seed", &web_url, "--read-timeout", READ_TIMEOUT],
+    );
     let file = File::open(mount.wait_for_entry("mixed.bin")).expect("it is there");
     let mut reads = Reads { file, next: 0 };
     let is_connected = |kind: &str| {

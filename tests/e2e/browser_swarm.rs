@@ -13,11 +13,11 @@ use serde_json::Value;
 use wtfs_testkit::{net, process::Process, ramp::Ramp, torrent_file::TorrentFile, wait::eventually};
 
 use crate::support::{
-    browser::{BROWSER, Browser, sha256_of},
+    browser::{BROWSER, Browser, PATIENCE, READ_TIMEOUT, sha256_of},
     hub::Hub,
     mount::Mount,
     need::{Need, missing, node_modules},
-    stage::{PATIENCE, Stage, text},
+    stage::{Stage, text},
 };
 
 const BYTES: u64 = 6_000_011;
@@ -81,7 +81,7 @@ impl World {
     }
 
     fn mount(&self) -> Mount<'_> {
-        self.stage.mount(&[&text(&self.torrent)], &[])
+        self.stage.mount(&[&text(&self.torrent)], &["--read-timeout", READ_TIMEOUT])
     }
 }
 
@@ -134,7 +134,7 @@ fn a_browser_that_comes_second_offers_to_a_mount_that_waits_and_its_read_goes_on
         let mut world = World::new("browser-comes", tracker);
         let (torrent, data, url) = (world.torrent.clone(), world.data.clone(), world.tracker.url());
         let World { stage, browser, .. } = &mut world;
-        let mount = stage.mount(&[&text(&torrent)], &["--read-timeout", "100s"]);
+        let mount = stage.mount(&[&text(&torrent)], &["--read-timeout", READ_TIMEOUT]);
         let path = mount.wait_for_entry("shared.bin");
         // It is in the swarm before the browser is: the read waits, for there is nobody.
         let reader = std::thread::spawn(move || {
@@ -189,7 +189,7 @@ fn two_browsers_and_a_mount_give_each_other_what_one_of_them_had() {
         let (torrent, data, url) = (world.torrent.clone(), world.data.clone(), world.tracker.url());
         world.browser.seed("seed", &torrent, &data, &[&url]);
         let World { stage, browser, .. } = &mut world;
-        let mount = stage.mount(&[&text(&torrent)], &[]);
+        let mount = stage.mount(&[&text(&torrent)], &["--read-timeout", READ_TIMEOUT]);
         browser.leech("leech", &torrent, &[&url]);
         read(&mount);
         let done = browser.ask("done", serde_json::json!({ "tab": "leech" }));

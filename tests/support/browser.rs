@@ -5,6 +5,7 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::{ChildStdin, Command},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -12,8 +13,15 @@ use wtfs_testkit::process::Process;
 
 use super::{
     need::{Need, find_program, node_modules},
-    stage::{PATIENCE, Stage, text},
+    stage::{Stage, text},
 };
+
+/// How long what a browser takes part in may take. On a machine with too much to do it starts slowly, and a channel that
+/// did not open in time is tried again with the next announce, two minutes later.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+
+/// The same for reads that wait for a browser, as `--read-timeout`.
+pub(crate) const READ_TIMEOUT: &str = "500s";
 
 /// What a test with a browser needs.
 pub(crate) const BROWSER: &[Need] =
@@ -33,6 +41,7 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
+    /// Starts it, and waits until it runs: nothing that is timed later waits for that.
     #[track_caller]
     pub(crate) fn start(stage: &Stage) -> Self {
         let here = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/browser");
@@ -40,10 +49,15 @@ impl Browser {
         let chromium = find_program("chromium").expect("it is there");
         let mut command = Command::new("node");
         stage.isolate(&mut command);
+        // What plays sound leaves a directory there.
+        command.env("TMPDIR", stage.subdir("tmp"));
         command.arg(format!("{here}/driver.mjs"));
         command.args([text(&playwright), text(&chromium), text(&webtorrent()), here.to_owned()]);
         let mut process = Process::spawn("browser", command, &stage.log("browser"));
         let commands = process.take_stdin();
+        process.wait_for_line("the browser runs", PATIENCE, 0, |line| {
+            line.starts_with(r#"{"ready""#).then_some(())
+        });
         Self { process, commands, next_id: 0 }
     }
 
@@ -102,8 +116,7 @@ impl Drop for Browser {
         if !std::thread::panicking() {
             let _status = self.process.wait(PATIENCE);
         } else {
-            let _ended =
-                wtfs_testkit::wait::within(std::time::Duration::from_secs(15), || self.process.try_status());
+            let _ended = wtfs_testkit::wait::within(Duration::from_secs(15), || self.process.try_status());
         }
     }
 }

@@ -12,7 +12,7 @@ import { pathToFileURL } from "node:url";
 
 const [playwright, executablePath, webtorrent, here] = process.argv.slice(2);
 const { chromium } = await import(pathToFileURL(playwright).href);
-const PATIENCE_MS = 100_000;
+const PATIENCE_MS = 280_000;
 const args = [
   "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
   "--disable-component-update", "--disable-sync", "--no-proxy-server",
@@ -39,17 +39,13 @@ function serve(path) {
 
 // ---- tabs --------------------------------------------------------------------------------------------------------------
 
-let browser = null;
+const browser = await chromium.launch({ executablePath, args, timeout: PATIENCE_MS });
 const contexts = new Map(), tabs = new Map();
-async function launch() {
-  browser ??= chromium.launch({ executablePath, args });
-  return browser;
-}
 /** Tabs of one profile share what the browser keeps. */
 async function contextOf(profile) {
   if (!contexts.has(profile)) {
     contexts.set(profile, (async () => {
-      const context = await (await launch()).newContext({ colorScheme: "dark", viewport: { width: 1280, height: 900 } });
+      const context = await browser.newContext({ colorScheme: "dark", viewport: { width: 1280, height: 900 } });
       context.setDefaultTimeout(PATIENCE_MS);
       await context.addInitScript(() => document.addEventListener("securitypolicyviolation", (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`)));
       return context;
@@ -287,8 +283,8 @@ const commands = {
     await tab(name).press("#magnet", "Enter");
   },
   async press({ tab: name, keys }) { for (const key of keys) await tab(name).keyboard.press(key); },
-  /** The id of what has the focus, or its text. */
-  async focused({ tab: name }) { return tab(name).evaluate(() => document.activeElement.id || document.activeElement.textContent.trim()); },
+  /** Waits until the element of this id has the focus. */
+  async waitFocus({ tab: name, focus }) { await tab(name).waitForFunction((wanted) => document.activeElement.id === wanted, focus); },
   /** By which servers each connection was to find a way: first tried alone, then together. */
   async iceServers({ tab: name, until }) {
     await tab(name).waitForFunction((count) => window.iceServers.length >= count, until);
@@ -353,5 +349,5 @@ for await (const line of createInterface({ input: process.stdin })) {
 // Standard input is closed when the test is over.
 server.close();
 server.closeAllConnections();
-await Promise.race([browser?.then((running) => running.close()), pause(10_000)]);
+await Promise.race([browser.close(), pause(10_000)]);
 process.exit(0);
