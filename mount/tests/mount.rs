@@ -13,6 +13,8 @@ mod ending;
 mod passthrough;
 #[path = "mount/reading.rs"]
 mod reading;
+#[path = "mount/repositories.rs"]
+mod repositories;
 #[path = "mount/searching.rs"]
 mod searching;
 #[path = "mount/stalling.rs"]

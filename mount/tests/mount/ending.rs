@@ -46,14 +46,11 @@ fn unmounting_with_reads_stuck_ends_them() {
 #[test]
 fn a_mount_in_use_loses_its_name_at_once() {
     let Some(mut mounted) = Mounted::with(&[("file", Supply::Local, 4096)]) else { return };
-    let mut sitting =
-        Command::new("sleep").arg("1000").current_dir(mounted.dir()).spawn().expect("sleep starts");
+    let mut sitting = Reader::spawn(Command::new("sleep").arg("1000").current_dir(mounted.dir()));
     let (how, _) = mounted.unmount();
-    let listed = is_listed(&mounted.dir());
-    let _gone = sitting.kill();
-    let _status = sitting.wait();
     assert_eq!(how, Unmounted::Lazily);
-    assert!(!listed);
+    assert!(!is_listed(&mounted.dir()));
+    assert!(sitting.is_running());
 }
 
 #[test]
@@ -127,18 +124,17 @@ fn the_mount_of_a_killed_daemon_is_recognised_and_cleared() {
     let scratch = Scratch::new("stale");
     let dir = scratch.subdir("mnt");
     let this = std::env::current_exe().expect("this test binary");
-    let child = Command::new(this)
-        .args(["--exact", "ending::child_that_mounts_and_waits", "--nocapture"])
-        .env(CRASH_AT, &dir)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let mut child = child.expect("this test binary starts");
+    let mut child = Reader::spawn(
+        Command::new(this)
+            .args(["--exact", "ending::child_that_mounts_and_waits", "--nocapture"])
+            .env(CRASH_AT, &dir)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()),
+    );
     eventually("the child mounts", PATIENCE, || is_listed(&dir).then_some(()));
     // Attributes get into the kernel's cache, from where a `stat` would be answered later.
     assert!(run(["ls".into(), dir.clone()]).status.success());
-    child.kill().expect("killing the child");
-    child.wait().expect("waiting for the child");
+    child.kill();
     let runtime = runtime();
     let error = start_at(&dir, TestTree::default(), &runtime).expect_err("a stale mount was mounted over");
     assert!(matches!(error, MountError::Stale(_)), "{error}");

@@ -170,6 +170,12 @@ impl Reader {
         self.0.try_wait().expect("waiting for a child")?.code()
     }
 
+    /// Kills it with SIGKILL and waits for it.
+    pub(crate) fn kill(&mut self) {
+        self.0.kill().expect("killing a child");
+        self.0.wait().expect("waiting for a child");
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.0.try_wait().expect("waiting for a child").is_none()
     }
