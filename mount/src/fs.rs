@@ -119,6 +119,22 @@ impl FileSystem {
         }
     }
 
+    /// Who is to be told of entries that are shown to the kernel, for a look-up that is answered later.
+    pub(crate) fn tree(&self) -> Arc<dyn Tree> {
+        Arc::clone(&self.tree)
+    }
+
+    /// The kernel is told of an entry. Before it is: it may forget it at once.
+    pub(crate) fn told(&self, node: &Node) {
+        self.tree.told(node.ino);
+    }
+
+    pub(crate) fn forgotten(&self, ino: u64, times: u64) {
+        if let Ok(ino) = number(ino) {
+            self.tree.forgotten(ino, times);
+        }
+    }
+
     /// An open file answers for itself when its entry has left the tree.
     pub(crate) fn attributes(&self, ino: u64, handle: Option<HandleId>) -> Result<Node, FsError> {
         let known = self.node(ino);

@@ -239,11 +239,17 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self.find_name(parent, name) {
-            Ok(LookupStep::Found(node)) => found(&node, &self.attr(&node), reply),
+            Ok(LookupStep::Found(node)) => {
+                self.fs.told(&node);
+                found(&node, &self.attr(&node), reply);
+            }
             Ok(LookupStep::Later(search)) => {
-                let owner = self.owner;
+                let (owner, tree) = (self.owner, self.fs.tree());
                 self.reads.start_search(search, name, req.pid(), move |outcome| match outcome {
-                    Ok(node) => found(&node, &owner.attr(&node), reply),
+                    Ok(node) => {
+                        tree.told(node.ino);
+                        found(&node, &owner.attr(&node), reply);
+                    }
                     // Logged where it happened.
                     Err(error) => reply.error(Errno::from_i32(error.errno())),
                 });
@@ -252,7 +258,9 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn forget(&self, _req: &Request, _ino: INodeNo, _nlookup: u64) {}
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.fs.forgotten(ino.0, nlookup);
+    }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         match self.fs.attributes(ino.0, fh.map(|fh| HandleId(fh.0))) {
@@ -387,7 +395,14 @@ impl Filesystem for Adapter {
             // One lifetime for name and attributes here: the shorter.
             let (attr, lifetime) = (self.attr(&node), attr_lifetime(&node));
             let is_full = reply.add(attr.ino, offset, name, &lifetime, &attr, GENERATION);
-            if is_full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if is_full {
+                return ControlFlow::Break(());
+            }
+            // These two the kernel knows already.
+            if name != "." && name != ".." {
+                self.fs.told(&node);
+            }
+            ControlFlow::Continue(())
         });
         match listed {
             Ok(()) => reply.ok(),

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -18,6 +18,7 @@ use wtfs_proto::hf::{Commit, ContentId, FilePath, Repo, RepoKind, Revision};
 
 use crate::attributes::{self, RANGES_MAX, percent, ranges_text};
 use crate::catalog::{Catalog, modified_from};
+use crate::changes::Changes;
 use crate::content::{BoxFuture, Content, MemoryContent};
 use crate::errno::FsError;
 use crate::inode::InodeNo;
@@ -26,11 +27,13 @@ use crate::torrents::control::{self, ControlFiles};
 use crate::tree::{Caching, Cookie, Listed, Node, NodeKind, Tree, Volume};
 
 mod archive;
+mod away;
 mod bytes;
 mod chosen;
 mod dates;
 mod misses;
 mod names;
+mod occupied;
 mod origins;
 mod place;
 mod repositories;
@@ -63,12 +66,21 @@ pub struct HfTreeConfig {
     pub absence: Duration,
     /// How often it is asked whether a repository that is the root has a newer commit. It is told, and not shown.
     pub look: Duration,
+    /// How many revisions are held in memory. Beyond, those that were used longest ago are forgotten, and found out again
+    /// when they are entered; but for the root, those that anybody has a file of open or sits in, those of which files
+    /// are pinned, and those that were used within [`Self::rest`].
+    pub revisions: usize,
+    /// How many files they may have together: some hundred bytes each.
+    pub files: usize,
+    /// How long a revision is held after it was used.
+    pub rest: Duration,
 }
 
 impl Default for HfTreeConfig {
     fn default() -> Self {
         let minute = Duration::from_secs(60);
-        Self { refresh: minute, absence: minute, look: 10 * minute }
+        let look = 10 * minute;
+        Self { refresh: minute, absence: minute, look, revisions: 2048, files: 1 << 20, rest: minute }
     }
 }
 
@@ -131,6 +143,8 @@ struct Shared {
     newer: Mutex<Option<Commit>>,
     /// Held while a revision is put in: two must not choose one tag. Taken before `space`.
     admitting: Mutex<()>,
+    /// Missing as long as it is not mounted.
+    changes: OnceLock<Changes>,
     runtime: Handle,
     config: HfTreeConfig,
 }
@@ -158,6 +172,7 @@ impl HfTree {
                 misses: Mutex::new(Misses::new(config.absence)),
                 newer: Mutex::default(),
                 admitting: Mutex::new(()),
+                changes: OnceLock::new(),
                 runtime,
                 config,
             }),
@@ -290,7 +305,53 @@ impl HfTree {
         };
         let (now, quiet) = (Instant::now(), self.shared.config.refresh);
         self.change(|space| space.admit(asked, &shown, now, quiet));
+        self.make_room(&shown, now);
         Ok(())
+    }
+
+    /// Forgets revisions where there are too many, but not the newest. Those of which the kernel knows something it is
+    /// asked to forget, and they go another time; not where a program is seen to be in one: it would be in no directory
+    /// any more. Blocks on /proc.
+    fn make_room(&self, newest: &Arc<Shown>, now: Instant) {
+        let HfTreeConfig { revisions, files, rest, .. } = self.shared.config;
+        let size = |shown: &Shown| (1, shown.revision.tree.files().len());
+        let add = |(a, b): (usize, usize), (c, d): (usize, usize)| (a + c, b + d);
+        let held = self.with(|space| space.all_shown().map(|shown| size(shown)).fold((0, 0), add));
+        if held.0 <= revisions && held.1 <= files {
+            return;
+        }
+        // Somewhat more than has to, since all that is known is gone through for it.
+        let mut too_many = held.0.saturating_sub(revisions - revisions / 8);
+        let mut too_much = held.1.saturating_sub(files - files / 8);
+        let (mut unknown, mut known) = (Vec::new(), Vec::new());
+        for shown in self.with(|space| space.idle(now, rest)) {
+            if too_many == 0 && too_much == 0 {
+                break;
+            }
+            let mut files = shown.revision.tree.files().iter();
+            if Arc::ptr_eq(&shown, newest) || files.any(|file| self.source().is_pinned(file)) {
+                continue;
+            }
+            if !shown.is_known() {
+                unknown.push(Arc::clone(&shown));
+            } else if shown.ask_back() {
+                known.push(Arc::clone(&shown));
+            } else {
+                // Somebody sits in it.
+                continue;
+            }
+            let (one, its_files) = size(&shown);
+            (too_many, too_much) = (too_many.saturating_sub(one), too_much.saturating_sub(its_files));
+        }
+        self.change(|space| space.forget(unknown, now, rest));
+        let Some(changes) = self.shared.changes.get().filter(|_| !known.is_empty()) else { return };
+        let occupied = occupied::directories();
+        for shown in known {
+            let places = self.with(|space| space.places_of(&shown));
+            if !places.iter().any(|place| occupied.iter().any(|dir| occupied::is_in(dir, &place.path))) {
+                places.iter().for_each(|place| changes.entry_changed(place.parent, place.name()));
+            }
+        }
     }
 
     fn with<T>(&self, look: impl FnOnce(&Space) -> T) -> T {
@@ -372,15 +433,20 @@ impl HfTree {
     }
 
     fn list_spot(&self, spot: &Spot, after: Cookie, visit: &mut dyn FnMut(Listed<'_>) -> ControlFlow<()>) {
-        let names = self.with(|space| space.names(spot));
-        for (position, name) in names.into_iter().filter(|(position, _)| *position > after.0) {
-            let known = self.change(|space| space.enter(spot, &name));
-            let node = known.and_then(|item| self.item_node(&item));
-            // Known by name only: what it is shows when it is looked up.
-            let node =
-                node.unwrap_or_else(|| own(spot.number_until_known(&name), spot.ino, NodeKind::Directory, 0));
-            if visit(Listed { cookie: Cookie(position), name: OsStr::new(&name), node }).is_break() {
-                return;
+        let mut after = after.0;
+        loop {
+            let names = self.with(|space| space.names(spot, after));
+            let Some((last, _)) = names.last() else { return };
+            after = *last;
+            for (position, name) in names {
+                let known = self.change(|space| space.enter(spot, &name));
+                let node = known.and_then(|item| self.item_node(&item));
+                // Known by name only: what it is shows when it is looked up.
+                let node = node
+                    .unwrap_or_else(|| own(spot.number_until_known(&name), spot.ino, NodeKind::Directory, 0));
+                if visit(Listed { cookie: Cookie(position), name: OsStr::new(&name), node }).is_break() {
+                    return;
+                }
             }
         }
     }
@@ -632,6 +698,19 @@ impl Tree for HfTree {
         }
         let found = self.attributes(ino).into_iter().find(|(found, _)| OsStr::new(found) == name);
         found.map(|(_, value)| value.into_bytes())
+    }
+
+    fn told(&self, ino: InodeNo) {
+        self.with(|space| space.shown_at(ino).map(Shown::is_told));
+    }
+
+    fn forgotten(&self, ino: InodeNo, times: u64) {
+        self.with(|space| space.shown_at(ino).map(|shown| shown.is_forgotten(times)));
+    }
+
+    fn attach(&self, changes: Changes) {
+        // A tree is mounted once; of a second mount the kernel would keep what it knows.
+        let _already_mounted = self.shared.changes.set(changes);
     }
 
     fn volume(&self) -> Volume {

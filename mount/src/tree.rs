@@ -167,6 +167,12 @@ pub trait Tree: fmt::Debug + Send + Sync + 'static {
         Volume::default()
     }
 
+    /// The kernel is told of this entry, and may use its number until it has forgotten it as often as it was told.
+    fn told(&self, _ino: InodeNo) {}
+
+    /// The kernel has forgotten that it was told of this number so often.
+    fn forgotten(&self, _ino: InodeNo, _times: u64) {}
+
     /// Called once when the tree is mounted: `changes` is where it reports names that the kernel must forget.
     fn attach(&self, _changes: Changes) {}
 }

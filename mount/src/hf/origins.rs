@@ -90,6 +90,7 @@ fn is_gone_around(error: &OriginError) -> bool {
 impl BlobOrigin for Origins {
     fn open(&self, range: Range<u64>) -> BoxFuture<'_, Result<Box<dyn BlobBody>, OriginError>> {
         Box::pin(async move {
+            let passed_over = self.swarm.as_ref().filter(|swarm| swarm.is_distrusted());
             if let Some(swarm) = &self.swarm
                 && let Some(body) = swarm.open(range.clone()).await
             {
@@ -108,6 +109,12 @@ impl BlobOrigin for Origins {
                         first.get_or_insert(error);
                     }
                 }
+            }
+            // With nobody else left, slow peers are better than none.
+            if let Some(swarm) = passed_over
+                && let Some(body) = swarm.open_at_last(range).await
+            {
+                return Ok(body);
             }
             let nobody =
                 || OriginError::new(OriginFault::Offline, "it is not here, and the mount is offline");

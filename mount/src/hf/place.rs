@@ -4,7 +4,8 @@
 //! clients' cache. Its files are the same files in all of them, with one number each, so that the kernel keeps their bytes
 //! once; directories have numbers of their own in each place, since the kernel lets a directory be in one place only.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::ffi::OsStr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,11 +27,30 @@ pub(super) struct Shown {
     usage: Usage,
 }
 
-/// Who reads from it: a revision that is being read is not replaced by a newer one.
+/// Who reads from it, which is not replaced by a newer one; and who knows of it, which is not forgotten.
 #[derive(Debug)]
 struct Usage {
     open: AtomicU32,
+    /// When a file was opened or closed.
     last: Mutex<Option<Instant>>,
+    /// When it was looked at in any way.
+    looked: Mutex<Instant>,
+    /// How often the kernel was told of a number of it that it has not forgotten since.
+    known: AtomicU64,
+    /// Whether the kernel was asked to forget it, and nobody looked at it since.
+    is_asked_back: AtomicBool,
+}
+
+impl Usage {
+    fn new() -> Self {
+        Self {
+            open: AtomicU32::new(0),
+            last: Mutex::new(None),
+            looked: Mutex::new(Instant::now()),
+            known: AtomicU64::new(0),
+            is_asked_back: AtomicBool::new(false),
+        }
+    }
 }
 
 impl Shown {
@@ -42,7 +62,7 @@ impl Shown {
         });
         let seed = seed(&revision);
         let catalog = Catalog::build(tag, seed.as_bytes(), revision.modified, leaves)?;
-        Ok(Self { revision, catalog, usage: Usage { open: AtomicU32::new(0), last: Mutex::new(None) } })
+        Ok(Self { revision, catalog, usage: Usage::new() })
     }
 
     /// The file with this number, and its place in the catalog.
@@ -80,7 +100,46 @@ impl Shown {
             && last.is_none_or(|last| now.saturating_duration_since(last) >= quiet)
     }
 
+    /// Somebody looked at it.
+    pub(super) fn is_used(&self) {
+        *self.usage.looked.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.usage.is_asked_back.store(false, Ordering::Release);
+    }
+
+    /// When somebody looked at it last.
+    pub(super) fn last_use(&self) -> Instant {
+        *self.usage.looked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nothing of it is open, and nobody looked at it for `rest`.
+    pub(super) fn is_unused(&self, now: Instant, rest: Duration) -> bool {
+        self.usage.open.load(Ordering::Acquire) == 0 && now.saturating_duration_since(self.last_use()) >= rest
+    }
+
+    /// The kernel is told of a number of it.
+    pub(super) fn is_told(&self) {
+        self.usage.known.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The kernel forgets a number of it that it was told of so often.
+    pub(super) fn is_forgotten(&self, times: u64) {
+        let less = |known: u64| Some(known.saturating_sub(times));
+        // The closure always has a value to set.
+        let _known_before = self.usage.known.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+    }
+
+    /// Whether the kernel knows a number of it.
+    pub(super) fn is_known(&self) -> bool {
+        self.usage.known.load(Ordering::Acquire) > 0
+    }
+
+    /// Says once that the kernel is to be asked to forget it, until somebody looks at it again.
+    pub(super) fn ask_back(&self) -> bool {
+        !self.usage.is_asked_back.swap(true, Ordering::AcqRel)
+    }
+
     fn touch(&self) {
+        self.is_used();
         *self.usage.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 }
@@ -100,6 +159,8 @@ pub(super) struct Place {
     pub(super) parent: InodeNo,
     /// The directory of the revision that stands here.
     pub(super) top: u32,
+    /// From the mount's root, with a slash before each name.
+    pub(super) path: Box<str>,
 }
 
 impl Place {
@@ -150,6 +211,11 @@ impl Place {
             // The name may stand for another commit later; below it nothing changes.
             caching: if is_top { Caching::Volatile } else { Caching::Immutable },
         })
+    }
+
+    /// Its name in the directory that it is in.
+    pub(super) fn name(&self) -> &OsStr {
+        OsStr::new(self.path.rsplit('/').next().unwrap_or_default())
     }
 }
 

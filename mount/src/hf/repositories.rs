@@ -2,13 +2,13 @@
 //!
 //! Several hubs may be given, our own before the origin: each question goes to the first that answers. What was answered
 //! is kept on disk, so that a mount without a network shows what it showed before. A commit is asked about once and never
-//! again. Nothing here knows or writes a token but by handing it to the client.
+//! again; where nobody can be reached, only the first who asks waits for the time-outs. Nothing here knows or writes a token but by handing it to the client.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -21,6 +21,7 @@ use crate::catalog::modified_from;
 use crate::content::{BoxFuture, Content};
 use crate::errno::{Cause, FsError};
 use crate::hf::archive::{Archive, Kept};
+use crate::hf::away::Away;
 use crate::hf::bytes::RepoFile;
 use crate::hf::dates;
 use crate::hf::origins::{Hub, Origins};
@@ -29,9 +30,6 @@ use crate::hf::swarm::{Brought, SwarmConfig, Swarms};
 
 /// Where something is known from before, hubs have so long to say what it is now.
 const STALE_AFTER: Duration = Duration::from_secs(5);
-
-/// After that they are not waited for again for so long.
-const AWAY: Duration = Duration::from_secs(20);
 
 /// Whether hubs may be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +69,10 @@ struct Shared {
     swarms: Option<Arc<Swarms>>,
     /// Of blobs that were thrown away because they were not what their hash says: how often, when they were last opened.
     replaced: Mutex<HashMap<ContentId, u32>>,
-    away_until: Mutex<Option<Instant>>,
+    /// Nobody answered.
+    away: Mutex<Away>,
+    /// Nobody gave an answer of use, so that what is known is shown as it was.
+    useless: Mutex<Away>,
     /// Bytes that each hub was asked for by itself and gave.
     gave: Vec<Arc<AtomicU64>>,
 }
@@ -94,9 +95,9 @@ impl Repositories {
         let swarms = config.swarms.clone().filter(|_| config.reach == Reach::Online);
         let swarms = swarms.map(|swarms| Arc::new(Swarms::new(session.clone(), swarms, runtime)));
         let blobs = session.blobs().clone();
-        let (replaced, away_until) = (Mutex::default(), Mutex::default());
+        let (replaced, away, useless) = (Mutex::default(), Mutex::default(), Mutex::default());
         let gave = config.hubs.iter().map(|_| Arc::default()).collect();
-        Self { shared: Arc::new(Shared { config, archive, blobs, swarms, replaced, away_until, gave }) }
+        Self { shared: Arc::new(Shared { config, archive, blobs, swarms, replaced, away, useless, gave }) }
     }
 
     /// What came from whom. Never waits.
@@ -153,11 +154,17 @@ impl Shared {
                 RepoError::NoRepo(told(text))
             });
         }
+        let away = self.away().left(Instant::now());
         let Some(known) = known else {
-            let asked = self.ask_all(&repo, &revision).await;
-            return asked.map(shown);
+            if let Some(left) = away {
+                let seconds = left.as_secs() + 1;
+                let text =
+                    format!("{repo}@{revision}: no hub could be reached; it is tried again in {seconds} s");
+                return Err(RepoError::Unreachable(told(text)));
+            }
+            return self.ask_all(&repo, &revision).await.map(shown);
         };
-        if self.are_away() {
+        if away.or(self.useless().left(Instant::now())).is_some() {
             return Ok(shown(known));
         }
         let why = match tokio::time::timeout(STALE_AFTER, self.ask_all(&repo, &revision)).await {
@@ -165,21 +172,28 @@ impl Shared {
             Ok(asked) => return asked.map(shown),
             Err(_) => told(format!("no hub answered within {} s", STALE_AFTER.as_secs())),
         };
-        *self.away_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + AWAY);
+        self.useless().note(Instant::now());
         tracing::warn!(%repo, %revision, commit = %known.tree.commit, "it is shown as it was before: {why}");
         Ok(shown(known))
     }
 
-    /// Whether no hub could be asked a moment ago: what is known is not kept waiting for then.
-    fn are_away(&self) -> bool {
-        let until = *self.away_until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.is_some_and(|until| Instant::now() < until)
+    fn away(&self) -> MutexGuard<'_, Away> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn useless(&self) -> MutexGuard<'_, Away> {
+        self.useless.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn ask_all(&self, repo: &Repo, revision: &Revision) -> Result<Kept, RepoError> {
-        let mut first = None;
+        let (mut first, mut is_anybody_there) = (None, self.config.hubs.is_empty());
         for hub in &self.config.hubs {
-            match self.ask(hub, repo, revision).await {
+            let asked = self.ask(hub, repo, revision).await;
+            if !asked.as_ref().is_err_and(is_silent) {
+                is_anybody_there = true;
+                self.away().end();
+            }
+            match asked {
                 Ok(kept) => return Ok(kept),
                 Err(error) => {
                     let told = explain(hub, repo, revision, &error, self.config.token.as_ref());
@@ -190,6 +204,9 @@ impl Shared {
                     first.get_or_insert(told);
                 }
             }
+        }
+        if !is_anybody_there {
+            self.away().note(Instant::now());
         }
         let nobody = || RepoError::Unreachable(told(format!("{repo}: no hub is configured to ask")));
         Err(first.unwrap_or_else(nobody))
@@ -216,7 +233,8 @@ impl Shared {
 
     /// What a revision is now, and nothing else of it; nothing is kept.
     async fn look(self: Arc<Self>, repo: Repo, revision: Revision) -> Option<Commit> {
-        if self.config.reach == Reach::Offline || self.are_away() {
+        let away = self.away().left(Instant::now());
+        if self.config.reach == Reach::Offline || away.or(self.useless().left(Instant::now())).is_some() {
             return None;
         }
         let token = self.config.token.as_ref();
@@ -261,6 +279,11 @@ fn shown(kept: Kept) -> RepoRevision {
         is_public: kept.is_public,
         tree: kept.tree,
     }
+}
+
+/// Whether nobody answered.
+fn is_silent(error: &UpstreamError) -> bool {
+    matches!(error, UpstreamError::Unreachable(_) | UpstreamError::Timeout { .. })
 }
 
 /// Whether another hub, or an earlier answer, may do instead.
@@ -395,5 +418,46 @@ impl Repositories {
             endpoint: config.hubs.last().map_or_else(String::new, |hub| hub.endpoint().to_owned()),
             token: config.token.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wtfs_torrent::hf::UpstreamConfig;
+    use wtfs_torrent::{ListenConfig, PortPolicy, SessionConfig};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn where_nobody_answers_who_looks_for_another_name_does_not_wait_for_that_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut config = SessionConfig::new(dir.path().to_owned());
+        let addrs = vec![std::net::Ipv4Addr::LOCALHOST.into()];
+        config.listen = ListenConfig { port: 0, port_policy: PortPolicy::Exact, addrs };
+        let session = Session::open(config).await.expect("a session");
+        let nobody = wtfs_testkit::net::refused_addr();
+        let hub = Upstream::new(session.http().clone(), UpstreamConfig::at(format!("http://{nobody}")));
+        let config = RepositoriesConfig {
+            hubs: vec![hub.expect("an address")],
+            token: None,
+            reach: Reach::Online,
+            dir: dir.path().join("names"),
+            swarms: None,
+        };
+        let repositories = Repositories::open(config, &session, Handle::current());
+        let refusal = async |name: &str| {
+            let repo = Repo::parse(name).expect("a name");
+            let refused = repositories.resolve(repo, Revision::main()).await.expect_err("nobody is there");
+            assert!(matches!(refused, RepoError::Unreachable(_)), "{refused}");
+            refused.to_string()
+        };
+        let first = refusal("org/one").await;
+        assert!(first.contains("check that"), "{first}");
+        let second = refusal("org/two").await;
+        assert!(second.contains("org/two@main") && second.contains("tried again in"), "{second}");
+        // Until somebody is there.
+        repositories.shared.away().end();
+        assert_eq!(refusal("org/one").await, first);
+        session.shutdown().await;
     }
 }

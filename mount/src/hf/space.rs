@@ -6,9 +6,12 @@
 //! are in no revision are *spots*, made when they are first looked up. Numbers are hashes of the path and, where it matters,
 //! of the commit, so they are the same after a restart.
 //!
-//! Bounded: spots that exist only because somebody asked for a name are forgotten, oldest first.
+//! Bounded: spots that exist only because somebody asked for a name are forgotten, oldest first. What a commit holds is
+//! forgotten too when there is much of it ([`Space::idle`], [`Space::forget`]); its pin stays, and is resolved anew when
+//! it is entered. That is never done to one of which the kernel knows a number, so that every number that is out stays
+//! what it was.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,11 +23,12 @@ use crate::hf::names;
 use crate::hf::place::{Place, ROOT_TAG, Shown};
 use crate::inode::{InodeNo, TreeTag};
 
+mod pins;
+
+use pins::Pins;
+
 /// Spots that hang on nothing but a look-up.
 const LOOSE_MAX: usize = 8192;
-
-/// Commits that no pin stands for any more and that are still readable by whoever sits in their directories.
-const SUPERSEDED_MAX: usize = 64;
 
 /// The slot of a spot's number under its tag.
 const SPOT_SLOT: u32 = 1;
@@ -32,11 +36,11 @@ const SPOT_SLOT: u32 = 1;
 /// The view in the shape of the clients' cache.
 pub(super) const CACHE_VIEW: &str = ".cache-view";
 
+/// Names that are taken out of the state at once for a listing; the kernel asks for some hundred.
+const LISTED_AT_ONCE: usize = 512;
+
 /// In that view; found, but not listed.
 const LOCKS: &str = ".locks";
-
-/// Positions of fixed entries come first in a listing.
-const FIRST_PIN: u64 = 16;
 
 /// What an entry is that belongs to no revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,13 +87,6 @@ pub(super) enum Item {
     Files(Arc<Shown>),
 }
 
-#[derive(Debug)]
-struct Pin {
-    /// Nothing for one that is remembered and was not asked for since.
-    shown: Option<Arc<Shown>>,
-    checked: Instant,
-}
-
 /// How long something stays when it is looked up by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Hold {
@@ -97,14 +94,22 @@ enum Hold {
     Loose,
 }
 
+impl Item {
+    fn shown(&self) -> Option<&Arc<Shown>> {
+        match self {
+            Self::Spot(_) => None,
+            Self::Place(place) => Some(&place.shown),
+            Self::Files(shown) => Some(shown),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Space {
     items: HashMap<TreeTag, Item>,
     by_key: HashMap<Box<str>, TreeTag>,
-    pins: BTreeMap<(Repo, Revision), Pin>,
-    order: BTreeMap<u64, (Repo, Revision)>,
+    pins: Pins,
     shown: HashMap<(Repo, Commit), Arc<Shown>>,
-    superseded: VecDeque<(Repo, Commit)>,
     loose: VecDeque<Box<str>>,
     root: Item,
 }
@@ -118,10 +123,8 @@ impl Space {
         let space = Self {
             items: HashMap::new(),
             by_key: HashMap::new(),
-            pins: BTreeMap::new(),
-            order: BTreeMap::new(),
+            pins: Pins::default(),
             shown: HashMap::new(),
-            superseded: VecDeque::new(),
             loose: VecDeque::new(),
             root: Item::Spot(Arc::clone(&root)),
         };
@@ -130,7 +133,7 @@ impl Space {
 
     /// Makes a directory of a revision the root.
     pub(super) fn set_root(&mut self, shown: Arc<Shown>, top: u32) {
-        let place = Arc::new(Place { shown, tag: ROOT_TAG, parent: InodeNo::ROOT, top });
+        let place = Arc::new(Place { shown, tag: ROOT_TAG, parent: InodeNo::ROOT, top, path: "".into() });
         self.items.insert(ROOT_TAG, Item::Place(Arc::clone(&place)));
         self.root = Item::Place(place);
     }
@@ -147,12 +150,24 @@ impl Space {
         if ino == InodeNo::ROOT {
             return Some(self.root.clone());
         }
-        self.items.get(&ino.tag()?).cloned()
+        let item = self.items.get(&ino.tag()?)?;
+        if let Some(shown) = item.shown() {
+            // While nothing can be forgotten: what is found stays for now.
+            shown.is_used();
+        }
+        Some(item.clone())
+    }
+
+    /// The revision that a number is of, unless it is none of a revision's.
+    pub(super) fn shown_at(&self, ino: InodeNo) -> Option<&Shown> {
+        self.items.get(&ino.tag()?)?.shown().map(Arc::as_ref)
     }
 
     /// A commit that is shown already.
     pub(super) fn shown(&self, repo: &Repo, commit: Commit) -> Option<Arc<Shown>> {
-        self.shown.get(&(repo.clone(), commit)).cloned()
+        let shown = self.shown.get(&(repo.clone(), commit))?;
+        shown.is_used();
+        Some(Arc::clone(shown))
     }
 
     pub(super) fn all_shown(&self) -> impl Iterator<Item = &Arc<Shown>> {
@@ -161,7 +176,7 @@ impl Space {
 
     /// Pins that are resolved, as they were asked for.
     pub(super) fn pinned(&self) -> impl Iterator<Item = (&Repo, &Revision, &Arc<Shown>)> {
-        self.pins.iter().filter_map(|((repo, revision), pin)| Some((repo, revision, pin.shown.as_ref()?)))
+        self.pins.all().filter_map(|(repo, revision, pin)| Some((repo, revision, pin.shown.as_ref()?)))
     }
 
     /// A tag that nobody has. In the order of asking, which is the same for the same questions.
@@ -178,16 +193,7 @@ impl Space {
 
     /// A revision that was resolved by an earlier process.
     pub(super) fn remember(&mut self, repo: Repo, revision: Revision, now: Instant) {
-        self.pin_of(repo, revision, now);
-    }
-
-    fn pin_of(&mut self, repo: Repo, revision: Revision, now: Instant) -> &mut Pin {
-        let position = self.order.last_key_value().map_or(FIRST_PIN, |(last, _)| last + 1);
-        let key = (repo, revision);
-        if !self.pins.contains_key(&key) {
-            self.order.insert(position, key.clone());
-        }
-        self.pins.entry(key).or_insert(Pin { shown: None, checked: now })
+        self.pins.entry(repo, revision, now);
     }
 
     /// Shows what `asked` stands for, also under the canonical name. One that is being read stays as it is.
@@ -202,55 +208,72 @@ impl Space {
         let by_commit = Revision::from(shown.revision.commit);
         self.shown.entry((canonical.clone(), shown.revision.commit)).or_insert_with(|| Arc::clone(shown));
         self.items.entry(shown.catalog.tag()).or_insert_with(|| Item::Files(Arc::clone(shown)));
-        let mut left = None;
         let (repo, revision) = asked;
         let is_renamed = repo != canonical;
         let names = [Some((repo, revision.clone())), is_renamed.then_some((canonical, revision))];
         for (repo, revision) in names.into_iter().flatten() {
             // A commit of its own is found by its pin too, but it is no name that anybody listed.
             let is_commit = revision == by_commit;
-            let pin = self.pin_of(repo, revision, now);
+            let pin = self.pins.entry(repo, revision, now);
             pin.checked = now;
             let is_kept = |old: &Arc<Shown>| !is_commit && !old.is_idle(now, quiet);
             if pin.shown.as_ref().is_some_and(is_kept) {
                 continue;
             }
-            if let Some(old) = pin.shown.replace(Arc::clone(shown))
-                && old.revision.commit != shown.revision.commit
-            {
-                left = Some((old.revision.repo.clone(), old.revision.commit));
-            }
-        }
-        if let Some(left) = left {
-            self.superseded.push_back(left);
-            self.forget_superseded();
+            // What it stood for until now stays readable for whoever sits in its directories.
+            pin.shown = Some(Arc::clone(shown));
         }
     }
 
-    fn forget_superseded(&mut self) {
-        while self.superseded.len() > SUPERSEDED_MAX {
-            let Some(key) = self.superseded.pop_front() else { return };
-            let Some(old) = self.shown.get(&key) else { continue };
-            let is_pinned = |pin: &Pin| pin.shown.as_ref().is_some_and(|shown| Arc::ptr_eq(shown, old));
-            if self.pins.values().any(is_pinned) {
-                continue;
+    fn drop_all(&mut self, gone: &[Arc<Shown>]) {
+        let gone: HashMap<TreeTag, &Arc<Shown>> =
+            gone.iter().map(|shown| (shown.catalog.tag(), shown)).collect();
+        let is_gone =
+            |shown: &Arc<Shown>| gone.get(&shown.catalog.tag()).is_some_and(|one| Arc::ptr_eq(one, shown));
+        self.shown.retain(|_, shown| !is_gone(shown));
+        for pin in self.pins.all_mut() {
+            if pin.shown.as_ref().is_some_and(is_gone) {
+                pin.shown = None;
             }
-            let old = Arc::clone(old);
-            self.shown.remove(&key);
-            self.items.retain(|_, item| match item {
-                Item::Files(shown) => !Arc::ptr_eq(shown, &old),
-                Item::Place(place) => !Arc::ptr_eq(&place.shown, &old),
-                Item::Spot(_) => true,
-            });
-            let items = &self.items;
-            self.by_key.retain(|_, tag| items.contains_key(tag));
         }
+        self.items.retain(|_, item| !item.shown().is_some_and(is_gone));
+        let items = &self.items;
+        self.by_key.retain(|_, tag| items.contains_key(tag));
+    }
+
+    /// Revisions that nobody used for `rest`, what was used longest ago first. Never the root's.
+    pub(super) fn idle(&self, now: Instant, rest: Duration) -> Vec<Arc<Shown>> {
+        let is_idle = |shown: &&Arc<Shown>| !self.is_root(shown) && shown.is_unused(now, rest);
+        let mut idle: Vec<_> = self.shown.values().filter(is_idle).cloned().collect();
+        idle.sort_by_cached_key(|shown| shown.last_use());
+        idle
+    }
+
+    /// Forgets what these hold, unless it was used a moment ago, or the kernel knows a number of it.
+    pub(super) fn forget(&mut self, gone: Vec<Arc<Shown>>, now: Instant, rest: Duration) {
+        let gone: Vec<_> =
+            gone.into_iter().filter(|shown| !shown.is_known() && shown.is_unused(now, rest)).collect();
+        if !gone.is_empty() {
+            self.drop_all(&gone);
+        }
+    }
+
+    fn is_root(&self, shown: &Arc<Shown>) -> bool {
+        matches!(&self.root, Item::Place(place) if Arc::ptr_eq(&place.shown, shown))
+    }
+
+    /// Where a revision stands.
+    pub(super) fn places_of(&self, shown: &Arc<Shown>) -> Vec<Arc<Place>> {
+        let places = self.items.values().filter_map(|item| match item {
+            Item::Place(place) if Arc::ptr_eq(&place.shown, shown) => Some(Arc::clone(place)),
+            _ => None,
+        });
+        places.collect()
     }
 
     /// Whether a name that may come to mean another commit should be asked about again.
     pub(super) fn is_due(&self, repo: &Repo, revision: &Revision, now: Instant, after: Duration) -> bool {
-        let pin = self.pins.get(&(repo.clone(), revision.clone()));
-        pin.is_some_and(|pin| {
+        self.pins.get(repo, revision).is_some_and(|pin| {
             revision.commit().is_none()
                 && now.saturating_duration_since(pin.checked) >= after
                 && pin.shown.as_ref().is_some_and(|shown| shown.is_idle(now, after))
@@ -258,23 +281,13 @@ impl Space {
     }
 
     pub(super) fn resolved(&self, repo: &Repo, revision: &Revision) -> Option<Arc<Shown>> {
-        self.pins.get(&(repo.clone(), revision.clone()))?.shown.clone()
+        self.pins.get(repo, revision)?.shown.clone()
     }
 
     /// A commit of a repository, under whatever name it is asked for.
     pub(super) fn commit(&self, repo: &Repo, commit: Commit) -> Option<Arc<Shown>> {
         let is_it = |shown: &&Arc<Shown>| shown.revision.commit == commit;
-        self.pins_of(repo).filter_map(|(_, pin)| pin.shown.as_ref()).find(is_it).cloned()
-    }
-
-    fn pins_of<'a>(&'a self, repo: &'a Repo) -> impl Iterator<Item = (&'a Revision, &'a Pin)> {
-        // The empty prefix of all revisions of a repository has no value of its own: so from the repository's first pin on.
-        let mine = self.pins.iter().skip_while(move |((found, _), _)| found < repo);
-        mine.take_while(move |((found, _), _)| found == repo).map(|((_, revision), pin)| (revision, pin))
-    }
-
-    fn has_owner(&self, kind: RepoKind, owner: &str) -> bool {
-        self.pins.keys().any(|(repo, _)| repo.kind == kind && repo.id.owner() == Some(owner))
+        self.pins.of(repo).filter_map(|(_, pin)| pin.shown.as_ref()).find(is_it).cloned()
     }
 
     /// The entry `name` of a spot, as far as it is known.
@@ -293,7 +306,7 @@ impl Space {
             }
             What::CacheView => {
                 let repo = names::of_folder(name)?;
-                self.pins_of(&repo).any(|(_, pin)| pin.shown.is_some()).then_some(())?;
+                self.pins.of(&repo).any(|(_, pin)| pin.shown.is_some()).then_some(())?;
                 Some(self.spot(spot, name, "", What::Cached(repo), Hold::Firm))
             }
             What::Cached(repo) => {
@@ -342,7 +355,7 @@ impl Space {
         }
         let (repo, revision) = names::repository(kind, None, name)?;
         let is_plain = !name.contains('@');
-        if is_plain && self.has_owner(kind, name) {
+        if is_plain && self.pins.has_owner(kind, name) {
             return Some(self.spot(spot, name, "", What::Owner(kind, name.into()), Hold::Firm));
         }
         if let Some(shown) = self.resolved(&repo, &revision) {
@@ -394,7 +407,7 @@ impl Space {
             return Some(self.spot(spot, name, &commit.clone(), What::Text(commit.into()), Hold::Loose));
         }
         let below = format!("{full}/");
-        let has_more = self.pins_of(repo).any(|(revision, _)| revision.as_str().starts_with(&below));
+        let has_more = self.pins.of(repo).any(|(revision, _)| revision.as_str().starts_with(&below));
         let is_directory = has_more || ["refs", "refs/pr", "refs/convert"].contains(&full.as_str());
         is_directory.then(|| self.spot(spot, name, "/", What::Refs(repo.clone(), below), Hold::Loose))
     }
@@ -427,6 +440,7 @@ impl Space {
 
     fn place(&mut self, spot: &Spot, name: &str, shown: &Arc<Shown>) -> Item {
         let key = key(spot, name, &shown.revision.commit.to_string());
+        shown.is_used();
         if let Some(Item::Place(place)) = self.at(&key)
             && Arc::ptr_eq(&place.shown, shown)
         {
@@ -434,7 +448,9 @@ impl Space {
         }
         let tag = self.free_tag(&key);
         let top = crate::catalog::Catalog::ROOT;
-        let place = Item::Place(Arc::new(Place { shown: Arc::clone(shown), tag, parent: spot.ino, top }));
+        let path = format!("{}/{name}", spot.path).into();
+        let place = Place { shown: Arc::clone(shown), tag, parent: spot.ino, top, path };
+        let place = Item::Place(Arc::new(place));
         self.items.insert(tag, place.clone());
         self.by_key.insert(key.into(), tag);
         place
@@ -470,48 +486,59 @@ impl Space {
         self.items.get(self.by_key.get(key)?).cloned()
     }
 
-    /// The names in a spot, each with its position, in order.
-    pub(super) fn names(&self, spot: &Spot) -> Vec<(u64, String)> {
-        let fixed = |names: &[&str]| (1..).zip(names.iter().map(|name| (*name).to_owned())).collect();
-        let pins = || self.order.iter().map(|(position, (repo, revision))| (*position, repo, revision));
-        let known = |repo: &Repo, revision: &Revision| self.resolved(repo, revision);
+    /// The names in a spot behind a position, each with its own, in order; a part of them, and none once there are no more.
+    pub(super) fn names(&self, spot: &Spot, after: u64) -> Vec<(u64, String)> {
+        let fixed = |from: u64, names: &[&str]| -> Vec<(u64, String)> {
+            (from..)
+                .zip(names.iter().map(|name| (*name).to_owned()))
+                .filter(|(position, _)| *position > after)
+                .collect()
+        };
         match &spot.what {
             What::Kind(kind) => {
-                let mut names: Vec<(u64, String)> = match kind {
-                    RepoKind::Model => {
-                        (2..).zip([CACHE_VIEW, "datasets", "spaces"].map(str::to_owned)).collect()
-                    }
+                let mut names = match kind {
+                    RepoKind::Model => fixed(2, &[CACHE_VIEW, "datasets", "spaces"]),
                     RepoKind::Dataset | RepoKind::Space => Vec::new(),
                 };
-                names.extend(distinct(pins().filter(|(_, repo, _)| repo.kind == *kind).filter_map(
-                    |(at, repo, revision)| {
-                        let name = repo.id.owner().map(str::to_owned);
-                        let is_listed = revision.commit().is_none();
-                        Some((at, name.or_else(|| is_listed.then(|| names::entry(repo, revision)))?))
-                    },
-                )));
+                let found = self.pins.behind(after).filter(|(_, repo, _)| repo.kind == *kind);
+                let found = found.filter_map(|(at, repo, revision)| match repo.id.owner() {
+                    Some(owner) => {
+                        self.pins.is_first_of_owner(*kind, owner, at).then(|| (at, owner.to_owned()))
+                    }
+                    None => revision.commit().is_none().then(|| (at, names::entry(repo, revision))),
+                });
+                names.extend(found.take(LISTED_AT_ONCE));
                 names
             }
-            What::Owner(kind, owner) => distinct(
-                pins()
-                    .filter(|(_, repo, revision)| {
-                        repo.kind == *kind && repo.id.owner() == Some(owner) && revision.commit().is_none()
-                    })
-                    .map(|(at, repo, revision)| (at, names::entry(repo, revision))),
-            ),
-            What::CacheView => distinct(pins().map(|(at, repo, _)| (at, names::folder(repo)))),
-            What::Cached(_) => fixed(&["refs", "snapshots", "trees", ".no_exist", "blobs"]),
-            What::Refs(repo, prefix) => distinct(pins().filter_map(|(at, found, revision)| {
-                let is_name = found == repo && revision.commit().is_none();
-                let below = is_name.then(|| revision.as_str().strip_prefix(prefix.as_str())).flatten()?;
-                known(found, revision)?;
-                Some((at, below.split('/').next()?.to_owned()))
-            })),
+            What::Owner(kind, owner) => {
+                let found = self.pins.of_owner_behind(*kind, owner, after);
+                let listed = found.filter(|(.., revision)| revision.commit().is_none());
+                listed
+                    .map(|(at, repo, revision)| (at, names::entry(repo, revision)))
+                    .take(LISTED_AT_ONCE)
+                    .collect()
+            }
+            What::CacheView => {
+                let firsts = self.pins.behind(after);
+                let firsts = firsts.filter(|(at, repo, _)| self.pins.is_first_of_repo(repo, *at));
+                firsts.map(|(at, repo, _)| (at, names::folder(repo))).take(LISTED_AT_ONCE).collect()
+            }
+            What::Cached(_) => fixed(1, &["refs", "snapshots", "trees", ".no_exist", "blobs"]),
+            What::Refs(repo, prefix) => {
+                let found = self.pins.shown_of(repo).into_iter();
+                let names = distinct(found.filter_map(|(at, revision, _)| {
+                    let is_name = revision.commit().is_none();
+                    let below = is_name.then(|| revision.as_str().strip_prefix(prefix.as_str())).flatten()?;
+                    Some((at, below.split('/').next()?.to_owned()))
+                }));
+                names.into_iter().filter(|(at, _)| *at > after).collect()
+            }
             What::Snapshots(repo) | What::Trees(repo) | What::NoExist(repo) => {
                 let suffix = if matches!(spot.what, What::Trees(_)) { ".json" } else { "" };
-                distinct(pins().filter(|(_, found, _)| *found == repo).filter_map(|(at, found, revision)| {
-                    Some((at, format!("{}{suffix}", known(found, revision)?.revision.commit)))
-                }))
+                let found = self.pins.shown_of(repo).into_iter();
+                let names =
+                    distinct(found.map(|(at, _, shown)| (at, format!("{}{suffix}", shown.revision.commit))));
+                names.into_iter().filter(|(at, _)| *at > after).collect()
             }
             What::Locks
             | What::Lacks(..)

@@ -449,9 +449,16 @@ impl Slot {
         self.reader.get().is_some() && !self.is_distrusted()
     }
 
-    fn is_distrusted(&self) -> bool {
+    /// Whether it gave nothing a moment ago.
+    pub(super) fn is_distrusted(&self) -> bool {
         let until = self.distrusted_until.lock().unwrap_or_else(PoisonError::into_inner);
         until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// As [`Self::open`], also where the torrent gave nothing a moment ago: for who has nobody else to ask.
+    pub(super) async fn open_at_last(self: &Arc<Self>, range: Range<u64>) -> Option<Box<dyn BlobBody>> {
+        *self.distrusted_until.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.open(range).await
     }
 
     /// The torrent's bytes from the start of `range` on, if it is joined, was good so far, and gives the first of them

@@ -113,9 +113,16 @@ impl RepoSource for Fake {
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Asked again at once where time passes, never where it does not.
-const LASTING: HfTreeConfig = HfTreeConfig { refresh: HOUR, absence: HOUR, look: HOUR };
-const FLEETING: HfTreeConfig =
-    HfTreeConfig { refresh: Duration::ZERO, absence: Duration::ZERO, look: Duration::from_millis(1) };
+const LASTING: HfTreeConfig =
+    HfTreeConfig { refresh: HOUR, absence: HOUR, look: HOUR, revisions: 100, files: 1000, rest: HOUR };
+const FLEETING: HfTreeConfig = HfTreeConfig {
+    refresh: Duration::ZERO,
+    absence: Duration::ZERO,
+    look: Duration::from_millis(1),
+    ..LASTING
+};
+/// Holds two revisions.
+const NARROW: HfTreeConfig = HfTreeConfig { revisions: 2, rest: Duration::ZERO, ..LASTING };
 
 fn mounted(fake: &Arc<Fake>, config: HfTreeConfig) -> HfTree {
     let source: Arc<dyn RepoSource> = Arc::clone(fake) as Arc<dyn RepoSource>;
@@ -286,7 +293,7 @@ async fn a_branch_is_followed_only_while_nobody_reads() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), moved).await.expect("the new commit shows");
+    tokio::time::timeout(Duration::from_secs(120), moved).await.expect("the new commit shows");
     let newer = walk(&tree, "org/repo/a").await.unwrap();
     assert_ne!(newer.ino, file.ino);
     // Who sits in the old one goes on reading the old one.
@@ -454,4 +461,94 @@ async fn files_are_named_by_their_place_or_by_their_repository() {
     tree.set_root(&repo, &main, Some(&path("d"))).expect("a directory");
     assert_eq!(names(tree.files_at(".")).expect("two"), ["d/b", "d/e/c"]);
     assert_eq!(names(tree.files_of_root(Some(&path("a")))).expect("one"), ["a"]);
+}
+
+/// Forgets as the kernel does what it was told of `node`.
+fn let_go(tree: &HfTree, node: &Node) {
+    tree.forgotten(node.ino, 1);
+}
+
+#[tokio::test]
+async fn what_was_used_longest_ago_is_forgotten_and_found_out_again() {
+    let repos: Vec<(String, String)> =
+        (0..5).map(|n| (format!("org/r{n}@main"), format!("org/r{n}"))).collect();
+    let fake = Arc::new(Fake::default());
+    for (asked, name) in &repos {
+        fake.put(asked, name, ONE, &["a", "d/b"]);
+    }
+    let tree = mounted(&fake, NARROW);
+    let mut before = Vec::new();
+    for (_, name) in &repos {
+        before.push(walk(&tree, &format!("{name}/d/b")).await.expect("found"));
+    }
+    let held = |tree: &HfTree| -> Vec<String> {
+        tree.pinned().into_iter().map(|pinned| pinned.repo.to_string()).collect()
+    };
+    assert_eq!(held(&tree), ["org/r3", "org/r4"]);
+    // Their names stay.
+    assert_eq!(names(&tree, walk(&tree, "org").await.unwrap().ino), ["r0", "r1", "r2", "r3", "r4"]);
+    fake.asked();
+    let again = walk(&tree, "org/r0/d/b").await.expect("found");
+    assert_eq!((again.ino, fake.asked()), (before[0].ino, vec!["org/r0@main".to_owned()]));
+    assert_eq!(held(&tree), ["org/r0", "org/r4"]);
+    assert_eq!(read(&tree, &again), format!("{ONE}:d/b"));
+    let files = tree.volume().entries;
+    assert!(files <= 2 * 4, "{files} entries are held");
+}
+
+#[tokio::test]
+async fn what_is_open_pinned_or_known_to_the_kernel_is_never_forgotten() {
+    let fake = Arc::new(Fake::default());
+    for n in 0..9 {
+        fake.put(&format!("org/r{n}@main"), &format!("org/r{n}"), ONE, &["a", "d/b"]);
+    }
+    fake.put("org/kept@main", "org/kept", ONE, &["x.pinned"]);
+    let tree = mounted(&fake, NARROW);
+    let changes = Changes::default();
+    tree.attach(changes.clone());
+    let pinned = walk(&tree, "org/kept/x.pinned").await.expect("found");
+    let open = tree.open(walk(&tree, "org/r0/a").await.expect("found").ino).expect("opened");
+    let dir = walk(&tree, "org/r1/d").await.expect("found");
+    let file = walk(&tree, "org/r1/d/b").await.expect("found");
+    let view = format!(".cache-view/models--org--r1/snapshots/{ONE}");
+    let seen = walk(&tree, &view).await.expect("found");
+    for node in [&dir, &file, &seen] {
+        tree.told(node.ino);
+    }
+    for n in 2..6 {
+        walk(&tree, &format!("org/r{n}/a")).await.expect("found");
+    }
+    let held = |tree: &HfTree| -> Vec<String> {
+        tree.pinned().into_iter().map(|pinned| pinned.repo.id.name().to_owned()).collect()
+    };
+    assert_eq!(held(&tree), ["kept", "r0", "r1", "r5"]);
+    fake.asked();
+    assert_eq!(tree.lookup(dir.ino, OsStr::new("b")).expect("found").ino, file.ino);
+    assert!(tree.node(seen.ino).is_some() && tree.node(pinned.ino).is_some());
+    assert_eq!(fake.asked(), Vec::<String>::new());
+    // The kernel is asked to forget it, in each place that it stands in.
+    walk(&tree, "org/r6/a").await.expect("found");
+    let mut asked_back: Vec<(InodeNo, String)> = changes
+        .next()
+        .expect("names")
+        .into_iter()
+        .map(|(dir, name)| (dir, name.into_string().unwrap()))
+        .collect();
+    asked_back.sort();
+    let r1 = walk(&tree, "org/r1").await.expect("found");
+    let mut expected = [(r1.parent, "r1".to_owned()), (seen.parent, ONE.to_owned())];
+    expected.sort();
+    assert_eq!(asked_back, expected);
+    // Once it has forgotten all that it was told of, and nothing is open, they go like others.
+    for node in [&dir, &file] {
+        let_go(&tree, node);
+    }
+    walk(&tree, "org/r7/a").await.expect("found");
+    assert!(held(&tree).contains(&"r1".to_owned()));
+    let_go(&tree, &seen);
+    drop(open);
+    walk(&tree, "org/r8/a").await.expect("found");
+    assert_eq!(held(&tree), ["kept", "r8"]);
+    assert_eq!(tree.node(file.ino).map(|node| node.ino), None);
+    assert_eq!(walk(&tree, "org/r1/d/b").await.expect("found").ino, file.ino);
 }
