@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wtfs_proto::hf::{FilePath, Repo};
@@ -92,6 +92,8 @@ struct Inner {
     counts: Semaphore,
     looked: tokio::sync::Mutex<Option<(Instant, Vec<ModelStatus>)>>,
     closed: ClosedSwarms,
+    /// Told when a torrent was made, or will not be.
+    settled: Notify,
     /// Grows when a torrent is given to peers from now on, or no more; and up to where the tracker knows.
     changed: watch::Sender<u64>,
     announced: watch::Sender<u64>,
@@ -166,6 +168,7 @@ impl Swarms {
             counts: Semaphore::new(COUNTS_AT_ONCE),
             looked: tokio::sync::Mutex::default(),
             closed: ClosedSwarms::default(),
+            settled: Notify::new(),
             changed: watch::channel(0).0,
             announced: watch::channel(0).0,
             tasks: TaskTracker::new(),
@@ -272,6 +275,7 @@ impl Swarms {
         if wish == Wish::Make {
             let grant = Some(Grant { snapshot: snapshot.clone(), token, asker });
             self.prepare(&key, Order { client: Some(network_of(caller.client)), grant }, parts)?;
+            self.until_settled(&key).await;
         }
         let entry = self.0.state().torrents.get(&key).cloned();
         if let Some(Entry { stage: Stage::Made(metainfo), .. }) = entry {

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,9 @@ use super::{Entry, FAILED_FOR, PREPARING_MAX, Stage, State, Swarms, TORRENTS_MAX
 /// Torrents that are prepared at once, and those of them that one client wished for: another finds a place.
 pub(super) const AT_ONCE: usize = 3;
 pub(super) const AT_ONCE_OF_ONE: usize = 2;
+
+/// How long who asks for a torrent of what is here is kept waiting for it.
+const SETTLED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Torrents of one client's that are prepared or wait to be.
 const OF_ONE_MAX: usize = 16;
@@ -134,12 +138,38 @@ impl Swarms {
             };
             let is_wanted =
                 swarms.0.state().torrents.get_mut(&key).map(|entry| entry.stage = stage).is_some();
+            swarms.0.settled.notify_waiters();
             if !is_wanted {
                 // Withdrawn meanwhile, and kept on the disk after that.
                 swarms.forget(&key).await;
             }
         });
         Ok(())
+    }
+
+    /// Waits for the torrent of what is here already, for a moment, which is all that it takes: who is told that there is
+    /// none yet comes again much later, and is sent by HTTP meanwhile what peers would give him.
+    pub(super) async fn until_settled(&self, key: &Key) {
+        let preparing = || {
+            let state = self.0.state();
+            let entry = state.torrents.get(key).filter(|entry| matches!(entry.stage, Stage::Preparing));
+            entry.map(|entry| entry.parts.clone())
+        };
+        let Some(parts) = preparing() else { return };
+        if !self.are_here(parts).await {
+            return;
+        }
+        let settled = async {
+            loop {
+                let mut told = pin!(self.0.settled.notified());
+                told.as_mut().enable();
+                if preparing().is_none() {
+                    return;
+                }
+                told.await;
+            }
+        };
+        let _late = tokio::time::timeout(SETTLED_WITHIN, settled).await;
     }
 
     async fn make(&self, key: &Key, order: &Order) -> Result<Arc<Metainfo>, PrepareError> {
