@@ -602,6 +602,23 @@ mod tests {
     }
 
     #[test]
+    fn what_came_and_was_lost_before_it_was_written_is_not_about_to_come() {
+        let mut board = Board::new(1 << 30);
+        board.fill = Some(0);
+        let claim = board.plan()[0];
+        let read = MIB..MIB + 10;
+        board.add_demand(demand(read.clone()));
+        board.plan();
+        board.claims.get_mut(&claim).expect("there").near = 0;
+        board.arrive(claim, MIB + 5);
+        assert!(board.is_served(&read));
+        // Its request broke off.
+        board.arrive(claim, 0);
+        assert!(!board.is_served(&read));
+        assert_eq!(board.plan().len(), 1);
+    }
+
+    #[test]
     fn a_claim_that_makes_place_for_a_read_keeps_what_is_being_written() {
         let mut board = Board::new(1 << 40);
         board.pace = Some(MOST_NEAR_BYTES);

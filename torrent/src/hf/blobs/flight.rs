@@ -126,7 +126,8 @@ async fn fetch(state: &Arc<State>, claim: u64, origin: &Origin) -> Result<(), Bl
             Over::Origin(error) => error,
         };
         shared.counters.origin_errors.add(1);
-        let brought = state.leave(claim).0.start.saturating_sub(start);
+        // What came of it and was not written is gone.
+        let brought = state.leave_at(claim, start).0.start.saturating_sub(start);
         if brought >= PROGRESS_BYTES {
             failures = 0;
         }
