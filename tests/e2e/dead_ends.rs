@@ -5,14 +5,17 @@ use std::fs;
 use serde_json::Value;
 use wtfs_testkit::{
     http_tracker::{Answer, HttpTracker},
+    net,
     peer::{Content, ScriptedPeer, Start},
     ramp::Ramp,
+    scratch::is_mount_point,
     torrent_file::TorrentFile,
 };
 
 use crate::support::{
+    hub::Hub,
     need::{Need, missing},
-    stage::{Stage, text},
+    stage::{PATIENCE, Stage, text},
 };
 
 fn torrent(name: &str, ramp: Ramp, trackers: &[&str]) -> TorrentFile {
@@ -74,6 +77,62 @@ fn a_place_that_cannot_be_mounted_on_is_told_before_any_tracker_is() {
         }
     }
     assert!(tracker.requests().is_empty(), "nothing was announced");
+}
+
+#[test]
+fn who_waits_for_a_hub_is_told_which() {
+    let mut stage = Stage::new("hub-silent");
+    let silent = HttpTracker::start(Answer::Silence);
+    let endpoint = silent.url("");
+    stage.set_variable("HF_ENDPOINT", &endpoint);
+    let out = text(&stage.subdir("out"));
+    let mut get = stage.spawn("get", &["get", "hf://org/name", "-o", &out]);
+    let told = format!("! wtfs: waiting for {} to answer", endpoint.trim_start_matches("http://"));
+    get.wait_for_line("it says whom it waits for", PATIENCE, 0, |line| (line == told).then_some(()));
+    get.signal(rustix::process::Signal::INT);
+    assert_eq!(get.wait(PATIENCE).code(), Some(5), "{}", get.text());
+    assert_eq!(get.lines().iter().filter(|line| **line == told).count(), 1, "{}", get.text());
+}
+
+#[test]
+fn what_is_no_hub_is_not_mounted_as_one() {
+    let stage = Stage::new("no-hub");
+    let dir = text(&stage.subdir("mnt/none"));
+    for answer in [Answer::Status(404), Answer::Garbage] {
+        let other = HttpTracker::start(answer);
+        let address = other.url("/hf");
+        let done = stage.run(&["mount", &address, &dir]);
+        assert_eq!(done.code(), Some(3), "{done:?}");
+        let says = |part: &str| done.stderr.contains(part);
+        assert!(says(&format!("{address} is no hub")) && says("http://HOST:PORT/hf"), "{done:?}");
+        assert!(!is_mount_point(dir.as_ref()));
+    }
+}
+
+#[test]
+fn a_hub_that_is_away_is_mounted_with_a_warning_and_one_that_is_there_without() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    let stage = Stage::new("hub-away");
+    let busy = HttpTracker::start(Answer::Status(503));
+    let warned = |line: &str| line.contains("does not answer now").then_some(());
+    for address in [busy.url("/hf"), format!("http://{}/hf", net::refused_addr())] {
+        let mut mount = stage.mount(&[&address], &[]);
+        mount.process().wait_for_line("the hub is told to be away", PATIENCE, 0, warned);
+        mount.unmount();
+    }
+    let asked = busy.requests().len();
+    assert!(asked > 0);
+    let hub = Hub::start(&stage, &stage.subdir("root"), &["--hf-offline"]);
+    for (address, flags) in [(hub.url("/hf"), &[][..]), (busy.url("/hf"), &["--offline"])] {
+        let mut mount = stage.mount(&[&address], flags);
+        let lines = mount.process().lines();
+        assert!(!lines.iter().any(|line| warned(line).is_some()), "{lines:?}");
+        mount.unmount();
+    }
+    assert_eq!(busy.requests().len(), asked, "without a network nobody is asked");
+    hub.end();
 }
 
 #[test]
