@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wtfs_proto::metainfo::{Metainfo, Privacy};
+use wtfs_proto::wire::handshake::{Handshake, Reserved};
 use wtfs_torrent::create::{CreateOptions, create};
 use wtfs_torrent::tracker::announcer::{TrackerStateName, TrackerStatus};
 use wtfs_torrent::{
@@ -296,4 +298,34 @@ async fn a_hub_gives_on_what_peers_have_who_cannot_reach_each_other() {
     for session in [getter, seed, hub] {
         session.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_over_tcp_does_not_take_the_place_of_the_peer_whose_id_it_claims() {
+    let relay = Relay::new();
+    let seeded = seed(&relay, 1_000_000).await;
+    wait(&relay, |relay| relay.seeds() == 1).await;
+    let [(info_hash, peer_id)] = relay.keys()[..] else { panic!("{:?}", relay.keys()) };
+    let cache = tempfile::tempdir().expect("dir");
+    let reader = session(cache.path(), &relay, |_| {}).await;
+    let source = Source::Metainfo(Box::new(seeded.metainfo.clone()));
+    let torrent = reader.add(source, AddOptions::default()).await.expect("added");
+    let transports = |status: &TorrentStatus| status.peers.iter().map(|peer| peer.source).collect::<Vec<_>>();
+    wait_status(&torrent, |status| transports(status) == [SourceKind::WebRtc]).await;
+    let claims = async {
+        let mut stranger = tokio::net::TcpStream::connect(reader.listening()[0]).await.expect("it listens");
+        let handshake = Handshake { reserved: Reserved::default(), info_hash, peer_id };
+        stranger.write_all(&handshake.encode()).await.expect("sent");
+        stranger.read_exact(&mut [0; 68]).await.expect("the handshake is answered");
+        // It is held, told nothing, and then hung up on.
+        assert_eq!(stranger.read(&mut [0; 1]).await.expect("hung up on in an orderly way"), 0);
+    };
+    tokio::time::timeout(PATIENCE, claims).await.expect("in time");
+    assert_eq!(transports(&torrent.status()), [SourceKind::WebRtc]);
+    let file = torrent.metainfo().expect("known").info.geometry.file(0).expect("one file");
+    let read = torrent.open(file).expect("opens").read_at(0, 1_000_000).await.expect("read");
+    assert!(read == ramp(0..1_000_000));
+    wait_status(&torrent, |status| moved(status, SourceKind::WebRtc) >= 1_000_000).await;
+    reader.shutdown().await;
+    seeded.session.shutdown().await;
 }

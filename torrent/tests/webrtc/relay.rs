@@ -72,6 +72,11 @@ impl Relay {
         self.offers.load(Ordering::Relaxed)
     }
 
+    /// Who they are.
+    pub(crate) fn keys(&self) -> Vec<(InfoHash, PeerId)> {
+        lock(&self.members).keys().copied().collect()
+    }
+
     /// Those of them that lack nothing.
     pub(crate) fn seeds(&self) -> usize {
         lock(&self.members).values().filter(|member| member.is_seed).count()
