@@ -4,7 +4,9 @@
 // `Stalled` when nothing came for a while, or the reason it was called off for.
 import { FROM } from "./swarm.js";
 
-/** How much is asked for ahead of where a read stands. */
+/** How much is asked for ahead of where a read stands: at first little, then as much as it has read. A film whose index is at
+ * its end is read in three places before it shows anything, and whoever jumps does not want what lies behind. */
+const AHEAD_BYTES_MIN = 2 ** 20;
 const AHEAD_BYTES_MAX = 64 * 2 ** 20;
 const AHEAD_PIECES_MIN = 2;
 /** How long a read waits while no byte comes at all. */
@@ -45,14 +47,16 @@ export async function* readRange(swarm, file, start, end, signal) {
   const stop = file.offset + end;
   if (at >= stop) return;
   const last = Math.floor((stop - 1) / piece);
+  const began = at;
   // What is fetched ahead must not push out what is read next.
-  const ahead = Math.max(AHEAD_PIECES_MIN, Math.floor(Math.min(AHEAD_BYTES_MAX, swarm.keptMax / 4) / piece));
+  const most = Math.min(AHEAD_BYTES_MAX, swarm.keptMax / 4);
   let wanted = null;
   let wantedLast = -1;
   let evictions = swarm.evictions;
   try {
     while (at < stop) {
       const index = Math.floor(at / piece);
+      const ahead = Math.max(AHEAD_PIECES_MIN, Math.floor(Math.min(most, Math.max(AHEAD_BYTES_MIN, at - began)) / piece));
       // Moved on when half of what was asked for is read, so that there is always some.
       if (wantedLast < last && (wanted === null || index + ahead / 2 > wantedLast)) {
         wanted?.();
