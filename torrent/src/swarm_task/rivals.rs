@@ -1,8 +1,9 @@
 //! Two connections that claim one peer id: which stays.
 //!
 //! Peer ids are known to the whole swarm, so a claim to one proves nothing, and a connection that works is not given up
-//! for one. It is given up here only for a TCP connection that we made to where that very peer says it listens: TCP costs
-//! a fraction of what a data channel does. The other end of such a connection sees a claim that it cannot check. It holds
+//! for one. It is given up here only for a TCP connection that we made to where that very peer says it listens: at the
+//! address that its data channel leads to, or on this machine if it does. TCP costs a fraction of what a data channel
+//! does. The other end of such a connection sees a claim that it cannot check. It holds
 //! it: if it is true the data channel is closed from over there in a moment, and the newcomer taken in its place; if not,
 //! the newcomer is hung up on.
 //!
@@ -11,7 +12,7 @@
 //!
 //! Invariant: few are held, each for a short time, of an id no more than [`OF_ONE_ID`], of an id and address one.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use wtfs_proto::id::PeerId;
 use wtfs_proto::time::Moment;
@@ -42,8 +43,17 @@ pub(super) enum Verdict {
     Goes,
 }
 
+/// Tells the addresses of this machine.
+type IsHere = fn(IpAddr) -> bool;
+
+/// Whether an address is one of this machine's.
+fn is_here(ip: IpAddr) -> bool {
+    // Nobody else's can be bound.
+    UdpSocket::bind((ip, 0)).is_ok()
+}
+
 /// How a newcomer stands to the connection that has its peer id.
-fn judge(old: &About, new: (TransportKind, Direction, SocketAddr), ours: PeerId) -> Verdict {
+fn judge(old: &About, new: (TransportKind, Direction, SocketAddr), ours: PeerId, is_here: IsHere) -> Verdict {
     let (kind, direction, addr) = new;
     if old.kind != TransportKind::WebRtc {
         return Verdict::Goes;
@@ -58,8 +68,9 @@ fn judge(old: &About, new: (TransportKind, Direction, SocketAddr), ours: PeerId)
         Direction::Incoming => Verdict::Waits,
         // Browsers listen nowhere.
         Direction::Outgoing => {
-            let is_there = addr.ip().to_canonical() == old.addr.ip().to_canonical()
-                && Some(addr.port()) == old.listen_port;
+            let (new_ip, old_ip) = (addr.ip().to_canonical(), old.addr.ip().to_canonical());
+            let is_there = Some(addr.port()) == old.listen_port
+                && (new_ip == old_ip || (is_here(new_ip) && is_here(old_ip)));
             if is_there { Verdict::Replaces } else { Verdict::Goes }
         }
     }
@@ -116,7 +127,7 @@ impl SwarmTask {
     /// What becomes of a connection whose peer id is connected already, if it is; whatever has to give way to it has.
     pub(super) fn settle_rivalry(&mut self, new: &Connection, peer_id: PeerId) -> Option<Verdict> {
         let old = self.peers.values().find(|peer| peer.about.peer_id == peer_id)?;
-        let verdict = judge(&old.about, (new.kind, new.direction, new.addr), self.engine.peer_id);
+        let verdict = judge(&old.about, (new.kind, new.direction, new.addr), self.engine.peer_id, is_here);
         if verdict == Verdict::Replaces {
             let id = old.id;
             self.close_peer(id, &CloseReason::Replaced);
@@ -157,6 +168,10 @@ mod tests {
         SocketAddr::from(([203, 0, 113, last], port))
     }
 
+    fn nowhere(_: IpAddr) -> bool {
+        false
+    }
+
     fn old(peer_id: PeerId, kind: TransportKind, direction: Direction, listen_port: Option<u16>) -> About {
         About {
             addr: addr(1, 50_000),
@@ -179,7 +194,7 @@ mod tests {
         for direction in [Direction::Incoming, Direction::Outgoing] {
             let browser = old(GREATER, TransportKind::WebRtc, direction, None);
             for from in [addr(1, 6881), addr(9, 6881)] {
-                let new = |direction| judge(&browser, (TransportKind::Tcp, direction, from), OURS);
+                let new = |direction| judge(&browser, (TransportKind::Tcp, direction, from), OURS, nowhere);
                 assert_eq!(new(Direction::Outgoing), Verdict::Goes);
                 assert_eq!(new(Direction::Incoming), Verdict::Waits);
             }
@@ -189,7 +204,7 @@ mod tests {
     #[test]
     fn a_data_channel_gives_way_to_tcp_only_where_its_peer_says_it_listens() {
         let old = old(GREATER, TransportKind::WebRtc, Direction::Incoming, Some(6881));
-        let new = |direction, from| judge(&old, (TransportKind::Tcp, direction, from), OURS);
+        let new = |direction, from| judge(&old, (TransportKind::Tcp, direction, from), OURS, nowhere);
         assert_eq!(new(Direction::Outgoing, addr(1, 6881)), Verdict::Replaces);
         let mapped = SocketAddr::new(std::net::Ipv4Addr::new(203, 0, 113, 1).to_ipv6_mapped().into(), 6881);
         assert_eq!(new(Direction::Outgoing, mapped), Verdict::Replaces);
@@ -200,11 +215,22 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_on_this_machine_is_the_same_at_each_of_its_addresses() {
+        let old = old(GREATER, TransportKind::WebRtc, Direction::Incoming, Some(6881));
+        let new = |from, is_here| judge(&old, (TransportKind::Tcp, Direction::Outgoing, from), OURS, is_here);
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 6881));
+        assert_eq!(new(loopback, |_| true), Verdict::Replaces);
+        assert_eq!(new(loopback, |ip| ip.is_loopback()), Verdict::Goes);
+        assert_eq!(new(SocketAddr::from(([127, 0, 0, 1], 6882)), |_| true), Verdict::Goes);
+        assert!(is_here(loopback.ip()) && !is_here(addr(1, 1).ip()));
+    }
+
+    #[test]
     fn tcp_gives_way_to_nothing() {
         for kind in [TransportKind::Tcp, TransportKind::WebRtc] {
             for direction in [Direction::Incoming, Direction::Outgoing] {
                 let old = old(GREATER, TransportKind::Tcp, Direction::Incoming, Some(6881));
-                assert_eq!(judge(&old, (kind, direction, addr(1, 6881)), OURS), Verdict::Goes);
+                assert_eq!(judge(&old, (kind, direction, addr(1, 6881)), OURS, nowhere), Verdict::Goes);
             }
         }
     }
@@ -217,7 +243,12 @@ mod tests {
             (LESS, Direction::Outgoing, Direction::Incoming),
         ] {
             let new = |old_direction, direction| {
-                judge(&old(theirs, channel, old_direction, None), (channel, direction, addr(1, 1)), OURS)
+                judge(
+                    &old(theirs, channel, old_direction, None),
+                    (channel, direction, addr(1, 1)),
+                    OURS,
+                    nowhere,
+                )
             };
             assert_eq!(new(other, kept), Verdict::Waits);
             assert_eq!(new(kept, other), Verdict::Goes);
