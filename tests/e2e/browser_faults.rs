@@ -41,13 +41,14 @@ fn content() -> Ramp {
 
 /// A hub that shares nothing but its tracker, a torrent, and a browser.
 struct World {
-    stage: Stage,
+    browser: Browser,
     hub: Hub,
     torrent: std::path::PathBuf,
     data: std::path::PathBuf,
     hash: String,
     pieces: u64,
-    browser: Browser,
+    // Last: its directory goes when nobody writes there any more.
+    stage: Stage,
 }
 
 impl World {

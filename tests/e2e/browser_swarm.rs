@@ -61,11 +61,12 @@ impl Tracker {
 
 /// A file, its torrent with one tracker, and a browser.
 struct World {
-    stage: Stage,
+    browser: Browser,
+    tracker: Tracker,
     data: PathBuf,
     torrent: PathBuf,
-    tracker: Tracker,
-    browser: Browser,
+    // Last: its directory goes when nobody writes there any more.
+    stage: Stage,
 }
 
 impl World {

@@ -17,9 +17,10 @@ const BYTES: u64 = 2_000_003;
 
 /// A hub that shares nothing, and a file that others have.
 struct World {
-    stage: Stage,
     hub: Hub,
     data: PathBuf,
+    // Last: its directory goes when nobody writes there any more.
+    stage: Stage,
 }
 
 impl World {

@@ -51,10 +51,11 @@ print(digest.hexdigest())
 ";
 
 struct Model {
-    stage: Stage,
     dir: PathBuf,
     torrent: PathBuf,
     seeder: Libtorrent,
+    // Last: its directory goes when nobody writes there any more.
+    stage: Stage,
 }
 
 fn model(name: &str) -> Option<Model> {

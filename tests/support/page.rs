@@ -22,9 +22,10 @@ pub(crate) fn content() -> Ramp {
 /// A hub that shares a long file, and a browser that looks at its page.
 #[derive(Debug)]
 pub(crate) struct World {
-    pub(crate) stage: Stage,
-    pub(crate) hub: Option<Hub>,
     pub(crate) browser: Browser,
+    pub(crate) hub: Option<Hub>,
+    // Last: its directory goes when nobody writes there any more.
+    pub(crate) stage: Stage,
 }
 
 impl World {
