@@ -57,6 +57,16 @@ pub enum Family {
     V6,
 }
 
+/// Which connection a request goes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Connections {
+    /// One that was kept, if there is one: for hosts that are asked again and again.
+    Kept,
+    /// One of its own. Some servers hang up after an answer that does not say so (opentracker is one): a request that
+    /// went over their connection before that was seen would be lost.
+    Fresh,
+}
+
 /// Settings of an [`HttpClient`].
 #[derive(Debug, Clone)]
 pub struct HttpConfig {
@@ -203,7 +213,7 @@ struct Shared {
     config: HttpConfig,
     roots: Roots,
     /// Made at first use: few sessions need more than one.
-    clients: Mutex<HashMap<(Family, Reach), Client>>,
+    clients: Mutex<HashMap<(Family, Connections, Reach), Client>>,
 }
 
 /// Where the trusted certificates come from.
@@ -239,8 +249,8 @@ impl HttpClient {
             PrivateHosts::NamedOnly => Reach::Named,
             PrivateHosts::Any => Reach::Anywhere,
         };
-        let first = build(&config, &roots, Family::Any, reach)?;
-        let clients = Mutex::new(HashMap::from([((Family::Any, reach), first)]));
+        let first = build(&config, &roots, (Family::Any, Connections::Kept, reach))?;
+        let clients = Mutex::new(HashMap::from([((Family::Any, Connections::Kept, reach), first)]));
         Ok(Self { shared: Arc::new(Shared { config, roots, clients }) })
     }
 
@@ -249,17 +259,19 @@ impl HttpClient {
         &self.shared.config
     }
 
-    fn client_of(&self, family: Family, reach: Reach) -> Result<Client, HttpError> {
+    fn client_of(&self, family: Family, connections: Connections, reach: Reach) -> Result<Client, HttpError> {
+        let kind = (family, connections, reach);
         let mut clients = self.shared.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = clients.get(&(family, reach)) {
+        if let Some(client) = clients.get(&kind) {
             return Ok(client.clone());
         }
-        let client = build(&self.shared.config, &self.shared.roots, family, reach)?;
-        clients.insert((family, reach), client.clone());
+        let client = build(&self.shared.config, &self.shared.roots, kind)?;
+        clients.insert(kind, client.clone());
         Ok(client)
     }
 
-    /// GETs `url` and reads an answer of at most `max_bytes`, all within `total_timeout`. Any status is an `Ok`.
+    /// GETs `url` and reads an answer of at most `max_bytes`, all within `total_timeout`. Any status is an `Ok`. For what is
+    /// asked once in a while: each request has a connection of its own.
     ///
     /// The host of `url` counts as named; those it redirects to do not.
     ///
@@ -280,7 +292,7 @@ impl HttpClient {
         let named = NamedHosts::of([url]);
         let whole = async {
             let headers = HeaderMap::new();
-            let response = self.get(parsed, family, &headers, &named).await?.response;
+            let response = self.get(parsed, (family, Connections::Fresh), &headers, &named).await?.response;
             let status = response.status();
             let content_type = header_text(response.headers(), &CONTENT_TYPE);
             let retry_after = retry_after(response.headers());
@@ -355,7 +367,11 @@ pub(crate) fn host_of(url: &url::Url) -> String {
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-fn build(config: &HttpConfig, roots: &Roots, family: Family, reach: Reach) -> Result<Client, HttpError> {
+fn build(
+    config: &HttpConfig,
+    roots: &Roots,
+    (family, connections, reach): (Family, Connections, Reach),
+) -> Result<Client, HttpError> {
     // Fails only when another provider is installed already, and then that one is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = ClientBuilder::new()
@@ -369,9 +385,12 @@ fn build(config: &HttpConfig, roots: &Roots, family: Family, reach: Reach) -> Re
     builder = match family {
         Family::Any => builder,
         // Binding the local end leaves only the host's addresses of that family.
-        Family::V4 => builder.local_address(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).pool_max_idle_per_host(0),
-        Family::V6 => builder.local_address(IpAddr::V6(Ipv6Addr::UNSPECIFIED)).pool_max_idle_per_host(0),
+        Family::V4 => builder.local_address(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        Family::V6 => builder.local_address(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
     };
+    if connections == Connections::Fresh {
+        builder = builder.pool_max_idle_per_host(0);
+    }
     if reach != Reach::Anywhere {
         builder = builder.dns_resolver(GuardedResolver(reach));
     }

@@ -9,7 +9,7 @@ use reqwest::{Method, Response, StatusCode};
 use url::Url;
 
 use super::reach::{NamedHosts, Reach};
-use super::{Family, HttpClient, HttpError, host_of};
+use super::{Connections, Family, HttpClient, HttpError, host_of};
 
 /// An answer, and where it came from.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl HttpClient {
     pub(crate) async fn get(
         &self,
         url: Url,
-        family: Family,
+        (family, connections): (Family, Connections),
         headers: &HeaderMap,
         named: &NamedHosts,
     ) -> Result<Landed, HttpError> {
@@ -51,7 +51,8 @@ impl HttpClient {
             if let Some(what) = reach.refuses_host(&url) {
                 return Err(HttpError::OutOfReach { host, what });
             }
-            let request = self.client_of(family, reach)?.get(url.clone()).headers(headers.clone());
+            let request = self.client_of(family, connections, reach)?.get(url.clone());
+            let request = request.headers(headers.clone());
             let response = request.send().await.map_err(|error| self.classify(&host, &error))?;
             let Some(next) = Self::redirected(&response, &url) else {
                 return Ok(Landed { response, url, is_for_good });
@@ -92,7 +93,8 @@ impl HttpClient {
         if let Some(what) = reach.refuses_host(&url) {
             return Err(HttpError::OutOfReach { host, what });
         }
-        let mut request = self.client_of(Family::Any, reach)?.request(method, url).headers(headers);
+        let mut request =
+            self.client_of(Family::Any, Connections::Kept, reach)?.request(method, url).headers(headers);
         if let Some(body) = body {
             request = request.body(body);
         }

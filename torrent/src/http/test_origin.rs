@@ -10,6 +10,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
+/// No resolver asks the network for it, and none finds it: its first label is longer than any may be (RFC 1035).
+pub(crate) const NO_SUCH_HOST: &str =
+    "no-such-host-no-such-host-no-such-host-no-such-host-no-such-host.invalid";
+
 /// What a path does.
 #[derive(Debug, Clone)]
 pub(crate) enum Behaviour {

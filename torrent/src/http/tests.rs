@@ -1,10 +1,13 @@
 //! Each way a request can go wrong ends in its own error, in bounded time and memory.
 
-use super::test_origin::{Behaviour, Origin};
+use wtfs_testkit::net;
+
+use super::test_origin::{Behaviour, NO_SUCH_HOST, Origin};
 use super::*;
 
 const LIMIT: usize = 64 * 1024;
-const TOTAL: Duration = Duration::from_secs(5);
+/// Far beyond what anything here takes.
+const TOTAL: Duration = Duration::from_secs(60);
 
 fn config() -> HttpConfig {
     HttpConfig { proxies: ProxyPolicy::Direct, ..HttpConfig::default() }
@@ -84,7 +87,8 @@ async fn a_host_that_was_named_may_be_redirected_to_and_one_on_the_way_for_good_
         let (url, inner) = (origin.url(path), inner.url("/"));
         let named = NamedHosts::of([url.as_str(), inner.as_str()]);
         let url = url::Url::parse(&url).unwrap();
-        let landed = client().get(url, Family::Any, &HeaderMap::new(), &named).await.unwrap();
+        let landed =
+            client().get(url, (Family::Any, Connections::Kept), &HeaderMap::new(), &named).await.unwrap();
         assert_eq!((landed.is_for_good, landed.url.path()), (is_for_good, "/b"));
     }
 }
@@ -133,14 +137,11 @@ async fn short_body_is_a_broken_answer() {
 
 #[tokio::test]
 async fn refused_connection_and_unknown_name_are_told_apart() {
-    let closed = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap()
-    };
+    let closed = net::refused_addr();
     let error = fetch(&format!("http://{closed}/?passkey=secret")).await.unwrap_err();
     assert!(matches!(error, HttpError::Connect { .. }), "{error:?}");
     assert!(!error.to_string().contains("secret"));
-    let error = fetch("http://no-such-host.invalid/").await.unwrap_err();
+    let error = fetch(&format!("http://{NO_SUCH_HOST}/")).await.unwrap_err();
     assert!(matches!(error, HttpError::Dns { .. }), "{error:?}");
 }
 
@@ -204,7 +205,7 @@ fn machine_without_a_certificate_store_still_gets_a_client() {
     const MARK: &str = "WTFS_TEST_NO_CA_STORE";
     if std::env::var_os(MARK).is_some() {
         assert!(matches!(
-            build(&config(), &Roots::Platform, Family::Any, Reach::Named),
+            build(&config(), &Roots::Platform, (Family::Any, Connections::Kept, Reach::Named)),
             Err(HttpError::Setup(_))
         ));
         let client = client();

@@ -20,7 +20,8 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config, tungstenite};
 
 use super::reach::{NamedHosts, Reach};
 use super::{
-    Family, HttpClient, HttpError, ProxyPolicy, header_text, host_of, is_public, retry_after, tunnel,
+    Connections, Family, HttpClient, HttpError, ProxyPolicy, header_text, host_of, is_public, retry_after,
+    tunnel,
 };
 
 /// What a web socket stands on.
@@ -83,7 +84,7 @@ impl HttpClient {
             (SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")),
             (SEC_WEBSOCKET_KEY, key_value),
         ]);
-        let request = self.client_of(Family::Any, reach)?.get(url).headers(headers);
+        let request = self.client_of(Family::Any, Connections::Fresh, reach)?.get(url).headers(headers);
         let response = request.send().await.map_err(|error| self.classify(&host, &error))?;
         let status = response.status();
         if status != StatusCode::SWITCHING_PROTOCOLS {

@@ -1,17 +1,20 @@
 //! What holds over both protocols: answers of two families are one, and announces work against another project's
 //! tracker.
 
-use std::net::{TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use wtfs_proto::id::PeerId;
 use wtfs_proto::tracker::AnnounceEvent;
+use wtfs_testkit::net;
 
 use super::*;
 use crate::http::{HttpConfig, ProxyPolicy};
 
 pub(super) const INFO_HASH: InfoHash = InfoHash::new([0xaa; 20]);
+
+/// Far beyond what anything here takes; only a hang reaches it.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) fn request() -> AnnounceRequest {
     AnnounceRequest {
@@ -34,8 +37,11 @@ pub(super) fn http_client() -> HttpClient {
     HttpClient::new(config).expect("the client can be built")
 }
 
+/// With time for a tracker, or for us, to be held up.
 fn client() -> TrackerClient {
-    TrackerClient::new(http_client(), TrackerLimits::default())
+    let limits =
+        TrackerLimits { http_total: PATIENCE, udp_tries: 6, udp_total: PATIENCE, ..TrackerLimits::default() };
+    TrackerClient::new(http_client(), limits)
 }
 
 fn response(peers: &[&str], seeders: Option<u32>) -> AnnounceResponse {
@@ -102,7 +108,7 @@ async fn errors_are_sentences() {
 /// Another project's tracker; ended and its files removed when dropped.
 struct OpenTracker {
     child: Child,
-    port: u16,
+    addr: SocketAddr,
     _dir: tempfile::TempDir,
 }
 
@@ -131,41 +137,24 @@ impl OpenTracker {
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(dir.path(), open).unwrap();
         std::fs::write(dir.path().join("known"), format!("{INFO_HASH}\n")).unwrap();
-        // A port that is free for both protocols at this moment.
-        let port = loop {
-            let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-            let port = tcp.local_addr().unwrap().port();
-            if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
-                break port;
-            }
+        let spawn = |addr: SocketAddr| {
+            let mut command = Command::new(&program);
+            let (ip, port) = (addr.ip().to_string(), addr.port().to_string());
+            command.args(["-i", &ip, "-p", &port, "-P", &port, "-u", "nobody", "-w", "known", "-d"]);
+            command.arg(dir.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
         };
-        let port_text = port.to_string();
-        let child = Command::new(program)
-            .args([
-                "-i",
-                "127.0.0.1",
-                "-p",
-                &port_text,
-                "-P",
-                &port_text,
-                "-u",
-                "nobody",
-                "-w",
-                "known",
-                "-d",
-            ])
-            .arg(dir.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let tracker = Self { child, port, _dir: dir };
+        let addr = net::fresh_addr();
+        let child = spawn(addr);
+        let mut tracker = Self { child, addr, _dir: dir };
         let listening = async {
-            while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            while tokio::net::TcpStream::connect(tracker.addr).await.is_err() {
+                if let Some(ended) = tracker.child.try_wait().unwrap() {
+                    panic!("opentracker ended with {ended} instead of listening at {addr}");
+                }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), listening).await.expect("opentracker listens");
+        tokio::time::timeout(PATIENCE, listening).await.expect("opentracker listens");
         Some(tracker)
     }
 }
@@ -180,7 +169,7 @@ async fn two_peers_meet(url: &str) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), allowed).await.expect("opentracker reads its list");
+    tokio::time::timeout(PATIENCE, allowed).await.expect("opentracker reads its list");
     client.announce(url, &first).await.unwrap();
     let seen = client.announce(url, &second).await.unwrap();
     assert!(seen.peers.contains(&"127.0.0.1:5001".parse().unwrap()), "{seen:?}");
@@ -199,19 +188,19 @@ async fn two_peers_meet(url: &str) {
 #[tokio::test]
 async fn two_peers_meet_through_opentracker_over_http() {
     let Some(tracker) = OpenTracker::start().await else { return };
-    two_peers_meet(&format!("http://127.0.0.1:{}/announce", tracker.port)).await;
+    two_peers_meet(&format!("http://{}/announce", tracker.addr)).await;
 }
 
 #[tokio::test]
 async fn two_peers_meet_through_opentracker_over_udp() {
     let Some(tracker) = OpenTracker::start().await else { return };
-    two_peers_meet(&format!("udp://127.0.0.1:{}/announce", tracker.port)).await;
+    two_peers_meet(&format!("udp://{}/announce", tracker.addr)).await;
 }
 
 #[tokio::test]
 async fn torrent_unknown_to_opentracker_is_refused_with_its_reason() {
     let Some(tracker) = OpenTracker::start().await else { return };
-    let url = format!("http://127.0.0.1:{}/announce", tracker.port);
+    let url = format!("http://{}/announce", tracker.addr);
     let unknown = AnnounceRequest { info_hash: InfoHash::new([1; 20]), ..request() };
     let error = client().announce(&url, &unknown).await.unwrap_err();
     assert!(matches!(error, AnnounceError::Refused { .. }), "{error}");

@@ -15,7 +15,7 @@ use wtfs_proto::geometry::BLOCK_BYTES;
 use super::Seed;
 use super::answer::{Asked, Fault, judge, wait};
 use super::run::{Cutter, Part, Run};
-use crate::http::{Family, HttpError, host_of};
+use crate::http::{Connections, Family, HttpError, host_of};
 use crate::peer_task::{Block, PeerEvent};
 
 /// A seed that has not begun to answer after this long is of no use to a reader now.
@@ -191,7 +191,8 @@ impl Lane<'_> {
         };
         let remembered = self.seed.moved_to(&url);
         let asked_of = remembered.clone().unwrap_or_else(|| url.clone());
-        let getting = self.seed.engine.http.get(asked_of, Family::Any, &headers, &self.seed.named);
+        let kind = (Family::Any, Connections::Kept);
+        let getting = self.seed.engine.http.get(asked_of, kind, &headers, &self.seed.named);
         let landed = match tokio::time::timeout(ANSWER_TIMEOUT, getting).await {
             Err(_) => return Err(Fault::broken(format!("did not answer in {} s", ANSWER_TIMEOUT.as_secs()))),
             Ok(Err(error)) => {

@@ -1,12 +1,11 @@
 //! The task as its torrent sees it: peers come, events are said, dead trackers are passed over, nothing hangs.
 
 use super::*;
-use crate::http::test_origin::{Behaviour, Origin};
+use crate::http::test_origin::{Behaviour, NO_SUCH_HOST, Origin};
 use crate::tracker::TrackerLimits;
-use crate::tracker::tests::{INFO_HASH, http_client};
+use crate::tracker::tests::{INFO_HASH, PATIENCE, http_client};
 use wtfs_proto::id::InfoHashV2;
-
-const PATIENCE: Duration = Duration::from_secs(20);
+use wtfs_testkit::net;
 
 fn good() -> Behaviour {
     let body = [&b"d8:intervali900e5:peers6:"[..], &[10, 1, 2, 3, 0x1a, 0xe1], b"e"].concat();
@@ -24,14 +23,14 @@ fn spawn(tiers: &[Vec<String>]) -> Rig {
 }
 
 fn spawn_for(hashes: impl Into<InfoHashes>, tiers: &[Vec<String>]) -> Rig {
-    let limits = TrackerLimits {
-        http_total: Duration::from_secs(1),
-        udp_first_timeout: Duration::from_millis(50),
-        udp_tries: 2,
-        ..TrackerLimits::default()
-    };
-    let client = TrackerClient::new(http_client(), limits);
-    let config = AnnouncerConfig::new(hashes, PeerId::generate([b'z'; 12]), 6881);
+    spawn_within(PATIENCE, hashes, tiers)
+}
+
+/// Trackers have this time to answer, and what is said at the end has all.
+fn spawn_within(http_total: Duration, hashes: impl Into<InfoHashes>, tiers: &[Vec<String>]) -> Rig {
+    let client = TrackerClient::new(http_client(), TrackerLimits { http_total, ..TrackerLimits::default() });
+    let base = AnnouncerConfig::new(hashes, PeerId::generate([b'z'; 12]), 6881);
+    let config = AnnouncerConfig { stop_timeout: PATIENCE, ..base };
     let stats = || TransferStats { uploaded: 11, downloaded: 22, left: 33 };
     let (sender, peers) = mpsc::channel(4);
     let cancel = CancellationToken::new();
@@ -136,12 +135,11 @@ async fn dead_trackers_are_passed_over_and_shown() {
         ("/garbage", Behaviour::ok("garbage")),
         ("/loop", Behaviour::redirect("/loop")),
         ("/close", Behaviour::Close),
-        ("/silence", Behaviour::Silence),
     ])
     .await;
-    let bad = ["/500", "/garbage", "/loop", "/close", "/silence"].map(|path| origin.url(path));
-    let dns = "http://no-such-host.invalid/announce".to_owned();
-    let dead_udp = "udp://127.0.0.1:1/announce".to_owned();
+    let bad = ["/500", "/garbage", "/loop", "/close"].map(|path| origin.url(path));
+    let dns = format!("http://{NO_SUCH_HOST}/announce");
+    let dead_udp = format!("udp://{}/announce", net::refused_addr());
     let ws = "wss://tracker.example/".to_owned();
     let unknown = "gopher://tracker.example/".to_owned();
     let mut tiers: Vec<Vec<String>> = bad.iter().map(|url| vec![url.clone()]).collect();
@@ -158,7 +156,6 @@ async fn dead_trackers_are_passed_over_and_shown() {
     assert!(message(&bad[0]).contains("500"), "{}", message(&bad[0]));
     assert!(message(&bad[1]).contains("not that of a tracker"), "{}", message(&bad[1]));
     assert!(message(&bad[2]).contains("loop"), "{}", message(&bad[2]));
-    assert!(message(&bad[4]).contains("in time"), "{}", message(&bad[4]));
     assert!(message(&dns).contains("resolved"), "{}", message(&dns));
     assert!(message(&dead_udp).contains("cannot be reached"), "{}", message(&dead_udp));
     assert_eq!(of(&status, &ws).state, TrackerStateName::NeedsWebRtc);
@@ -168,6 +165,15 @@ async fn dead_trackers_are_passed_over_and_shown() {
     assert_eq!((good.state, good.peers, good.failures), (TrackerStateName::Working, 1, 0));
     assert!(good.next_announce_s.is_some_and(|next| (800..=900).contains(&next)));
     rig.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_tracker_that_says_nothing_is_given_up_and_shown() {
+    let origin = Origin::start([("/silence", Behaviour::Silence)]).await;
+    let rig = spawn_within(Duration::from_secs(1), INFO_HASH, &[vec![origin.url("/silence")]]);
+    let status = wait_status(&rig, |status| status[0].failures > 0).await;
+    let message = status[0].message.clone().unwrap_or_default();
+    assert!(message.contains("in time"), "{message}");
 }
 
 #[tokio::test]
@@ -220,7 +226,7 @@ async fn stop_is_bounded_when_a_tracker_falls_silent() {
     let handle = Announcer::spawn(config, client, &[vec![url]], TransferStats::default, sender, &cancel);
     let mut rig = Rig { handle, peers, cancel };
     next_peers(&mut rig).await;
-    tokio::time::timeout(Duration::from_secs(5), rig.handle.stop()).await.expect("the stop is bounded");
+    tokio::time::timeout(PATIENCE, rig.handle.stop()).await.expect("the stop is bounded");
     server.abort();
 }
 

@@ -5,12 +5,15 @@ use std::net::SocketAddr;
 use super::*;
 use crate::http::HttpError;
 use crate::http::test_origin::{Behaviour, Origin};
-use crate::tracker::tests::{INFO_HASH, http_client, request};
+use crate::tracker::tests::{INFO_HASH, PATIENCE, http_client, request};
 use crate::tracker::{TrackerClient, TrackerLimits};
 
 fn client() -> TrackerClient {
-    let limits = TrackerLimits { http_total: Duration::from_secs(2), ..TrackerLimits::default() };
-    TrackerClient::new(http_client(), limits)
+    client_within(PATIENCE)
+}
+
+fn client_within(http_total: Duration) -> TrackerClient {
+    TrackerClient::new(http_client(), TrackerLimits { http_total, ..TrackerLimits::default() })
 }
 
 async fn announce(behaviour: Behaviour) -> Result<AnnounceResponse, AnnounceError> {
@@ -101,10 +104,43 @@ async fn every_fault_of_transport_is_a_sentence_without_the_passkey() {
     for behaviour in [loops, Behaviour::Close, Behaviour::Silence, Behaviour::Endless] {
         let origin = Origin::start([("/announce", behaviour.clone())]).await;
         let url = origin.url("/announce?passkey=secret");
-        let error = client().announce(&url, &request()).await.unwrap_err();
+        let client = client_within(Duration::from_secs(2));
+        let error = client.announce(&url, &request()).await.unwrap_err();
         assert!(matches!(error, AnnounceError::Http(_)), "{behaviour:?}: {error:?}");
         assert!(!error.to_string().contains("secret") && !error.to_string().contains('\n'), "{error}");
     }
+}
+
+/// As opentracker does, which says nothing of it: what goes over such a connection meanwhile is lost.
+#[tokio::test]
+async fn a_tracker_that_hangs_up_after_its_answer_is_announced_to_each_time() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/announce", listener.local_addr().unwrap());
+    let attend = |mut stream: tokio::net::TcpStream| async move {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let body = "d8:intervali900e5:peers0:e";
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        // As if its hanging up were slow to arrive.
+        let _further = stream.read_u8().await;
+    };
+    let server = tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            connections.spawn(attend(stream));
+        }
+    });
+    let client = client();
+    for _ in 0..3 {
+        client.announce(&url, &request()).await.unwrap();
+    }
+    let error = client.scrape(&url, &[INFO_HASH]).await.unwrap_err();
+    server.abort();
+    assert!(matches!(error, AnnounceError::Garbage(_)), "it answers as to an announce: {error}");
 }
 
 #[tokio::test]

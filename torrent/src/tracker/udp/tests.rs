@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use tokio::task::JoinHandle;
+use wtfs_testkit::net;
 
 use super::*;
-use crate::tracker::tests::{INFO_HASH, request};
+use crate::http::test_origin::NO_SUCH_HOST;
+use crate::tracker::tests::{INFO_HASH, PATIENCE, request};
 
 const CONNECTION_ID: u64 = 0x0123_4567_89ab_cdef;
 const CONNECT: u32 = 0;
@@ -86,12 +88,26 @@ fn honest(packet: &[u8], is_v6: bool) -> Vec<u8> {
     }
 }
 
+/// Nothing is sent twice because somebody was held up.
 fn limits() -> TrackerLimits {
-    TrackerLimits { udp_first_timeout: Duration::from_millis(100), udp_tries: 3, ..TrackerLimits::default() }
+    TrackerLimits { udp_first_timeout: PATIENCE, udp_total: PATIENCE, ..TrackerLimits::default() }
+}
+
+/// What is not answered soon is sent again, so many times.
+fn impatient(udp_tries: u32) -> TrackerLimits {
+    TrackerLimits { udp_first_timeout: Duration::from_millis(100), udp_tries, ..limits() }
 }
 
 async fn announce(tracker: &Tracker, path: &str) -> Result<AnnounceResponse, AnnounceError> {
-    let client = UdpClient::new(&limits());
+    announce_within(limits(), tracker, path).await
+}
+
+async fn announce_within(
+    limits: TrackerLimits,
+    tracker: &Tracker,
+    path: &str,
+) -> Result<AnnounceResponse, AnnounceError> {
+    let client = UdpClient::new(&limits);
     client.announce(&tracker.url(path), &request()).await.map(|(first, _)| first)
 }
 
@@ -129,15 +145,26 @@ async fn path_and_query_travel_as_url_data() {
 
 #[tokio::test]
 async fn lost_packets_are_sent_again() {
-    let script = |number, packet: &[u8]| match number {
-        0 | 2 => vec![],
-        _ => vec![honest(packet, false)],
+    // The first of each kind is lost.
+    let mut known = Vec::new();
+    let script = move |_, packet: &[u8]| {
+        if known.contains(&u32_at(packet, 8)) {
+            return vec![honest(packet, false)];
+        }
+        known.push(u32_at(packet, 8));
+        vec![]
     };
     let tracker = Tracker::start("127.0.0.1:0", Box::new(script)).await;
-    assert_eq!(announce(&tracker, "").await.unwrap().peers.len(), 1);
-    assert_eq!(tracker.actions(), [CONNECT, CONNECT, ANNOUNCE, ANNOUNCE]);
-    let seen = tracker.seen.lock().unwrap();
-    assert_eq!(seen[0], seen[1], "the transaction stays the same, so that a late answer counts");
+    assert_eq!(announce_within(impatient(9), &tracker, "").await.unwrap().peers.len(), 1);
+    // Each may be sent once more while its answer is held up.
+    let mut packets = tracker.seen.lock().unwrap().clone();
+    for action in [CONNECT, ANNOUNCE] {
+        let sent = packets.iter().take_while(|packet| u32_at(packet, 8) == action).count();
+        assert!(sent >= 2, "{action}: {sent}");
+        let same = packets.drain(..sent).collect::<std::collections::HashSet<_>>();
+        assert_eq!(same.len(), 1, "the transaction stays the same, so that a late answer counts");
+    }
+    assert_eq!(packets, Vec::<Vec<u8>>::new());
 }
 
 #[tokio::test]
@@ -196,23 +223,28 @@ async fn error_of_the_tracker_is_quoted() {
 #[tokio::test]
 async fn silence_ends_after_the_tries() {
     let tracker = Tracker::start("127.0.0.1:0", Box::new(|_, _| vec![])).await;
-    let error = announce(&tracker, "").await.unwrap_err();
+    let error = announce_within(impatient(3), &tracker, "").await.unwrap_err();
     assert!(matches!(error, AnnounceError::Timeout { .. }), "{error}");
+    let all_seen = async {
+        while tracker.actions().len() < 3 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all_seen).await.expect("all of them reach it");
     assert_eq!(tracker.actions(), [CONNECT; 3]);
 }
 
 #[tokio::test]
 async fn closed_port_is_reported_without_waiting() {
-    let address = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let patient = TrackerLimits { udp_first_timeout: Duration::from_secs(600), ..limits() };
-    let error = UdpClient::new(&patient).announce(&format!("udp://{address}"), &request()).await.unwrap_err();
+    let url = format!("udp://{}", net::refused_addr());
+    let error = UdpClient::new(&limits()).announce(&url, &request()).await.unwrap_err();
     assert!(matches!(error, AnnounceError::Unreachable { .. }), "{error}");
 }
 
 #[tokio::test]
 async fn unknown_name_is_a_dns_error() {
-    let error =
-        UdpClient::new(&limits()).announce("udp://no-such-host.invalid:1", &request()).await.unwrap_err();
+    let url = format!("udp://{NO_SUCH_HOST}:1");
+    let error = UdpClient::new(&limits()).announce(&url, &request()).await.unwrap_err();
     assert!(matches!(error, AnnounceError::Dns { .. }), "{error}");
 }
 
