@@ -296,6 +296,13 @@ pub(crate) struct Lock {
     file: File,
 }
 
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // A process that is being started by another thread has the lock too until it becomes another program.
+        let _unlocked = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
 const STATES: &str = "state";
 
 /// The state directories in a cache that hold a saved metainfo, in the order of their names.

@@ -76,6 +76,13 @@ pub(super) struct Part {
     record: Mutex<Option<Record>>,
 }
 
+impl Drop for Part {
+    fn drop(&mut self) {
+        // A process that is being started by another thread has the lock too until it becomes another program.
+        let _unlocked = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
 impl Place {
     pub(super) fn new(dir: PathBuf) -> Self {
         Self { dir }

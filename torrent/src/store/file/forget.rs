@@ -79,8 +79,10 @@ impl FileStore {
             return Ok(());
         }
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        rustix::fs::fallocate(&found.fd, mode, hole.start, hole.end - hole.start)
-            .map_err(StoreError::errno("punch a hole in", &self.root.display_path(&path)))
+        let punched = rustix::fs::fallocate(&found.fd, mode, hole.start, hole.end - hole.start);
+        // A process that is being started by another thread has the lock too until it becomes another program.
+        let _unlocked = rustix::fs::flock(&found.fd, FlockOperation::Unlock);
+        punched.map_err(StoreError::errno("punch a hole in", &self.root.display_path(&path)))
     }
 
     /// The blocks of the file that hold bytes of the span and of no piece that is held. The bytes of other absent pieces
