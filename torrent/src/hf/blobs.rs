@@ -535,6 +535,9 @@ mod tests;
 mod copies_tests;
 
 #[cfg(test)]
+mod copies_sim_tests;
+
+#[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod fault_tests;
 

@@ -326,7 +326,7 @@ impl<O: Clone> Board<O> {
 
     /// Whether a claim's flight brings a byte of it within a moment, and goes there.
     fn comes_soon(&self, claim: &Claim<O>, at: u64) -> bool {
-        at < claim.arrived || (at - claim.at <= claim.near && at < self.until(claim))
+        at < claim.arrived || (at - claim.at <= near_of(claim) && at < self.until(claim))
     }
 
     /// Claims of the fill, whoever waits for them now.
@@ -382,7 +382,7 @@ impl<O: Clone> Board<O> {
             return claim.end;
         }
         let mut until = claim.at;
-        let gap = claim.near.min(GAP_BYTES);
+        let gap = near_of(claim).min(GAP_BYTES);
         let demands = self.demands.values().map(|demand| &demand.range);
         let windows = self.aheads.values().flat_map(|ahead| &ahead.window);
         let wanted: Vec<&Range<u64>> = demands.chain(windows).filter(|range| range.end > claim.at).collect();
@@ -435,6 +435,12 @@ impl<O: Clone> Board<O> {
         self.next += 1;
         self.next
     }
+}
+
+/// What of a claim counts as about to come: also while its flight is late what it brings first, which may begin a little
+/// before the read that it was made for. Who asked anew for that would wait as long.
+fn near_of<O>(claim: &Claim<O>) -> u64 {
+    claim.near.max(ALIGN)
 }
 
 #[cfg(test)]
@@ -499,6 +505,19 @@ mod tests {
         assert_eq!(board.plan().len(), 1);
         assert_eq!(claims(&board), [0..7 * MIB, 7 * MIB..8 * MIB, 8 * MIB..16 * MIB]);
         assert!(board.is_served(&read));
+    }
+
+    #[test]
+    fn a_read_waits_for_the_flight_that_was_made_for_it_however_late_that_is() {
+        let mut board = Board::new(1 << 30);
+        let read = 40_000_000..40_004_096;
+        board.add_demand(demand(read.clone()));
+        let [claim] = board.plan()[..] else { panic!("one") };
+        assert!(board.claims[&claim].at < read.start, "it begins where blocks do");
+        board.claims.get_mut(&claim).expect("there").near = 0;
+        assert!(board.is_served(&read));
+        assert!(board.plan().is_empty());
+        assert!(matches!(board.leave(claim), Leave::Until(until) if until >= read.end));
     }
 
     #[test]

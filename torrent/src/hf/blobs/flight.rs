@@ -34,7 +34,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 const STALL_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// A body that waits for its reader is held open for so long.
-const PAUSE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const PAUSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Failures one after the other, without getting on in between, before the reads fail. With the pauses between them: half a
 /// minute, less than the usual read time-out.
@@ -59,7 +59,7 @@ const PACE_TIME: Duration = Duration::from_secs(2);
 
 /// Where nothing came for so long, before the first byte and after it, nothing is about to come: others need not wait.
 const LATE_ANSWER: Duration = Duration::from_secs(2);
-const LATE_BYTES: Duration = Duration::from_secs(1);
+pub(super) const LATE_BYTES: Duration = Duration::from_secs(1);
 
 /// A flight that has brought this much since it took its lane, or has had it for so long, lets others go first.
 const TURN_BYTES: u64 = 8 << 20;
@@ -199,13 +199,13 @@ async fn take_lane(state: &Arc<State>, claim: u64, origin: &Origin, mut class: C
 
 /// How fast bytes come that are waited for.
 #[derive(Debug, Default)]
-struct Pace {
+pub(super) struct Pace {
     bytes: u64,
     waited: Duration,
 }
 
 impl Pace {
-    fn add(&mut self, bytes: u64, waited: Duration) {
+    pub(super) fn add(&mut self, bytes: u64, waited: Duration) {
         if self.waited >= PACE_TIME {
             (self.bytes, self.waited) = (self.bytes / 2, self.waited / 2);
         }
@@ -213,7 +213,7 @@ impl Pace {
     }
 
     /// What comes within a moment.
-    fn near(&self) -> u64 {
+    pub(super) fn near(&self) -> u64 {
         // The first bytes came while nobody waited.
         let rate = self.bytes as f64 / self.waited.as_secs_f64().max(0.002);
         ((rate * NEAR_TIME.as_secs_f64()) as u64).clamp(*NEAR_BYTES.start(), *NEAR_BYTES.end())

@@ -48,10 +48,12 @@ pub(crate) struct Scripted {
     ahead: u64,
     /// Bytes given at once.
     step: usize,
-    /// Between two of these.
-    pause: Duration,
+    /// Between two of these; without one, others go first each time, or not even that.
+    pause: Option<Duration>,
     /// While set, nothing is given.
     is_closed: AtomicBool,
+    /// Nothing is given once so much was.
+    most: AtomicU64,
     opened: Notify,
     is_released: AtomicBool,
     site: String,
@@ -68,6 +70,15 @@ impl Scripted {
 
     /// One that sends so far ahead of who reads.
     pub(crate) fn eager(content: Bytes, step: usize, pause: Duration, ahead: u64) -> Arc<Self> {
+        Self::with(content, step, Some(pause), ahead)
+    }
+
+    /// One that has whatever is asked for at once: as fast as an origin can be, whoever takes the processor from us.
+    pub(crate) fn prompt(content: Bytes, ahead: u64) -> Arc<Self> {
+        Self::with(content, 64 << 10, None, ahead)
+    }
+
+    fn with(content: Bytes, step: usize, pause: Option<Duration>, ahead: u64) -> Arc<Self> {
         Arc::new(Self {
             content,
             faults: Mutex::default(),
@@ -78,6 +89,7 @@ impl Scripted {
             step,
             pause,
             is_closed: AtomicBool::new(false),
+            most: AtomicU64::new(u64::MAX),
             opened: Notify::new(),
             is_released: AtomicBool::new(false),
             site: "origin.test".to_owned(),
@@ -94,6 +106,12 @@ impl Scripted {
 
     pub(crate) fn open_gate(&self) {
         self.is_closed.store(false, Ordering::SeqCst);
+        self.opened.notify_waiters();
+    }
+
+    /// Gives not much more than so many bytes in all, until it is told otherwise.
+    pub(crate) fn stop_at(&self, most: u64) {
+        self.most.store(most, Ordering::SeqCst);
         self.opened.notify_waiters();
     }
 
@@ -117,7 +135,7 @@ impl Scripted {
     async fn pass_gate(&self) {
         loop {
             let opened = self.opened.notified();
-            if !self.is_closed.load(Ordering::SeqCst) {
+            if !self.is_closed.load(Ordering::SeqCst) && self.given() < self.most.load(Ordering::SeqCst) {
                 return;
             }
             opened.await;
@@ -194,10 +212,10 @@ impl BlobBody for Body {
     fn next(&mut self) -> BoxFuture<'_, Option<Result<Bytes, OriginError>>> {
         async move {
             self.origin.pass_gate().await;
-            if !self.origin.pause.is_zero() {
-                tokio::time::sleep(self.origin.pause).await;
-            } else {
-                tokio::task::yield_now().await;
+            match self.origin.pause {
+                Some(Duration::ZERO) => tokio::task::yield_now().await,
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => {}
             }
             let given = self.at - self.start;
             let mut most = self.origin.step as u64;

@@ -25,7 +25,7 @@ const STEP_BYTES: u64 = 16 << 20;
 const ROOM_BYTES: u64 = 256 << 10;
 
 /// Hashing follows the beginning by steps of at least this.
-const LEAST_LAG_BYTES: u64 = 1 << 20;
+pub(super) const LEAST_LAG_BYTES: u64 = 1 << 20;
 
 /// A beginning that is further ahead than this, as after a restart, is hashed when the rest is here or somebody fetches
 /// that: nobody may ever need it.
@@ -284,8 +284,12 @@ impl State {
 async fn verify_task(state: Arc<State>) {
     loop {
         if state.shared.cancel().is_cancelled() {
-            state.lock().verify.is_running = false;
-            return;
+            let mut inner = state.lock();
+            // What is verified is not recorded in parts any more: it is kept as a whole, or not at all.
+            if inner.phase != Phase::Verified {
+                inner.verify.is_running = false;
+                return;
+            }
         }
         match state.next_step() {
             Step::Nothing => return,
