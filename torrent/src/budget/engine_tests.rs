@@ -144,14 +144,16 @@ async fn random_readers_of_four_times_the_budget_get_their_bytes_within_it() {
     let own = READERS * 3 * PIECE + QUARTER / 16;
     assert!(status.peak_bytes <= QUARTER + own, "{status:?}");
     until("the budget is held again", || small.status().cache.used_bytes <= QUARTER).await;
-    // What was evicted is off the disk.
-    let used = small.status().cache.used_bytes;
     let dir = data_dir(cache.path(), torrent.info_hash()).join("data");
-    let blocks: u64 = std::fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| std::os::unix::fs::MetadataExt::blocks(&entry.unwrap().metadata().unwrap()) * 512)
-        .sum();
-    assert!(blocks <= used + 4 * PIECE, "{blocks} bytes on disk for {used}");
+    let blocks = || -> u64 {
+        let entries = std::fs::read_dir(&dir).unwrap();
+        entries
+            .map(|entry| std::os::unix::fs::MetadataExt::blocks(&entry.unwrap().metadata().unwrap()) * 512)
+            .sum()
+    };
+    // Not at once: what is evicted is no more counted when it is freed.
+    until("what was evicted is off the disk", || blocks() <= small.status().cache.used_bytes + 4 * PIECE)
+        .await;
     small.shutdown().await;
     seeded.session.shutdown().await;
 }
@@ -163,7 +165,7 @@ async fn peers_are_told_what_is_gone_and_do_not_ask_for_it() {
     let small = session(caches[0].path(), |config| config.cache_bytes = Some(QUARTER)).await;
     let torrent = add(&small, &seeded.metainfo, vec![seeded.addr]).await;
     assert_read(&torrent, 0, LEN, 0, 1 << 20).await;
-    let other = session(caches[1].path(), |config| config.read_timeout = Duration::from_millis(500)).await;
+    let other = session(caches[1].path(), |config| config.read_timeout = Duration::from_secs(10)).await;
     let theirs = add(&other, &seeded.metainfo, vec![small.listening()[0]]).await;
     assert_read(&theirs, 0, LEN, 3 * PIECE, 10).await;
     // Everything else pushes the first file out.
@@ -259,24 +261,28 @@ async fn offline_what_is_there_is_read_and_what_is_not_fails_at_once() {
     let online = session(cache.path(), |_| {}).await;
     let torrent = add(&online, &seeded.metainfo, vec![seeded.addr]).await;
     assert_read(&torrent, 0, LEN, 0, 100_000).await;
+    // A read may be answered before its piece is stored.
+    until("all that was read is stored", || torrent.file_local_bytes(file(&torrent, 0)) >= 100_000).await;
     within(torrent.pin(file(&torrent, 2))).await.unwrap();
     within(torrent.pin(file(&torrent, 1))).await.unwrap();
     within(torrent.unpin(file(&torrent, 2))).await.unwrap();
     online.shutdown().await;
     drop(torrent);
-    let offline = session(cache.path(), |config| config.network = NetworkPolicy::Offline).await;
+    // Without a limit of time: what is missing is told at once, or never.
+    let offline = session(cache.path(), |config| {
+        (config.network, config.read_timeout) = (NetworkPolicy::Offline, 10 * PATIENCE);
+    })
+    .await;
     assert!(offline.listening().is_empty());
     let torrent = add(&offline, &seeded.metainfo, vec![seeded.addr]).await;
     assert_eq!(torrent.pins(), [file(&torrent, 1)], "pins survive a restart");
     assert_read(&torrent, 0, LEN, 0, 100_000).await;
-    let began = Instant::now();
     let missing = torrent.open(file(&torrent, 3)).unwrap();
     let read = within(missing.read_at(LEN / 2, 10)).await;
     let expected = ((3 * LEN + LEN / 2) / PIECE) as u32;
     assert!(matches!(read, Err(ReadError::Offline { piece }) if piece == expected), "{read:?}");
     let prefetch = torrent.prefetch(file(&torrent, 3), 0..LEN).unwrap();
     assert!(matches!(within(prefetch.wait()).await, Err(ReadError::Offline { .. })));
-    assert!(began.elapsed() < Duration::from_secs(5));
     let magnet = "magnet:?xt=urn:btih:0123456789012345678901234567890123456789".parse().unwrap();
     let unknown = offline.add(Source::Magnet(Box::new(magnet)), AddOptions::default()).await.unwrap();
     assert!(within(unknown.wait_metainfo()).await.is_err());
@@ -293,6 +299,7 @@ async fn the_order_of_use_outlives_the_session() {
     let first = session(cache.path(), |_| {}).await;
     let torrent = add(&first, &seeded.metainfo, vec![seeded.addr]).await;
     assert_read(&torrent, 0, LEN, 0, LEN as u32).await;
+    until("all that was read is stored", || torrent.file_local_bytes(file(&torrent, 0)) == LEN).await;
     first.shutdown().await;
     drop(torrent);
     // Kept as they are by what does not use them, and given to the next.
@@ -441,7 +448,7 @@ fn dying_under_eviction_never_leaves_a_wrong_byte() {
         let evicted = || small.status().cache.evicted_bytes;
         inner.block_on(until("pieces are evicted", || evicted() > QUARTER / 4 + round * 3 * PIECE));
         load.abort();
-        inner.shutdown_timeout(Duration::from_secs(10));
+        inner.shutdown_timeout(PATIENCE);
         // Only what keeps the store's lock in this process: nothing is written.
         small.engine.torrents.lock().unwrap().clear();
     }
@@ -449,7 +456,7 @@ fn dying_under_eviction_never_leaves_a_wrong_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_saved_torrents_open_at_once_and_without_hashing() {
+async fn a_hundred_saved_torrents_open_without_hashing() {
     let cache = tempfile::tempdir().unwrap();
     let seeding = tempfile::tempdir().unwrap();
     let config = |config: &mut SessionConfig| config.network = NetworkPolicy::Offline;
@@ -465,19 +472,31 @@ async fn a_hundred_saved_torrents_open_at_once_and_without_hashing() {
             content.store.write_piece(piece, &[bytes.into()]).unwrap();
             content.mark_present(piece);
         }
+        content.store.checkpoint().unwrap();
     }
+    let written = |torrent: &Torrent| {
+        let name = torrent.metainfo().unwrap().info.name.clone();
+        data_dir(cache.path(), torrent.info_hash()).join(name)
+    };
+    let files: Vec<_> = first.torrents().iter().map(written).collect();
     first.shutdown().await;
     drop(first);
-    let began = Instant::now();
+    // Whoever hashed would not find its pieces: each has another byte, and is as it was for who only looks at the file.
+    for path in &files {
+        let modified = path.metadata().unwrap().modified().unwrap();
+        let mut content = std::fs::read(path).unwrap();
+        content.iter_mut().step_by(PIECE as usize).for_each(|byte| *byte = !*byte);
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &content, 0).unwrap();
+        file.set_modified(modified).unwrap();
+    }
     let second = session(cache.path(), config).await;
     for state in list_states(cache.path()).unwrap() {
         let metainfo = state.load_metainfo().unwrap().unwrap();
         second.add(Source::Metainfo(Box::new(metainfo)), AddOptions::default()).await.unwrap();
     }
-    let took = began.elapsed();
     assert_eq!(second.torrents().len(), 100);
     assert!(second.torrents().iter().all(Torrent::is_complete));
     assert_eq!(second.status().cache.used_bytes, 100 * 200_000);
-    assert!(took < Duration::from_secs(1), "took {took:?}");
     second.shutdown().await;
 }
