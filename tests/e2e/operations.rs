@@ -8,6 +8,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use wtfs_testkit::{
@@ -230,7 +231,7 @@ fn check_through_proxy(stage: &Stage, hub: &mut Hub, proxy: SocketAddr, authorit
     }
 
     // Events come as they happen: a buffer would keep the first ones back, however often one asks.
-    eventually("two events come within six seconds", PATIENCE, || {
+    eventually("two events come within six seconds", Duration::from_secs(400), || {
         let events = get(&["-N", "--max-time", "6", &url("/stats/stream")]).out();
         (events.matches("event: stats").count() >= 2).then_some(())
     });
