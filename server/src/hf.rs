@@ -60,11 +60,6 @@ use trouble::Trouble;
 
 use crate::places::PublicUrl;
 
-/// How long an answer of upstream is waited for where something older could be served, and where nothing could: clients
-/// give up after 10 s.
-const WAIT_WITH_STALE: Duration = Duration::from_secs(4);
-const WAIT: Duration = Duration::from_secs(9);
-
 /// The same for a whole tree, of which a large one has many pages.
 const TREE_WAIT: Duration = Duration::from_secs(300);
 
@@ -280,7 +275,7 @@ impl HfProxy {
         let mut denial = Denial::Hidden;
         for viewer in viewers {
             let asked = self.ask_info(typed, &repo, revision, viewer, caller);
-            let wait = if stale.is_some() { WAIT_WITH_STALE } else { WAIT };
+            let wait = inner.wait(stale.as_ref());
             let answer = tokio::time::timeout(wait, asked).await;
             match answer.unwrap_or(Err(Trouble::Away(Refusal::Timeout))) {
                 Ok(info) => {
@@ -414,7 +409,7 @@ impl HfProxy {
                 };
                 let lost = || Err(Trouble::Failed(Refusal::Internal));
                 let asked = inner.under_way.trees.run(key, ask);
-                let tree = match tokio::time::timeout(WAIT, asked).await {
+                let tree = match tokio::time::timeout(inner.config.patience, asked).await {
                     Ok(answer) => answer.unwrap_or_else(lost),
                     Err(_elapsed) => Err(Trouble::Away(Refusal::Timeout)),
                 };
@@ -471,7 +466,7 @@ impl HfProxy {
             return as_viewer(viewer);
         }
         inner.ask_nobody_in_vain(lapsed.as_ref(), now)?;
-        let checked = tokio::time::timeout(WAIT, self.check(repo, caller)).await;
+        let checked = tokio::time::timeout(inner.config.patience, self.check(repo, caller)).await;
         match checked.unwrap_or(Err(Trouble::Away(Refusal::Timeout))) {
             Ok(()) => as_viewer(caller.viewer),
             Err(Trouble::Away(refusal)) => {
@@ -542,9 +537,14 @@ impl Inner {
         self.rights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How long an answer of upstream is waited for: half as long where something older could be served.
+    fn wait<T>(&self, older: Option<&T>) -> Duration {
+        if older.is_some() { self.config.patience / 2 } else { self.config.patience }
+    }
+
     /// A place among the questions that one client may cause.
     async fn place_to_ask(&self, client: IpAddr) -> Result<Place, Trouble> {
-        self.asking.take(client, WAIT).await.ok_or(Trouble::Failed(Refusal::Busy))
+        self.asking.take(client, self.config.patience).await.ok_or(Trouble::Failed(Refusal::Busy))
     }
 
     /// The same, and a turn to ask upstream.

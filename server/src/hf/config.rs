@@ -108,8 +108,9 @@ pub struct HfConfig {
     pub stale_grants: Duration,
     /// Downloads of files that are not here yet, under way for one client at once.
     pub fetches_per_client: usize,
-    /// How long a client waits for the first byte of a file: as long it is told of a failure by a status, and half as
-    /// long a file that is not long is held back until it is verified. Clients give up after 10 s.
+    /// How long a client waits for an answer: as long upstream is asked, and a failure is told by a status; half as long
+    /// where something older can be served, and a file that is not long is held back until it is verified. Clients give
+    /// up after 10 s.
     pub patience: Duration,
     /// Which private and gated repositories peers may be given, too. None by default.
     pub private_swarms: PrivateSwarms,

@@ -88,7 +88,7 @@ impl HfProxy {
             return Ok(old.clone());
         }
         inner.ask_nobody_in_vain(old.as_ref(), now).map_err(Trouble::Away)?;
-        let wait = if old.is_some() { super::WAIT_WITH_STALE } else { super::WAIT };
+        let wait = inner.wait(old.as_ref());
         let (proxy, asked, token) = (self.clone(), key.clone(), caller.token_as(viewer).cloned());
         let client = caller.client;
         let ask = move || async move {
@@ -246,7 +246,8 @@ impl HfProxy {
         let turn = self.0.turn_to_ask(caller.client).await;
         let _turn = turn.map_err(|trouble| trouble.refusal(caller.asker()))?;
         let asked = self.0.upstream.pass(request, caller.token());
-        let answer = tokio::time::timeout(super::WAIT, asked).await.map_err(|_elapsed| Refusal::Timeout)?;
+        let answer =
+            tokio::time::timeout(self.0.config.patience, asked).await.map_err(|_elapsed| Refusal::Timeout)?;
         let outcome = answer.and_then(|answer| answer.successful(caller.token()));
         outcome.map(drop).map_err(|error| Trouble::of(&error, caller.asker()).refusal(caller.asker()))
     }

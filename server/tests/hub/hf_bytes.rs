@@ -141,7 +141,9 @@ async fn the_hubs_own_token_opens_what_it_may_for_its_audience_and_for_no_page()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_of_a_repository_whose_listing_takes_long_is_found_by_itself() {
     let (stage, upstream) = (Stage::new(), upstream());
-    let hub = Served::start(before(&stage, &upstream)).await;
+    let mut config = before(&stage, &upstream);
+    config.hf.as_mut().expect("a proxy").patience = Duration::from_secs(20);
+    let hub = Served::start(config).await;
     upstream.fault(Fault::hub(FaultKind::Delay(Duration::from_secs(600))).path("*/tree/*"));
     let head = hub.ask("HEAD", FILE, &[]).await;
     assert_eq!((head.status, head.header("content-length")), (200, Some("36000000")));
