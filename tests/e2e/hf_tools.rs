@@ -46,10 +46,8 @@ fn file_system(way: Way) {
     assert_eq!(ok(&done[0]), ok(&done[2]));
     assert_eq!(ok(&done[1]), ok(&done[2]));
     let fetched = world.upstream.log().at(Side::Cdn).sent_bytes();
-    eprintln!("{fetched} of {BYTES} bytes were fetched for twenty reads, twice");
-    // Each read asks for five megabytes, and each is made of the branch and of the tag. Less than two copies: what is on
-    // its way when a request is given up for another one is sent in vain.
-    assert!(way == Way::Upstream || fetched < 2 * BYTES, "{fetched}");
+    // Twenty reads of up to 100 kB, each a fetch of what is near it: some 15 MB.
+    assert!(way == Way::Upstream || fetched <= BYTES, "{fetched}");
     assert_eq!(
         *ok(&done[3]),
         json!({ "ls": ["d0", "d1", "d2", "d3", "d4", "large.bin"], "find": 2101, "glob": 420 })
