@@ -464,7 +464,7 @@ async fn a_long_file_that_turns_out_to_be_wrong_ends_too_early_and_is_not_gone_o
     assert_eq!(begun.status, 200);
     assert_eq!(Ramp::new(3).check(0, &begun.body).expect_err("the wrong byte").offset, 10);
     upstream.clear_faults();
-    let cut = stream.to_the_end().await;
+    let cut = stream.finish().await;
     assert!((cut.body.len() as u64) < BYTES, "wrong bytes were given as a whole file");
     let resumed = hub.ask("GET", file, &[&format!("Range: bytes={}-", cut.body.len())]).await;
     assert_eq!(resumed.status, 502, "{}", resumed.text());

@@ -187,7 +187,7 @@ impl Listening {
     }
 
     /// All that comes, whether it ends well or not.
-    pub(crate) async fn to_the_end(mut self) -> Answer {
+    pub(crate) async fn finish(mut self) -> Answer {
         let reading = self.stream.read_to_end(&mut self.received);
         // A reset is an end too.
         let _end = tokio::time::timeout(PATIENCE, reading).await.expect("in time");
