@@ -88,6 +88,11 @@ fn a_disk_full_of_what_must_stay_is_told_as_such_and_nothing_is_lost() {
     };
     assert_eq!(error.kind(), io::ErrorKind::StorageFull, "at {at}: {error}");
     assert!(at >= 4 << 20, "only {at} bytes found room");
+    let says_what_to_do = |line: &str| {
+        let is_it = line.contains("no space left") && line.contains("make room");
+        is_it.then_some(())
+    };
+    mount.process().wait_for_line("the log says what to do", PATIENCE, 0, says_what_to_do);
     for offset in (0..at).step_by(STEP as usize) {
         read(&file, offset).expect("what was read once is read again");
     }

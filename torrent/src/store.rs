@@ -253,6 +253,15 @@ impl StoreError {
         }
     }
 
+    /// Whether all that is wrong is that the disk or the quota is full.
+    pub(crate) fn is_of_full_disk(&self) -> bool {
+        match self {
+            Self::NoSpace { .. } => true,
+            Self::NotDurable { source, .. } => source.is_of_full_disk(),
+            _ => false,
+        }
+    }
+
     /// Sorts a system error: out of space is told apart, since the callers can act on it.
     pub(crate) fn from_io(op: &'static str, path: &Path, source: io::Error) -> Self {
         let code = source.raw_os_error();

@@ -437,7 +437,7 @@ impl SwarmTask {
                     }
                 }
                 if let Some(download) = &mut self.download {
-                    download.handle_not_stored(piece, &error);
+                    download.handle_not_stored(piece, &error, self.upkeep.watcher());
                 }
                 self.give_up_storing(piece, &ReadError::from(error));
             }
@@ -472,6 +472,7 @@ impl SwarmTask {
         self.channels.cancel.cancel();
         let content = self.shared.content().cloned();
         let disk = self.engine.disk.clone();
+        let is_told = self.download.as_ref().is_some_and(|download| download.not_stored.is_some());
         let last_words = |content: Arc<Content>| {
             content.save_recency();
             content.store.checkpoint()
@@ -480,7 +481,11 @@ impl SwarmTask {
             if let Some(content) = content
                 && let Ok(Err(error)) = disk.run(move || last_words(content)).await
             {
-                tracing::error!(%error, "the record could not be written; what is new will be hashed again");
+                if is_told && error.is_of_full_disk() {
+                    tracing::debug!(%error, "the record could not be written");
+                } else {
+                    tracing::error!(%error, "the record could not be written; what is new will be hashed again");
+                }
             }
         };
         tokio::join!(self.announcer.stop(), checkpoint);

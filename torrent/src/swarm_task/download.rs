@@ -101,6 +101,14 @@ pub(super) struct Download {
     pub(super) was_complete: bool,
 }
 
+/// Who sees in the status what cannot be stored, and says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Watcher {
+    /// Whoever has all of it fetched.
+    Caller,
+    Nobody,
+}
+
 impl Download {
     pub(super) fn new(content: Arc<Content>, budget_bytes: u64) -> Self {
         let present = content.present.to_bitfield();
@@ -123,12 +131,26 @@ impl Download {
         }
     }
 
-    /// Remembers why a piece could not be stored. A disk that is full refuses each of the pieces under way: one line in
-    /// the log is enough for all.
-    pub(super) fn handle_not_stored(&mut self, piece: PieceIndex, error: &StoreError) {
-        match self.not_stored.replace(error.to_string()) {
-            None => tracing::error!(piece = piece.get(), %error, "a piece could not be stored"),
-            Some(_) => tracing::debug!(piece = piece.get(), %error, "a piece could not be stored"),
+    /// Remembers why a piece could not be stored. A disk that is full refuses each of the pieces under way, and the record
+    /// besides: one line in the log is enough for all, and none is needed where somebody looks at the status.
+    pub(super) fn handle_not_stored(&mut self, piece: PieceIndex, error: &StoreError, watcher: Watcher) {
+        let is_told = self.not_stored.replace(error.to_string()).is_some() || watcher == Watcher::Caller;
+        let piece = piece.get();
+        match error {
+            _ if is_told => tracing::debug!(piece, %error, "a piece could not be stored"),
+            StoreError::NoSpace { .. } => tracing::error!(piece, "{error}; make room on that disk"),
+            _ => tracing::error!(piece, %error, "a piece could not be stored"),
+        }
+    }
+
+    /// The same of the record. Pieces have not failed yet where it is the first to find the disk full; if none does, the
+    /// last attempt to write it tells.
+    pub(super) fn handle_not_recorded(&self, error: &StoreError, watcher: Watcher) {
+        let will_be_told = watcher == Watcher::Caller && matches!(error, StoreError::NoSpace { .. });
+        if will_be_told || (self.not_stored.is_some() && error.is_of_full_disk()) {
+            tracing::debug!(%error, "the record could not be written");
+        } else {
+            tracing::error!(%error, "the record could not be written; what is new will be hashed again");
         }
     }
 

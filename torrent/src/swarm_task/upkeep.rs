@@ -13,7 +13,7 @@ use wtfs_proto::wire::pex::{MAX_SENT, PexFlags, PexMessage, PexPeer};
 
 use super::bans::Bans;
 use super::demands::answer;
-use super::download::Download;
+use super::download::{Download, Watcher};
 use super::opening::IsAskingDue;
 use super::rivals::Rivals;
 use super::stalls::Stalls;
@@ -129,6 +129,10 @@ impl Upkeep {
         counters.moved(kind).up.add(bytes);
         self.up.handle_bytes(now, bytes);
         self.kinds[kind as usize].1.handle_bytes(now, bytes);
+    }
+
+    pub(super) fn watcher(&self) -> Watcher {
+        if self.is_filling { Watcher::Caller } else { Watcher::Nobody }
     }
 
     /// Something changed that any peer may serve.
@@ -473,7 +477,7 @@ impl SwarmTask {
         let Some(download) = &mut self.download else { return };
         download.is_checkpointing = false;
         let Err(error) = result else { return };
-        tracing::error!(%error, "the record could not be written");
+        download.handle_not_recorded(&error, self.upkeep.watcher());
         if let StoreError::NotDurable { pieces, .. } = error {
             for piece in pieces {
                 // Otherwise it is being evicted.
