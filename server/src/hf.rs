@@ -37,7 +37,7 @@ mod taints;
 mod trouble;
 
 pub(crate) use caller::Caller;
-pub use config::{HfConfig, HfMode, PrivateSwarms};
+pub use config::{HfConfig, HfMode, ParsePrivateSwarmsError, PrivateSwarms};
 pub(crate) use counters::HfCounters;
 pub(crate) use refusal::Refusal;
 pub(crate) use routes::router;

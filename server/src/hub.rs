@@ -44,7 +44,7 @@ pub enum OpenError {
     #[error(transparent)]
     Engine(#[from] StartError),
     /// A root is no directory, or cannot be read.
-    #[error("{} cannot be shared: {source}", path.display())]
+    #[error("{} cannot be shared: {source}{}", path.display(), hint(source))]
     Root {
         /// Which.
         path: std::path::PathBuf,
@@ -63,6 +63,15 @@ pub enum OpenError {
     /// The settings of the proxy of Hugging Face cannot work.
     #[error(transparent)]
     Hf(#[from] HfError),
+}
+
+/// What to do about a root that cannot be shared.
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; create the directory",
+        io::ErrorKind::NotADirectory => "; give a directory, whose files are shared",
+        _ => "",
+    }
 }
 
 /// A running hub. Clones are the same one; it goes on until [`Hub::shutdown`].

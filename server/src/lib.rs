@@ -46,7 +46,7 @@ pub use access_log::{ACCESS_TARGET, AccessLog};
 pub use audience::Audience;
 pub use client_addr::{ClientAddr, Network, ParseNetworkError, TrustedProxies};
 pub use config::HubConfig;
-pub use hf::{HfConfig, HfError, HfMode, PrivateSwarms};
+pub use hf::{HfConfig, HfError, HfMode, ParsePrivateSwarmsError, PrivateSwarms};
 pub use hub::{Hub, OpenError};
 pub use places::{PublicUrl, PublicUrlError};
 pub use serving::ServingConfig;

@@ -1,6 +1,6 @@
 //! `wtfs create`: a `.torrent` of a file or directory, hashed on all cores. The output appears whole or not at all.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,6 +37,14 @@ pub(super) fn run(args: &Create, show: Show) -> anyhow::Result<Exit> {
         return Err(ended(
             Exit::Usage,
             format!("{} is there already; --force replaces it", output.display()),
+        ));
+    }
+    if let Err(error) = path.metadata()
+        && error.kind() == ErrorKind::NotFound
+    {
+        return Err(ended(
+            Exit::Usage,
+            format!("{} does not exist; give a file or directory that does", path.display()),
         ));
     }
     let options = options(args, path, &output)?;
@@ -231,6 +239,16 @@ mod tests {
         assert_eq!(std::fs::read(dir.path().join("x.torrent")).expect("read"), b"mine");
         create_with(dir.path(), &["--force"]).expect("made");
         assert!(std::fs::read(dir.path().join("x.torrent")).expect("read").starts_with(b"d"));
+    }
+
+    #[test]
+    fn what_is_not_there_is_told_to_be_missing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let error = create_with(dir.path(), &[]).expect_err("refused");
+        assert_eq!(exit_of(&error), Exit::Usage);
+        let said = error.to_string();
+        assert!(said.contains("data.bin does not exist; give"), "{said}");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("there").count(), 0);
     }
 
     #[test]

@@ -193,10 +193,11 @@ fn exit_codes_are_those_of_the_table() {
     let help = stage.run(&["--help"]).expect_success("wtfs --help");
     assert!(help.contains("Exit codes"), "{help}");
     assert!(stage.run(&["--version"]).expect_success("wtfs --version").starts_with("wtfs "));
-    let cases: [(&[&str], i32); 8] = [
+    let cases: [(&[&str], i32); 9] = [
         (&["mount"], 2),
         (&["no-such-command"], 2),
         (&["info", "--no-such-flag"], 2),
+        (&["create", "/no/such/data"], 2),
         (&["info", &garbage], 3),
         (&["info", "/no/such/file.torrent"], 3),
         (&["info", "magnet:?xt=urn:btih:tooshort"], 3),

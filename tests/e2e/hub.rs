@@ -298,7 +298,16 @@ fn the_printed_configuration_can_be_used_and_a_root_that_is_not_there_is_named()
     fs::write(&file, &printed).expect("the scratch directory can be written");
     let again = stage.run(&["serve", "--print-config", "--config", &text(&file)]);
     assert_eq!(again.expect_success("wtfs serve --print-config"), printed);
-    let missing = stage.run(&["serve", "--root", "/nonexistent/root", "--listen", &listen]);
-    assert!(!missing.success());
-    assert!(missing.stderr.contains("/nonexistent/root"), "{missing:?}");
+    for (root, hint) in [("/nonexistent/root", "create the directory"), (&text(&file), "give a directory")] {
+        let refused = stage.run(&["serve", "--root", root, "--listen", &listen]);
+        assert_eq!(refused.code(), Some(1), "{refused:?}");
+        assert!(refused.stderr.contains(root) && refused.stderr.contains(hint), "{refused:?}");
+    }
+    let named = ["serve", "--hf-swarm-private", "org/right", "--hf-swarm-private", "org/not..right"];
+    let refused = stage.run(&[&named[..], &["--root", &text(&root), "--listen", &listen]].concat());
+    assert_eq!(refused.code(), Some(2), "{refused:?}");
+    assert!(
+        refused.stderr.contains("org/not..right") && !refused.stderr.contains("org/right"),
+        "{refused:?}"
+    );
 }

@@ -33,18 +33,29 @@ pub enum PrivateSwarms {
     All,
 }
 
+/// Neither `all` nor the id of a repository.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is neither 'all' nor the id of a repository: {source}")]
+pub struct ParsePrivateSwarmsError {
+    text: String,
+    source: NameError,
+}
+
 impl PrivateSwarms {
     /// Of texts: `all` among them is all, the others are ids: `org/name`, `datasets/org/name`, `spaces/org/name`.
     ///
     /// # Errors
-    /// The first text that is neither.
-    pub fn parse<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, NameError> {
+    /// Names the first text that is neither.
+    pub fn parse<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, ParsePrivateSwarmsError> {
         let mut repos = Vec::new();
         let mut is_all = false;
         for text in texts {
             match text {
                 "all" => is_all = true,
-                text => repos.push(Repo::parse(text)?),
+                text => {
+                    let wrong = |source| ParsePrivateSwarmsError { text: text.to_owned(), source };
+                    repos.push(Repo::parse(text).map_err(wrong)?);
+                }
             }
         }
         Ok(match repos {
@@ -151,6 +162,8 @@ mod tests {
         assert!(!some.include(&repo("org/name2")));
         let all = PrivateSwarms::parse(["org/name", "all"]).expect("a word");
         assert!(all == PrivateSwarms::All && all.include(&repo("spaces/x/y")));
+        let error = PrivateSwarms::parse(["org/name", "org/x..y"]).expect_err("refused");
+        assert!(error.to_string().starts_with("\"org/x..y\" is neither"), "{error}");
         assert!(PrivateSwarms::parse(["everything/../x"]).is_err());
     }
 }
