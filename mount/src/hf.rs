@@ -232,14 +232,15 @@ impl HfTree {
         let describe = |(repo, revision, shown): (Repo, Revision, Arc<Shown>)| {
             let files = shown.revision.tree.files();
             let pinned = files.iter().filter(|file| self.shared.source.is_pinned(file));
+            // Lengths are what a hub says, and who makes them up must not make sums wrap around.
             let (pinned_files, pinned_bytes) =
-                pinned.fold((0, 0), |(files, bytes), file| (files + 1, bytes + file.bytes));
+                pinned.fold((0, 0_u64), |(files, bytes), file| (files + 1, bytes.saturating_add(file.bytes)));
             let local = files.iter().map(|file| self.shared.source.local(file).bytes.min(file.bytes));
             Pinned {
                 commit: shown.revision.commit,
                 files: files.len(),
                 total_bytes: shown.catalog.total_bytes(),
-                local_bytes: local.sum(),
+                local_bytes: local.fold(0, u64::saturating_add),
                 pinned_files,
                 pinned_bytes,
                 newer: newer.filter(|_| root == Some(shown.revision.commit)),

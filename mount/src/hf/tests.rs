@@ -28,7 +28,8 @@ fn tree(commit: &str, files: &[&str]) -> RepoTree {
     let entries: Vec<String> = files
         .iter()
         .map(|path| {
-            let size = 100 + path.len();
+            // A hub may make lengths up.
+            let size = if path.starts_with("endless") { i64::MAX as u64 } else { 100 + path.len() as u64 };
             format!(r#"{{"type":"file","path":"{path}","oid":"{ONE}","size":{size}}}"#)
         })
         .collect();
@@ -397,6 +398,17 @@ async fn one_repository_or_a_directory_of_it_can_be_the_root() {
     assert_eq!(walk(&tree, "config.json").await.unwrap_err().errno(), libc::ENOENT);
     let pinned = tree.pinned();
     assert_eq!((pinned[0].files, pinned[0].total_bytes), (2, 111 + 117));
+}
+
+#[tokio::test]
+async fn lengths_that_a_hub_made_up_are_counted_without_wrapping_around() {
+    let names = ["endless.1.pinned", "endless.2.pinned", "endless.3.pinned", "endless.4", "endless.5"];
+    let fake = Fake::with(&[("org/repo@main", "org/repo", ONE, &names)]);
+    let tree = mounted(&fake, LASTING);
+    tree.pin(Repo::parse("org/repo").unwrap(), Revision::main()).await.expect("pinned");
+    let pinned = tree.pinned().remove(0);
+    assert_eq!((pinned.files, pinned.pinned_files), (5, 3));
+    assert_eq!((pinned.total_bytes, pinned.local_bytes, pinned.pinned_bytes), (u64::MAX, u64::MAX, u64::MAX));
 }
 
 #[tokio::test]
