@@ -341,16 +341,16 @@ impl Shared {
             };
             ticks = ticks.wrapping_add(1);
             let now = Instant::now();
-            let mut recent = std::mem::take(&mut *self.recent());
-            if !is_closing {
-                let kept: VecDeque<_> =
-                    recent.iter().filter(|(at, _)| now - *at < RECENT_FOR).cloned().collect();
-                *self.recent() = kept;
-                recent.retain(|(at, _)| now - *at >= RECENT_FOR);
-            }
+            let gone: Vec<_> = {
+                let mut recent = self.recent();
+                // In order of time.
+                let is_old = |(at, _): &(Instant, Arc<State>)| is_closing || now - *at >= RECENT_FOR;
+                let old = recent.partition_point(is_old);
+                recent.drain(..old).collect()
+            };
             let shared = self.clone();
             let save = move || {
-                drop(recent);
+                drop(gone);
                 shared.index().sweep();
                 if is_closing || ticks.is_multiple_of(SAVE_EVERY) {
                     shared.save_uses();
