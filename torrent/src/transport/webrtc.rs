@@ -105,6 +105,7 @@ struct Shared {
     policy: RtcPolicy,
     connections: Arc<Semaphore>,
     offers: Arc<Semaphore>,
+    wide: Arc<Semaphore>,
     servers: Servers,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -116,6 +117,7 @@ impl RtcFactory {
         Self(Arc::new(Shared {
             connections: Arc::new(Semaphore::new(policy.connections_max)),
             offers: Arc::new(Semaphore::new(policy.offers_max)),
+            wide: Arc::new(Semaphore::new(policy.wide.connections_max)),
             servers: Servers::new(&policy.servers),
             policy,
             tasks,
@@ -131,6 +133,7 @@ impl RtcFactory {
             policy: RtcPolicy { servers, ..shared.policy.clone() },
             connections: shared.connections.clone(),
             offers: shared.offers.clone(),
+            wide: shared.wide.clone(),
             tasks: shared.tasks.clone(),
             shutdown: shared.shutdown.clone(),
         }))

@@ -13,6 +13,7 @@ use webrtc::peer_connection::{
     RTCSessionDescription, SettingEngineBuilder,
 };
 
+use super::policy::Wide;
 use super::tests::{LIMIT, Side, policy};
 use super::*;
 
@@ -37,6 +38,11 @@ struct Hostile {
 
 impl Hostile {
     async fn connect(side: &Side, channels: usize) -> Self {
+        Self::connect_saying(side, channels, "").await
+    }
+
+    /// The same, with `more` lines in its offer.
+    async fn connect_saying(side: &Side, channels: usize, more: &str) -> Self {
         let gathered = Arc::new(Gathered::default());
         let settings = SettingEngineBuilder::new()
             .with_multicast_dns_mode(MulticastDnsMode::Disabled)
@@ -56,7 +62,7 @@ impl Hostile {
         peer.set_local_description(peer.create_offer(None).await.unwrap()).await.unwrap();
         gathered.0.notified().await;
         let offer = peer.local_description().await.unwrap().sdp;
-        let (answer, pending) = side.factory.answer(&offer).await.unwrap();
+        let (answer, pending) = side.factory.answer(&format!("{offer}{more}")).await.unwrap();
         peer.set_remote_description(RTCSessionDescription::answer(answer).unwrap()).await.unwrap();
         let connection = tokio::time::timeout(LIMIT, pending.connected()).await.unwrap();
         Self { _peer: Box::new(peer), channels: made, connection }
@@ -117,17 +123,12 @@ async fn empty_messages_are_not_the_end_and_hold_nobody_up() {
     assert_eq!(&read, b"x");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_flood_that_nobody_reads_stops_at_the_window() {
-    let side = Side::new(policy());
-    let mut hostile = Hostile::connect(&side, 1).await;
+/// What is taken of `count` messages that nobody reads.
+async fn flood(hostile: &Hostile, message: &[u8], count: usize) -> usize {
     hostile.is_open().await;
-    let connection = hostile.take();
     let channel = Arc::clone(&hostile.channels[0]);
-    let message = BytesMut::from(&[7; 100][..]);
-    const SENT: usize = 60_000;
-    for _ in 0..SENT {
-        channel.send(message.clone()).await.unwrap();
+    for _ in 0..count {
+        channel.send(BytesMut::from(message)).await.unwrap();
     }
     // Once nothing moves any more, what is not acknowledged is what was not let in.
     let mut outstanding = channel.outstanding_bytes().await.unwrap();
@@ -139,9 +140,55 @@ async fn a_flood_that_nobody_reads_stops_at_the_window() {
     while tokio::time::timeout(Duration::from_secs(2), moves(outstanding)).await.is_ok() {
         outstanding = channel.outstanding_bytes().await.unwrap();
     }
-    let taken = SENT * message.len() - outstanding;
+    count * message.len() - outstanding
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_that_nobody_reads_stops_at_the_window() {
+    let side = Side::new(policy());
+    let mut hostile = Hostile::connect(&side, 1).await;
+    let connection = hostile.take();
+    let taken = flood(&hostile, &[7; 100], 60_000).await;
     assert!(taken < 2 << 20, "{taken} bytes taken that nobody read");
     drop(connection);
     drop(hostile);
     side.is_idle().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_few_who_call_themselves_like_us_have_a_wide_window() {
+    let wide = Wide { connections_max: 1, ..Wide::default() };
+    let side = Side::new(RtcPolicy { wide, ..policy() });
+    let kin = "a=x-wtfs-batches\r\n";
+    let mut first = Hostile::connect_saying(&side, 1, kin).await;
+    let first_unread = first.take();
+    const COUNT: usize = 10_000;
+    let message = [7; 1000];
+    let taken = flood(&first, &message, COUNT).await;
+    assert!(taken < 6 << 20, "{taken} bytes taken that nobody read");
+    let more = async {
+        while COUNT * message.len() - first.channels[0].outstanding_bytes().await.unwrap() <= 2 << 20 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, more).await.expect("a wide window takes more than the usual one");
+    let mut second = Hostile::connect_saying(&side, 1, kin).await;
+    let second_unread = second.take();
+    let taken = flood(&second, &message, COUNT).await;
+    assert!(taken < 2 << 20, "{taken} bytes taken that nobody read");
+    drop((first_unread, second_unread, first, second));
+    side.is_idle().await;
+    assert_eq!(side.factory.0.wide.available_permits(), 1, "the place is given back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offers_leave_half_of_the_wide_places_to_peers_known_to_be_like_us() {
+    let wide = Wide { connections_max: 2, ..Wide::default() };
+    let side = Side::new(RtcPolicy { wide, ..policy() });
+    let first = side.factory.offer().await.unwrap();
+    let second = side.factory.offer().await.unwrap();
+    assert_eq!(side.factory.0.wide.available_permits(), 1);
+    drop((first, second));
+    side.is_idle().await;
+    assert_eq!(side.factory.0.wide.available_permits(), 2);
 }

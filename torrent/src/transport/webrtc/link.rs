@@ -103,6 +103,7 @@ struct Open {
     end: Arc<End>,
     watch: Arc<Watch>,
     message_bytes: usize,
+    wide: Option<OwnedSemaphorePermit>,
 }
 
 async fn open(
@@ -116,7 +117,15 @@ async fn open(
     let watch = Arc::new(Watch::default());
     let pace = Arc::new(Pace::default());
     let runtime = RtcRuntime::new(policy, Arc::clone(&watch), Arc::clone(&pace));
-    let peer = build(shared, Arc::clone(&events), runtime).await?;
+    // The library must be told before it is known who answers an offer. Offers leave half of the places to peers that are
+    // known to be like us.
+    let is_wide = match &role {
+        Role::Offers(_) => shared.wide.available_permits() > policy.wide.connections_max / 2,
+        Role::Answers(theirs) => theirs.is_kin,
+    };
+    let wide = is_wide.then(|| Arc::clone(&shared.wide).try_acquire_owned().ok()).flatten();
+    let window = wide.as_ref().map_or(policy.receive_window_bytes, |_| policy.wide.receive_window_bytes);
+    let peer = build(shared, Arc::clone(&events), runtime, window).await?;
     let (direction, ours) = match &role {
         Role::Offers(_) => {
             events.expect(0);
@@ -173,6 +182,7 @@ async fn open(
         end,
         watch,
         message_bytes: message_bytes.min(theirs.message_bytes_max),
+        wide,
     })
 }
 
@@ -205,6 +215,7 @@ async fn build(
     shared: &Shared,
     events: Arc<Events>,
     runtime: RtcRuntime,
+    window_bytes: u32,
 ) -> Result<Box<dyn PeerConnection>, RtcError> {
     let policy = &shared.policy;
     let addrs: Vec<SocketAddr> =
@@ -229,7 +240,7 @@ async fn build(
         .build();
     let peer = PeerConnectionBuilder::new()
         .with_configuration(configuration)
-        .with_setting_engine(settings(policy))
+        .with_setting_engine(settings(policy, window_bytes))
         .with_handler(events)
         .with_runtime(Arc::new(runtime))
         .with_dedicated_reactor_pool_size(REACTORS)
@@ -239,7 +250,7 @@ async fn build(
     Ok(Box::new(peer))
 }
 
-fn settings(policy: &RtcPolicy) -> SettingEngine {
+fn settings(policy: &RtcPolicy, window_bytes: u32) -> SettingEngine {
     let ice = &policy.ice;
     SettingEngineBuilder::new()
         .with_ice_timeouts(Some(ice.disconnected), Some(ice.failed), Some(ice.keep_alive))
@@ -252,7 +263,7 @@ fn settings(policy: &RtcPolicy) -> SettingEngine {
         // behind a name dial us, and are known by their first check.
         .with_multicast_dns_mode(MulticastDnsMode::Disabled)
         .with_include_loopback_candidate(true)
-        .with_sctp_max_receive_buffer_size(policy.receive_window_bytes)
+        .with_sctp_max_receive_buffer_size(window_bytes)
         .build()
 }
 
@@ -378,6 +389,7 @@ impl Open {
             in_flight: InFlight::new(policy.in_flight, Instant::now()),
             watch: self.watch,
             message_bytes: self.message_bytes,
+            _wide: self.wide,
             last: Last { outbox, end: self.end },
         };
         (link, connection)
@@ -392,6 +404,8 @@ struct Link {
     in_flight: InFlight,
     watch: Arc<Watch>,
     message_bytes: usize,
+    /// Its place among those on which more may be on its way.
+    _wide: Option<OwnedSemaphorePermit>,
     last: Last,
 }
 

@@ -39,6 +39,8 @@ pub(crate) struct RtcPolicy {
     pub(crate) message_bytes_kin: usize,
     /// What a peer may have sent that nobody has read yet, for each connection: the window of SCTP (RFC 9260).
     pub(crate) receive_window_bytes: u32,
+    /// The window of a few.
+    pub(crate) wide: Wide,
     /// How long a connection that was closed goes on, for what was sent and has not arrived or what has come and is not
     /// read, with nothing of that moving.
     pub(crate) close_timeout: Duration,
@@ -67,11 +69,29 @@ impl Default for RtcPolicy {
             message_bytes: (16 << 10) + 13,
             message_bytes_kin: 60 << 10,
             receive_window_bytes: 1 << 20,
+            wide: Wide::default(),
             close_timeout: Duration::from_secs(3),
             connections_max: 300,
             offers_max: 50,
             sdp_bytes_max: 32 << 10,
         }
+    }
+}
+
+/// Connections on which more may be on its way to us. A window is what one peer can send in a round trip: 1 MiB makes
+/// 45 MB/s at 20 ms. That a peer is like us is its own word, so these are few: together they add to what strangers can make
+/// us hold less than a fifth of what all other connections may.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wide {
+    /// At once. An offer is one of them, while half are free, before it is known who answers, and stays one.
+    pub(crate) connections_max: usize,
+    /// In place of `receive_window_bytes`.
+    pub(crate) receive_window_bytes: u32,
+}
+
+impl Default for Wide {
+    fn default() -> Self {
+        Self { connections_max: 16, receive_window_bytes: 4 << 20 }
     }
 }
 
