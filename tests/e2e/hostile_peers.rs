@@ -70,18 +70,18 @@ fn read_and_judge(mount: &mut Mount<'_>, bad: &ScriptedPeer, good: &ScriptedPeer
     thread::scope(|scope| {
         let reader = scope.spawn(|| Ramp::new(RAMP).check_file(&path, BYTES));
         eventually("the bad peer has done its worst", PATIENCE, || (bad.counts().faults > 0).then_some(()));
-        wait_for_ban(mount, bad, fate);
+        wait_for_end(mount, bad, fate);
         good.release();
         reader.join().expect("the reader does not panic").expect("every byte is right");
     });
     judge(mount, bad, fate)
 }
 
-/// Waits until a peer that is to be banned is. What it sent might else be overtaken by what an honest peer sends, and
-/// never be looked at.
+/// Waits until a peer that is to go is gone, while it is the only one that gives. What it sent might else be overtaken by
+/// what an honest peer sends, and never be looked at; and once all is there both seeds part anyway.
 #[track_caller]
-fn wait_for_ban(mount: &Mount<'_>, bad: &ScriptedPeer, fate: Fate) {
-    if fate == Fate::Banned {
+fn wait_for_end(mount: &Mount<'_>, bad: &ScriptedPeer, fate: Fate) {
+    if fate != Fate::Any {
         let _status = wait_for(mount, bad, fate);
     }
 }
@@ -238,7 +238,7 @@ fn outlive_metadata(name: &str, fault: MetadataFault, fate: Fate) {
     if !matches!(fault, MetadataFault::EnormousSize | MetadataFault::ShortSize) {
         eventually("the bad peer has lied", PATIENCE, || (bad.counts().faults > 0).then_some(()));
     }
-    wait_for_ban(&mount, &bad, fate);
+    wait_for_end(&mount, &bad, fate);
     // Now an honest one comes by itself.
     let good = ScriptedPeer::seeder(&torrent, Content::Ramp(Ramp::new(RAMP)), Start::Open);
     good.dial(mount.listen()).expect("the mount listens");
@@ -289,7 +289,7 @@ fn several_bad_peers_at_once_do_not_stop_an_honest_one() {
         let reader = scope.spawn(|| Ramp::new(RAMP).check_file(&path, BYTES));
         let bad_done = || bad.iter().filter(|peer| peer.counts().faults > 0).count();
         eventually("most bad peers have done their worst", PATIENCE, || (bad_done() >= 6).then_some(()));
-        wait_for_ban(&mount, &bad[0], Fate::Banned);
+        wait_for_end(&mount, &bad[0], Fate::Banned);
         good.release();
         reader.join().expect("the reader does not panic").expect("every byte is right");
     });

@@ -15,6 +15,10 @@ use content::{lay_out, lying_in, ramp};
 
 #[path = "swarm/content.rs"]
 mod content;
+#[path = "swarm/misfits.rs"]
+mod misfits;
+#[path = "swarm/rivals.rs"]
+mod rivals;
 
 /// Far beyond what anything here takes; only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -40,8 +40,6 @@ pub enum Junk {
     /// It made us look anew at whom to ask or to serve: choke, unchoke, interested or not, peers to connect to. Clients do
     /// so every ten seconds at most.
     Turn,
-    /// A block that nobody can have asked for, since no block lies there or is that long.
-    Misfit,
     /// It said anew which pieces it has, all of them at once.
     Pieces {
         /// Pieces of the torrent, all of which are looked at.
@@ -63,7 +61,6 @@ impl Junk {
                 UNITS * (1 + bytes as u64 / BYTES_PER_MESSAGE)
             }
             Self::Turn => UNITS * 50,
-            Self::Misfit => UNITS * 80,
             Self::Pieces { count } => UNITS * (100 + u64::from(count) / 64),
         }
     }

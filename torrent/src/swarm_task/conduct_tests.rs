@@ -238,7 +238,6 @@ fn floods() -> Vec<(&'static str, Vec<Message>)> {
         ("interest and none", vec![Message::Interested, Message::NotInterested]),
         ("unknown extensions", vec![extended(77, b"de")]),
         ("extension handshakes", vec![extended(0, b"d1:mdee")]),
-        ("blocks of no length", vec![Message::Piece { piece: 0, begin: 0, data: bytes(0) }]),
         ("blocks", vec![Message::Piece { piece: 0, begin: 0, data: bytes(BLOCK) }]),
         ("requests", vec![Message::Request(request())]),
         ("cancels", vec![Message::Cancel(request())]),
@@ -282,6 +281,30 @@ async fn a_flood_of_what_is_legal_and_of_no_use_ends_the_connection() {
     }
     assert_eq!((world.bans().violation, world.bans().bad_data), (0, 0), "{:?}", world.torrent.status().bans);
     // Nobody else is the worse for it.
+    let _honest = world.seed(browser(99), Honesty::Honest).await;
+    read_all(&world.reader).await;
+    world.session.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_that_nobody_can_have_asked_for_is_the_last_one() {
+    let world = world().await;
+    let pieces = PIECES as u32;
+    for (number, (piece, begin, len)) in (1..).zip([
+        (0, 0, 0),
+        (0, 0, BLOCK - 1),
+        (0, 0, BLOCK + 1),
+        (0, 1, BLOCK),
+        (0, PIECE, BLOCK),
+        (pieces, 0, BLOCK),
+    ]) {
+        let mut wire =
+            world.connect(Guest { ip: [10, 0, 0, number], id: number, kind: TransportKind::Memory }).await;
+        let mut out = BytesMut::new();
+        Message::Piece { piece, begin: begin as u32, data: vec![0; len].into() }.encode(&mut out);
+        wire.writer.write_all(&out).await.expect("taken");
+        until("it is banned", || world.bans().violation == u64::from(number)).await;
+    }
     let _honest = world.seed(browser(99), Honesty::Honest).await;
     read_all(&world.reader).await;
     world.session.shutdown().await;

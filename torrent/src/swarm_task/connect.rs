@@ -170,6 +170,10 @@ impl SwarmTask {
         let rivalry = if is_banned { None } else { self.settle_rivalry(&connection, theirs.peer_id) };
         if rivalry == Some(Verdict::Waits) {
             tracing::debug!(%addr, "a connection is held: its peer is connected in another way");
+            if is_dialled {
+                // It is of use only if it gets in.
+                self.candidates.handle_closed(addr, self.clock.now());
+            }
             return self.hold_rival((connection, theirs));
         }
         let is_full = self.peers.len() >= self.engine.config.max_peers_per_torrent

@@ -186,12 +186,12 @@ impl SwarmTask {
         let Some(download) = &mut self.download else {
             return Err(CloseReason::Violation("sent a block before anybody could ask for it"));
         };
-        // What we ask for are whole blocks; anything else was not asked for, whatever it is.
+        // What we ask for are whole blocks, so no answer is anything else, not even one that crossed its cancel.
         let length = u32::try_from(block.data.len()).unwrap_or(u32::MAX);
         let Some((piece, number)) = download.content.geometry().check_block(block.piece, block.begin, length)
         else {
             self.shared.counters.wasted.add(bytes);
-            return peer.handle_junk(Junk::Misfit, now);
+            return Err(CloseReason::Violation("sent a block that nobody can have asked for"));
         };
         let key = BlockKey { piece, block: number };
         match peer.handle_block(key, length, now) {

@@ -7,8 +7,12 @@
 //! it: if it is true the data channel is closed from over there in a moment, and the newcomer taken in its place; if not,
 //! the newcomer is hung up on.
 //!
-//! Two data channels come about at once when each side answers the other's offer. Both sides then keep the one that the
-//! peer with the greater id offered: it declines the other, and the other side holds it until then.
+//! Two data channels come about at once when each side answers the other's offer, and two TCP connections when each
+//! dials the other, as all members of a cluster do that starts. Both sides then keep the one that the peer with the
+//! greater id offered or dialled (libtorrent has the same rule): it declines the other, and the other side holds it
+//! until then. Of two that one side dialled, at two addresses of the other, that side says which stays. Only our own
+//! client is known to decide so: of others' connections none is declined here before the other end has had time to
+//! close one of them, whatever its rule; else each side might close the one that the other keeps.
 //!
 //! Invariant: few are held, each for a short time, of an id no more than [`OF_ONE_ID`], of an id and address one.
 
@@ -52,11 +56,32 @@ fn is_here(ip: IpAddr) -> bool {
     UdpSocket::bind((ip, 0)).is_ok()
 }
 
+/// Whether two ids are of one client, of whatever version (BEP 20). A false claim gains nothing: which newcomers are
+/// held hangs on it, and nothing that is connected.
+fn is_kin(one: PeerId, other: PeerId) -> bool {
+    one.as_bytes()[..3] == other.as_bytes()[..3]
+}
+
+/// How a newcomer over TCP stands to a connection that is no data channel either.
+fn judge_dialled(old: &About, direction: Direction, ours: PeerId) -> Verdict {
+    if !is_kin(ours, old.peer_id) {
+        return Verdict::Waits;
+    }
+    let decides = match (old.direction, direction) {
+        (Direction::Outgoing, Direction::Incoming) => ours.as_bytes() > old.peer_id.as_bytes(),
+        (Direction::Incoming, Direction::Outgoing) => ours.as_bytes() < old.peer_id.as_bytes(),
+        (Direction::Outgoing, Direction::Outgoing) => true,
+        (Direction::Incoming, Direction::Incoming) => false,
+    };
+    if decides { Verdict::Goes } else { Verdict::Waits }
+}
+
 /// How a newcomer stands to the connection that has its peer id.
 fn judge(old: &About, new: (TransportKind, Direction, SocketAddr), ours: PeerId, is_here: IsHere) -> Verdict {
     let (kind, direction, addr) = new;
     if old.kind != TransportKind::WebRtc {
-        return Verdict::Goes;
+        let is_channel = kind == TransportKind::WebRtc;
+        return if is_channel { Verdict::Goes } else { judge_dialled(old, direction, ours) };
     }
     if kind == TransportKind::WebRtc {
         let is_ours_greater = ours.as_bytes() > old.peer_id.as_bytes();
@@ -227,10 +252,110 @@ mod tests {
 
     #[test]
     fn tcp_gives_way_to_nothing() {
-        for kind in [TransportKind::Tcp, TransportKind::WebRtc] {
-            for direction in [Direction::Incoming, Direction::Outgoing] {
-                let old = old(GREATER, TransportKind::Tcp, Direction::Incoming, Some(6881));
-                assert_eq!(judge(&old, (kind, direction, addr(1, 6881)), OURS, nowhere), Verdict::Goes);
+        let directions = [Direction::Incoming, Direction::Outgoing];
+        for (first, second) in directions.into_iter().flat_map(|old| directions.map(|new| (old, new))) {
+            for (ours, theirs) in [(OURS, GREATER), (OURS, LESS), (KIN[0], KIN[1]), (KIN[1], KIN[0])] {
+                let old = old(theirs, TransportKind::Tcp, first, Some(6881));
+                let new = |kind| judge(&old, (kind, second, addr(1, 6881)), ours, |_| true);
+                assert_ne!(new(TransportKind::Tcp), Verdict::Replaces);
+                assert_eq!(new(TransportKind::WebRtc), Verdict::Goes);
+            }
+        }
+    }
+
+    /// What a side makes of two connections that it hears of one after the other.
+    type Rule = fn(Side, [Wire; 2]) -> Choice;
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Choice {
+        ClosesOld,
+        ClosesNew,
+        /// It uses the first and takes the other if that is closed.
+        Holds,
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    struct Side {
+        id: PeerId,
+        other: PeerId,
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    struct Wire {
+        number: usize,
+        dialler: PeerId,
+    }
+
+    impl Side {
+        fn direction(&self, wire: Wire) -> Direction {
+            if wire.dialler == self.id { Direction::Outgoing } else { Direction::Incoming }
+        }
+    }
+
+    fn this_client(side: Side, [first, second]: [Wire; 2]) -> Choice {
+        let old = old(side.other, TransportKind::Tcp, side.direction(first), None);
+        let new = (TransportKind::Tcp, side.direction(second), addr(1, 2));
+        match judge(&old, new, side.id, nowhere) {
+            Verdict::Replaces => Choice::ClosesOld,
+            Verdict::Waits => Choice::Holds,
+            Verdict::Goes => Choice::ClosesNew,
+        }
+    }
+
+    fn libtorrent(side: Side, [_, second]: [Wire; 2]) -> Choice {
+        let is_greater = side.other.as_bytes() < side.id.as_bytes();
+        let is_outgoing = side.direction(second) == Direction::Outgoing;
+        if is_greater == is_outgoing { Choice::ClosesOld } else { Choice::ClosesNew }
+    }
+
+    fn keeps_the_first(_: Side, _: [Wire; 2]) -> Choice {
+        Choice::ClosesNew
+    }
+
+    fn keeps_the_last(_: Side, _: [Wire; 2]) -> Choice {
+        Choice::ClosesOld
+    }
+
+    /// The connections left when two sides hear of two connections in every order; each must use the same in the end.
+    fn assert_one_is_left(rules: [Rule; 2], ids: [PeerId; 2]) {
+        let sides = [Side { id: ids[0], other: ids[1] }, Side { id: ids[1], other: ids[0] }];
+        for diallers in [[0, 1], [0, 0], [1, 1]] {
+            let wires = [0, 1].map(|number| Wire { number, dialler: ids[diallers[number]] });
+            for orders in [[[0, 1], [0, 1]], [[0, 1], [1, 0]], [[1, 0], [0, 1]], [[1, 0], [1, 0]]] {
+                let heard = orders.map(|order| order.map(|number| wires[number]));
+                let choices = [0, 1].map(|at| rules[at](sides[at], heard[at]));
+                let closes = |at: usize| match choices[at] {
+                    Choice::ClosesOld => Some(heard[at][0].number),
+                    Choice::ClosesNew => Some(heard[at][1].number),
+                    Choice::Holds => None,
+                };
+                let closed = [closes(0), closes(1)];
+                let used = [0, 1].map(|at| {
+                    heard[at]
+                        .into_iter()
+                        .map(|wire| wire.number)
+                        .find(|number| !closed.contains(&Some(*number)))
+                });
+                let scene = format!("{wires:?} {heard:?} {choices:?}");
+                assert!(used[0].is_some() && used[0] == used[1], "{used:?} of {scene}");
+            }
+        }
+    }
+
+    /// Ids of this client; the first is less.
+    const KIN: [PeerId; 2] = [PeerId::new(*b"-WF0100-aaaaaaaaaaaa"), PeerId::new(*b"-WF0200-aaaaaaaaaaaa")];
+
+    #[test]
+    fn two_that_dial_each_other_at_once_keep_one_connection_and_the_same() {
+        assert_one_is_left([this_client, this_client], KIN);
+    }
+
+    #[test]
+    fn one_connection_is_left_with_other_clients_whatever_their_rule() {
+        let rules: [Rule; 3] = [libtorrent, keeps_the_first, keeps_the_last];
+        for theirs in [LESS, PeerId::new([b'z'; 20])] {
+            for rule in rules {
+                assert_one_is_left([this_client, rule], [KIN[0], theirs]);
             }
         }
     }
