@@ -38,6 +38,11 @@ pub(crate) fn wanted(header: &str, len: u64) -> Wanted {
     }
 }
 
+/// Whether a `Range` header asks for whatever is left from somewhere on.
+pub(crate) fn is_open_ended(header: &str) -> bool {
+    specs(header).is_some_and(|specs| specs.iter().any(|spec| matches!(spec, Spec::From(_))))
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Spec {
     From(u64),

@@ -81,6 +81,46 @@ async fn a_fill_goes_on_when_who_asked_for_it_has_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_download_begun_before_its_file_was_thrown_away_is_not_gone_on_with_and_one_begun_since_is() {
+    let (stage, upstream) = (Stage::new(), upstream());
+    let hub = Served::start(before(&stage, &upstream)).await;
+    upstream.fault(Fault::cdn(FaultKind::Corrupt { at: 10 }).times(1));
+    // It cannot have been judged before the client has the wrong byte, and breaks off by itself.
+    upstream.fault(Fault::cdn(FaultKind::Hold { at: BYTES / 2 }));
+    let mut stream = hub.send(&format!("GET {FILE} HTTP/1.1\r\nHost: h\r\n\r\n")).await;
+    let begun = stream.until(|answer| answer.body.len() > 1000).await;
+    assert_eq!(Ramp::new(5).check(0, &begun.body).expect_err("the wrong byte").offset, 10);
+    drop(stream);
+    hub.until_metric(r#"wtfs_http_cut_responses_total{area="hugging_face"} 1"#).await;
+    let resume = format!("Range: bytes={}-", begun.body.len());
+    upstream.clear_faults();
+    hub.until_metric("wtfs_hf_corrupt_total 1").await;
+    let head = hub.ask("HEAD", FILE, &[]).await;
+    let tag = format!("If-Range: {}", head.header("etag").expect("a tag"));
+    let probe = hub.ask("GET", FILE, &["Range: bytes=0-0"]).await;
+    assert_eq!((probe.status, probe.body.len()), (206, 1));
+    for headers in [&[&resume[..]][..], &[&resume, &tag]] {
+        let refused = hub.ask("GET", FILE, headers).await;
+        assert_eq!(refused.status, 502, "{headers:?}: {}", refused.text());
+    }
+    assert_eq!(
+        hub.ask("GET", FILE, &["Range: bytes=1000-1999"]).await.status,
+        206,
+        "it reads here and there"
+    );
+    hub.end().await;
+    // Also by who was not there then.
+    let hub = Served::start(before(&stage, &upstream)).await;
+    assert_eq!(hub.ask("GET", FILE, &[&resume]).await.status, 502);
+    let again = hub.get(FILE).await;
+    assert_eq!(again.status, 200);
+    Ramp::new(5).check(0, &again.body).expect("the right bytes");
+    let resumed = hub.ask("GET", FILE, &[&resume, &tag]).await;
+    assert_eq!((resumed.status, resumed.body.len() as u64), (206, BYTES - begun.body.len() as u64));
+    hub.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_with_its_share_of_cold_files_under_way_is_told_to_wait_and_warm_ones_are_not_counted() {
     let (stage, upstream) = (Stage::new(), upstream());
     let mut config = before(&stage, &upstream);

@@ -34,6 +34,7 @@ use crate::store::{StoreError, TryRead};
 mod ahead;
 mod board;
 mod crew;
+mod discards;
 mod error;
 mod flight;
 mod hashes;
@@ -50,6 +51,7 @@ pub(crate) mod state;
 mod status;
 mod verify;
 
+pub use discards::Discard;
 pub use error::BlobError;
 pub use hashes::PieceHashes;
 pub use origin::{BlobBody, BlobOrigin, OriginError, OriginFault};
@@ -198,6 +200,12 @@ impl Blob {
     /// others keep of it (the kernel's page cache) is to be forgotten.
     pub fn generation(&self) -> u32 {
         self.reader.state.lock().generation
+    }
+
+    /// When its content was thrown away last, in this session or an earlier one: who had bytes of it before must not go on
+    /// with those of now. Never waits.
+    pub fn discarded(&self) -> Option<Discard> {
+        self.reader.state.shared.discards.find(&self.id())
     }
 
     /// The bytes, if they are here and the page cache can give them. Never waits. As [`Self::read_at`] otherwise.

@@ -4,7 +4,7 @@
 //! the `ETag`, and what clients name their files by.
 
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Body;
 use axum::http::header::{
@@ -19,13 +19,14 @@ use super::super::arrival::{self, Wish};
 use super::super::counters::add;
 use super::super::refusal::{Refusal, X_REPO_COMMIT, insert};
 use super::super::swarm::piece_bytes;
+use super::super::taints::RangeEnd;
 use super::super::trouble::of_blob;
 use super::super::{HfProxy, Pinned, Snapshot};
 use super::{Asked, with_age};
 use crate::names;
 use crate::serving::lane::Lane;
 use crate::webseed::conditions::{Validators, Verdict, weigh};
-use crate::webseed::range::Wanted;
+use crate::webseed::range::{Wanted, is_open_ended};
 
 const X_LINKED_ETAG: HeaderName = HeaderName::from_static("x-linked-etag");
 const X_LINKED_SIZE: HeaderName = HeaderName::from_static("x-linked-size");
@@ -106,9 +107,15 @@ pub(super) async fn resolve(
     headers.insert(CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
     insert(headers, CONTENT_DISPOSITION, &names::attachment(path.file_name()));
     if asked.parts.method != Method::HEAD && !range.is_empty() {
-        *response.body_mut() = bytes(proxy, asked, &snapshot, &file, range, token).await?;
+        let end = range_end(&asked.parts.headers);
+        *response.body_mut() = bytes(proxy, asked, &snapshot, &file, (range, end), token).await?;
     }
     Ok(with_age(response, pinned))
+}
+
+fn range_end(headers: &HeaderMap) -> RangeEnd {
+    let header = headers.get(RANGE).and_then(|range| range.to_str().ok());
+    if header.is_some_and(is_open_ended) { RangeEnd::Open } else { RangeEnd::Given }
 }
 
 /// What a file is known by, in every answer about it.
@@ -170,7 +177,7 @@ async fn bytes(
     asked: &Asked,
     snapshot: &Snapshot,
     file: &TreeFile,
-    range: std::ops::Range<u64>,
+    (range, end): (std::ops::Range<u64>, RangeEnd),
     token: Option<wtfs_torrent::hf::Token>,
 ) -> Result<Body, Refusal> {
     let counters = &proxy.0.counters;
@@ -182,11 +189,13 @@ async fn bytes(
     let may_go_on = taints.lock().unwrap_or_else(PoisonError::into_inner).allows(
         file.id,
         client,
-        range.start,
-        Instant::now(),
+        (&range, end),
+        blob.discarded(),
+        (Instant::now(), SystemTime::now()),
     );
     if !may_go_on {
-        let why = "what was sent of this file before was wrong: remove the partial download and begin again";
+        let why = "what was sent of this file before was wrong: remove the partial download and begin again (huggingface_hub: \
+                   force_download)";
         return Err(Refusal::BadGateway(why.to_owned()));
     }
     let asker = asked.caller.asker();
@@ -240,7 +249,8 @@ pub(super) async fn raw(
     } else {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(file.bytes));
         if asked.parts.method != Method::HEAD && file.bytes > 0 {
-            *response.body_mut() = bytes(proxy, asked, &snapshot, &file, 0..file.bytes, token).await?;
+            let whole = (0..file.bytes, RangeEnd::Given);
+            *response.body_mut() = bytes(proxy, asked, &snapshot, &file, whole, token).await?;
         }
     }
     Ok(with_age(response, pinned))

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use wtfs_proto::hf::ContentId;
 
 use super::crew::Crew;
+use super::discards::Discards;
 use super::index::{Going, Index, Key};
 use super::lanes::Lanes;
 use super::pins::Pins;
@@ -63,6 +64,7 @@ pub(crate) struct Shared {
     pub(super) counters: Counters,
     pub(super) crew: Crew,
     pub(super) pins: Pins,
+    pub(super) discards: Discards,
     /// Held while the pieces of a blob are hashed apart from its verification: one at a time.
     pub(super) hashing: tokio::sync::Mutex<()>,
     index: Mutex<Index>,
@@ -88,6 +90,7 @@ impl Shared {
             engine,
             runtime: Handle::current(),
             pins: Pins::new(dir.join("pins.json")),
+            discards: Discards::new(dir.join("discards.json")),
             place: Place::new(dir),
             lanes,
             counters: Counters::default(),
@@ -143,6 +146,7 @@ impl Shared {
     /// Finds what earlier runs left. Blocks on the disk.
     pub(super) fn scan(&self) {
         self.pins.load();
+        self.discards.load();
         let found = self.place.scan();
         if found.is_empty() {
             return;

@@ -6,6 +6,7 @@
 //! is hashed from its beginning only when the last hole is filled.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustix::io::Errno;
 
@@ -144,9 +145,13 @@ impl State {
             self.moved.notify_waiters();
             return;
         }
-        self.shared.counters.corrupt.add(1);
         tracing::warn!(id = %self.id, %found, "what was fetched is not what its hash says; all of it is thrown away");
-        if let Some(part) = self.discard() {
+        let (now, state) = (SystemTime::now(), self.clone());
+        let saved = self.shared.disk().run(move || state.shared.discards.save(state.id, now)).await;
+        if let Ok(Err(error)) = saved {
+            tracing::warn!(id = %self.id, %error, "that it was thrown away is not known after a restart");
+        }
+        if let Some(part) = self.discard(now) {
             let removed = self.shared.disk().run(move || part.remove()).await;
             if let Ok(Err(error)) = removed {
                 tracing::warn!(id = %self.id, %error, "what was thrown away stays on the disk");

@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use super::super::error::BlobError;
 use super::super::place::Part;
@@ -17,8 +17,10 @@ use super::{CORRUPT_FOR, MAX_STRIKES, Phase, State, UNSEEN};
 
 impl State {
     /// Forgets what was fetched, which is wrong. Returns the file to remove.
-    pub(in crate::hf::blobs) fn discard(self: &Arc<Self>) -> Option<Arc<Part>> {
+    pub(in crate::hf::blobs) fn discard(self: &Arc<Self>, now: SystemTime) -> Option<Arc<Part>> {
         let mut inner = self.lock();
+        self.shared.discards.note(self.id, now);
+        self.shared.counters.corrupt.add(1);
         inner.generation = inner.generation.wrapping_add(1) % UNSEEN;
         inner.strikes += 1;
         let part = inner.empty();
