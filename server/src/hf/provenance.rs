@@ -14,17 +14,25 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use wtfs_proto::hf::{ContentId, Repo, TreeFile};
 use wtfs_torrent::hf::Token;
 use wtfs_torrent::hf::blobs::BlobError;
 
+use super::recent::Recent;
 use super::refusal::Asker;
 use super::trouble::of_blob;
 use super::{HfProxy, Refusal, Snapshot};
 
 /// A note that is longer is cut when it is read: its repositories are asked again.
 const NOTE_BYTES_MAX: usize = 64 << 10;
+
+/// How long upstream is not asked again whether it gives a content to everybody that it gives in a repository.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+
+/// Contents for which it is remembered when that was asked.
+const ASKED_MAX: usize = 4096;
 
 /// What is known of a content and a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +54,8 @@ pub(super) struct Provenance {
     notes: Arc<Mutex<Notes>>,
     /// Held while a note is written, so that two of one content do not overwrite each other. Taken before `notes`.
     writing: Arc<Mutex<()>>,
+    /// When it was asked whether everybody may have what a repository that was opened gives.
+    asked: Arc<Mutex<Recent<(ContentId, Repo), Instant>>>,
 }
 
 impl Provenance {
@@ -60,7 +70,8 @@ impl Provenance {
             let text = String::from_utf8_lossy(&text[..text.len().min(NOTE_BYTES_MAX)]).into_owned();
             notes.insert(id, text.split_terminator('\n').map(str::to_owned).collect());
         }
-        Self { dir: Arc::new(dir), notes: Arc::new(Mutex::new(notes)), writing: Arc::default() }
+        let asked = Arc::new(Mutex::new(Recent::new(ASKED_MAX)));
+        Self { dir: Arc::new(dir), notes: Arc::new(Mutex::new(notes)), writing: Arc::default(), asked }
     }
 
     /// Whether not everybody may have this content, as far as is known.
@@ -74,6 +85,17 @@ impl Provenance {
             Some(repos) if repos.contains(&repo.to_string()) => Standing::Vouched,
             Some(_) => Standing::Foreign,
         }
+    }
+
+    /// Whether it is time to ask whether everybody may have a content; who is told so is to ask, and nobody else meanwhile.
+    fn may_ask(&self, id: ContentId, repo: &Repo, now: Instant) -> bool {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (id, repo.clone());
+        if asked.find(&key).is_some_and(|at| now.saturating_duration_since(*at) < ASK_AGAIN) {
+            return false;
+        }
+        asked.put(key, now, 1);
+        true
     }
 
     /// Notes that upstream gives a content in a repository that not everybody may read. Blocks on the disk.
@@ -132,7 +154,8 @@ impl HfProxy {
             Standing::Unnoted if snapshot.is_public => return Ok(()),
             // It is here, and came by open repositories.
             Standing::Unnoted if self.blob_of(file).present_bytes() > 0 => return Ok(()),
-            // Of a repository that was opened: whether everybody is given it is worth asking once.
+            // Of a repository that was opened: whether everybody is given it is worth asking now and then.
+            Standing::Vouched if !provenance.may_ask(file.id, repo, Instant::now()) => return Ok(()),
             Standing::Unnoted | Standing::Foreign | Standing::Vouched => {}
         }
         let origin = self.origin_of(&snapshot.pinned, file, token.cloned());
@@ -193,6 +216,18 @@ mod tests {
         assert_eq!(second.standing(id, &other), Standing::Vouched);
         second.open_up(id).expect("removed");
         assert!(!second.is_closed(id) && !Provenance::open(dir.join("notes")).is_closed(id));
+    }
+
+    #[test]
+    fn whether_a_repository_was_opened_is_asked_by_one_and_again_after_a_while() {
+        let dir = Scratch::new("provenance-asked");
+        let provenance = Provenance::open(dir.join("notes"));
+        let (id, opened, start) = (ContentId::Sha256([7; 32]), repo("org/opened"), Instant::now());
+        let may_ask = |repo: &Repo, after| provenance.may_ask(id, repo, start + after);
+        assert!(may_ask(&opened, Duration::ZERO) && !may_ask(&opened, Duration::ZERO));
+        assert!(may_ask(&repo("org/other"), Duration::ZERO));
+        assert!(!may_ask(&opened, ASK_AGAIN / 2) && may_ask(&opened, ASK_AGAIN));
+        assert!(!may_ask(&opened, ASK_AGAIN), "from the last time on");
     }
 
     #[test]

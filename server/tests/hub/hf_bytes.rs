@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use wtfs_testkit::hf_hub::{Fault, FaultKind, HfHub, RepoKind, Side};
+use wtfs_testkit::hf_hub::{Access, Fault, FaultKind, HfHub, RepoKind, Side};
 use wtfs_testkit::ramp::Ramp;
 
 use crate::hf::{before, until_whole};
@@ -176,6 +176,30 @@ async fn the_hubs_own_token_opens_what_it_may_for_its_audience_and_for_no_page()
     config.hf.as_mut().expect("a proxy").token_file = Some(token);
     let error = wtfs_server::Hub::open(config).await.expect_err("no token");
     assert!(!error.to_string().contains("not a token"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_repository_that_was_opened_upstream_is_asked_once_however_many_read_while_it_does_not_say() {
+    let (stage, upstream) = (Stage::new(), upstream());
+    let mut config = before(&stage, &upstream);
+    let hf = config.hf.as_mut().expect("a proxy");
+    (hf.ref_ttl, hf.public_ttl, hf.denial_ttl) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+    let hub = Served::start(config).await;
+    let file = "/org/gated/resolve/main/a.txt";
+    let token = "Authorization: Bearer hf_ada";
+    assert_eq!(hub.ask("GET", file, &[token]).await.text(), "closed\n");
+    until_whole(&hub, file, &[token]).await;
+    upstream.set_access(RepoKind::Model, "org/gated", Access::Public);
+    upstream.fault(Fault::hub(FaultKind::Status(500)).path("*/resolve/*"));
+    upstream.clear_log();
+    for answer in join_all((0..8).map(|_| hub.get(file))).await {
+        assert_eq!((answer.status, answer.text().as_str()), (200, "closed\n"));
+    }
+    assert_eq!(hub.get(file).await.status, 200);
+    let asked = upstream.log().at(Side::Hub).of("*/resolve/*").count();
+    upstream.clear_faults();
+    assert_eq!(asked, 1);
+    hub.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
