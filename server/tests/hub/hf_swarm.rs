@@ -9,7 +9,7 @@ use wtfs_server::{HubConfig, TrustedProxies};
 use wtfs_testkit::hf_hub::{Access, Content, Fault, FaultKind, HfHub, RepoKind};
 use wtfs_torrent::{AddOptions, NetworkPolicy, Session, SessionConfig, Source, StorageKind};
 
-use crate::hf::before;
+use crate::hf::{before, until_whole};
 use crate::stage::{self, Answer, PATIENCE, Served, Stage};
 
 const BIG: &str = "sub dir/we ird#1%.safetensors";
@@ -322,6 +322,27 @@ async fn one_client_does_not_take_all_the_places_where_torrents_are_prepared() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     hub.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_torrent_of_what_is_here_is_the_first_answer_and_nobody_waits_for_what_is_not() {
+    let (stage, upstream) = (Stage::new(), upstream());
+    let hub = start(&stage, &upstream).await;
+    let encoded = "sub%20dir/we%20ird%231%25.safetensors";
+    let file = format!("/org/model/resolve/main/{encoded}");
+    assert_eq!(hub.get(&file).await.status, 200);
+    until_whole(&hub, &file, &[]).await;
+    // Neither is there to be fetched any more.
+    let late = FaultKind::Delay(Duration::from_secs(600));
+    upstream.fault(Fault::cdn(late.clone()));
+    upstream.fault(Fault::hub(late).path("*/resolve/*"));
+    let torrent = hub.get(&format!("/torrent/org/model/{encoded}")).await;
+    assert_eq!(torrent.status, 200, "{}", torrent.text());
+    assert_eq!(metainfo(&torrent).info.display_total(), BIG_BYTES);
+    let other = hub.get("/torrent/org/other").await;
+    assert_eq!((other.status, &json(&other)["state"]), (202, &"preparing".into()));
+    hub.stop.cancel();
+    hub.hub.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

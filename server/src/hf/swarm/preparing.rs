@@ -23,8 +23,9 @@ use super::{Entry, FAILED_FOR, PREPARING_MAX, Stage, State, Swarms, TORRENTS_MAX
 pub(super) const AT_ONCE: usize = 3;
 pub(super) const AT_ONCE_OF_ONE: usize = 2;
 
-/// How long who asks for a torrent of what is here is kept waiting for it.
-const SETTLED_WITHIN: Duration = Duration::from_secs(1);
+/// The part of the proxy's patience for which who asks for a torrent of what is here is kept waiting for it: a second of
+/// eight, by default.
+const SETTLED_WITHIN: u32 = 8;
 
 /// Torrents of one client's that are prepared or wait to be.
 const OF_ONE_MAX: usize = 16;
@@ -169,7 +170,8 @@ impl Swarms {
                 told.await;
             }
         };
-        let _late = tokio::time::timeout(SETTLED_WITHIN, settled).await;
+        let patience = self.0.proxy.0.config.patience;
+        let _late = tokio::time::timeout(patience / SETTLED_WITHIN, settled).await;
     }
 
     async fn make(&self, key: &Key, order: &Order) -> Result<Arc<Metainfo>, PrepareError> {
