@@ -1,5 +1,5 @@
 //! Browsers, seeds and mounts are one swarm: a mount reads what a browser has, a browser downloads what a seed or a mount
-//! has, whoever of the two offered, by other people's tracker and by the hub's.
+//! has, whoever of the two offered, by other people's tracker and by the hub's, near by and 20 ms away.
 
 use std::{
     fs::File,
@@ -206,4 +206,31 @@ fn two_browsers_and_a_mount_give_each_other_what_one_of_them_had() {
         assert!(gave, "nobody but the mount was there: {done}");
         mount.unmount();
     }
+}
+
+#[test]
+fn a_browser_that_is_far_away_is_told_of_every_two_or_three_datagrams_that_came_from_it() {
+    if missing(BROWSER) || missing(&[Need::NpmTracker]) {
+        return;
+    }
+    // It sends four datagrams each time it hears of some, and nothing else until it does: who acknowledged at once all
+    // that is read from a socket at once would be given 0.25 MB/s by it. Nearness hides that.
+    let mut world = World::new("browser-far", Tracker::npm);
+    let (torrent, data, url) = (world.torrent.clone(), world.data.clone(), world.tracker.url());
+    let World { stage, browser, .. } = &mut world;
+    let options = serde_json::json!({
+        "tab": "far", "role": "seed", "torrent": text(&torrent), "data": text(&data), "trackers": [url], "delayMs": 10,
+    });
+    let opened = browser.ask("open", options);
+    assert_eq!(opened["errors"], serde_json::json!([]));
+    let mount = stage.mount(&[&text(&torrent)], &["--read-timeout", READ_TIMEOUT]);
+    read(&mount);
+    let carried = browser.ask("carried", serde_json::json!({ "tab": "far" }));
+    let count = |what: &str| carried[what].as_u64().expect("a number");
+    eprintln!("over the long way went {carried}");
+    // A datagram holds less than 1,300 bytes: all of it went the long way.
+    assert!(count("data") > BYTES / 1300, "{carried}");
+    // Two at a time, and before them one for which a second was waited for.
+    assert!(count("data") <= 3 * count("short"), "{carried}");
+    mount.unmount();
 }

@@ -10,6 +10,8 @@ import { createInterface } from "node:readline";
 import { setTimeout as pause } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
 
+import { Path } from "./path.mjs";
+
 const [playwright, executablePath, webtorrent, here] = process.argv.slice(2);
 const { chromium } = await import(pathToFileURL(playwright).href);
 const PATIENCE_MS = 280_000;
@@ -98,14 +100,21 @@ async function pieces(page) {
 }
 
 const commands = {
-  // A bare peer: `role` is "seed" or "leech".
-  async open({ tab: name, role, torrent, data, trackers, strategy }) {
+  // A bare peer: `role` is "seed" or "leech". With `delayMs` all others are so far away, each way.
+  async open({ tab: name, role, torrent, data, trackers, strategy, delayMs }) {
     const page = await bare(name, "peer");
+    if (delayMs) {
+      const path = new Path(delayMs);
+      tabs.get(name).path = path;
+      await page.exposeFunction("stretch", (description) => path.stretch(description));
+    }
     return page.evaluate((options) => window.peer.open(options), {
       library: `${origin}/webtorrent.js`, role, torrent: serve(torrent), data: data && serve(data), trackers, strategy,
     });
   },
   async done({ tab: name }) { return tab(name).evaluate(() => window.peer.done()); },
+  // What went over the long way of a bare peer.
+  async carried({ tab: name }) { return tabs.get(name).path.told; },
   async stats({ tab: name }) { return tab(name).evaluate(() => window.peer.stats()); },
   async hostile({ tab: name, ...options }) {
     const page = await bare(name, "hostile");
