@@ -47,6 +47,8 @@ mod hf_faults;
 mod hf_hostile;
 #[path = "e2e/hf_http.rs"]
 mod hf_http;
+#[path = "e2e/hf_kept.rs"]
+mod hf_kept;
 #[path = "e2e/hf_load.rs"]
 mod hf_load;
 #[path = "e2e/hf_loaders.rs"]

@@ -15,6 +15,7 @@ use crate::support::{
     hf::{ALICE, BOB, CLIENTS, NEWEST, Way, World, expected_files, model_files, ok, standard},
     mount::Mount,
     need::{Need, missing},
+    reading::attribute,
     stage::{PATIENCE, text},
 };
 
@@ -31,15 +32,6 @@ const PROBES: [&str; 10] = [
     "tokenizer.json",
     "video_preprocessor_config.json",
 ];
-
-/// The flags for asking the emulator itself.
-fn straight(world: &World) -> Vec<String> {
-    let upstream = &world.upstream;
-    let (hub, cdn) = (upstream.hub_addr().to_string(), upstream.cdn_addr().to_string());
-    let flags =
-        ["--hf-endpoint", &upstream.endpoint(), "--allow-upstream-host", &hub, "--allow-upstream-host", &cdn];
-    flags.iter().map(|flag| (*flag).to_owned()).collect()
-}
 
 #[track_caller]
 fn mount<'a>(world: &'a World, source: &str, flags: &[String]) -> Mount<'a> {
@@ -68,19 +60,13 @@ fn assert_holds(dir: &Path, files: &[(&str, Content)]) {
     }
 }
 
-fn attribute(path: &Path, name: &str) -> String {
-    let mut value = vec![0; 4096];
-    let length = rustix::fs::getxattr(path, name, &mut value[..]).expect("an attribute");
-    String::from_utf8(value[..length].to_vec()).expect("text")
-}
-
 #[test]
 fn a_repository_straight_from_its_origin_is_a_directory() {
     if missing(&[Need::Fuse]) {
         return;
     }
     let world = World::new("hf-mount-straight", standard().page_size(7));
-    let mount = mount(&world, "hf://org/model", &straight(&world));
+    let mount = mount(&world, "hf://org/model", &world.straight());
     let commit = world.upstream.commit_of(RepoKind::Model, "org/model", "main");
     assert_holds(mount.dir(), &model_files());
     let (weights, config) = (mount.join("large.bin"), mount.join("config.json"));
@@ -114,7 +100,7 @@ fn names_sizes_and_what_is_not_there_are_asked_for_once() {
         return;
     }
     let world = World::new("hf-mount-names", standard());
-    let mount = mount(&world, "hf://", &straight(&world));
+    let mount = mount(&world, "hf://", &world.straight());
     let repo = mount.join("org/model");
     assert!(repo.is_dir());
     world.upstream.clear_log();
@@ -144,7 +130,7 @@ fn a_read_in_a_cold_file_fetches_what_is_near_it() {
     const LENGTH: u64 = 200 << 20;
     let builder = HfHub::builder().model("org/big").ramp("model.safetensors", 9, LENGTH);
     let world = World::new("hf-mount-cold", builder);
-    let mount = mount(&world, "hf://org/big", &straight(&world));
+    let mount = mount(&world, "hf://org/big", &world.straight());
     let path = mount.join("model.safetensors");
     let mut file = fs::File::open(&path).expect("opened");
     let mut bytes = vec![0; 4096];
@@ -163,7 +149,7 @@ fn a_namespace_has_models_datasets_spaces_revisions_and_former_names() {
         return;
     }
     let world = World::new("hf-mount-namespace", standard());
-    let mount = mount(&world, "hf://", &straight(&world));
+    let mount = mount(&world, "hf://", &world.straight());
     let read =
         |path: &str| fs::read_to_string(mount.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
     assert_eq!(read("org/model/config.json"), "{\"model_type\": \"bert\"}");
@@ -192,7 +178,7 @@ fn what_was_seen_and_read_is_there_again_without_a_network() {
         return;
     }
     let mut world = World::new("hf-mount-offline", standard());
-    let flags = straight(&world);
+    let flags = world.straight();
     let numbers = |mount: &Mount<'_>| -> Vec<(u64, i64)> {
         let files = model_files();
         let metadata =
@@ -232,7 +218,7 @@ fn the_clients_read_through_the_view_of_their_cache_online_and_offline() {
 #[track_caller]
 fn reads_through_the_view(version: &'static str) {
     let world = World::new("hf-mount-cache-view", standard());
-    let mount = mount(&world, "hf://", &straight(&world));
+    let mount = mount(&world, "hf://", &world.straight());
     let commit = world.upstream.commit_of(RepoKind::Model, "org/model", "main");
     let cache = text(&mount.join(".cache-view"));
     let client = world.client(version, Way::Upstream);
@@ -266,7 +252,7 @@ fn a_token_opens_what_is_gated_and_is_shown_nowhere() {
         return;
     }
     let mut world = World::new("hf-mount-token", standard());
-    let flags = straight(&world);
+    let flags = world.straight();
     // Without one: what there is shows, what is in it does not.
     {
         let mount = mount(&world, "hf://", &flags);
@@ -385,7 +371,7 @@ fn where_the_hub_is_gone_the_origin_is_asked() {
         return;
     }
     let mut world = World::with_hub("hf-mount-fallback", standard(), &[]);
-    let mut flags = straight(&world);
+    let mut flags = world.straight();
     flags.extend(["--hub".to_owned(), world.endpoint(Way::Hub)]);
     {
         let mount = mount(&world, "hf://org/model", &[flags.clone(), apart(&world, "before")].concat());
@@ -474,7 +460,7 @@ fn a_torrent_that_the_hub_makes_later_is_joined_and_peers_go_on_when_it_is_gone(
 #[test]
 fn get_fetches_a_repository_a_directory_or_a_file_and_verifies_it() {
     let mut world = World::new("hf-mount-get", standard().page_size(7));
-    let flags = straight(&world);
+    let flags = world.straight();
     let get = |world: &World, source: &str, dir: &Path| {
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         let dir = text(dir);
@@ -515,7 +501,7 @@ fn a_file_that_came_damaged_once_is_right_when_it_is_opened_again() {
     }
     let world = World::new("hf-mount-damaged", standard());
     world.upstream.fault(Fault::cdn(FaultKind::Corrupt { at: 1000 }).path("*large.bin*").times(1));
-    let mount = mount(&world, "hf://org/model", &straight(&world));
+    let mount = mount(&world, "hf://org/model", &world.straight());
     let expected = Content::ramp(2, 12_000_000).read(0, 12_000_000);
     let path = mount.join("large.bin");
     // Whoever reads before all of it is here may be given what is wrong, and cannot read on when that is found out.
@@ -534,7 +520,7 @@ fn a_network_that_swallows_everything_keeps_nobody_waiting_for_what_is_known() {
         return;
     }
     let world = World::new("hf-mount-swallowed", standard());
-    let flags = straight(&world);
+    let flags = world.straight();
     let first = mount(&world, "hf://", &flags);
     assert_holds(&first.join("org/model"), &model_files());
     assert_holds(

@@ -16,17 +16,9 @@ use crate::support::{
     stage::text,
 };
 
-/// The flags for asking the emulator itself.
-fn straight(world: &World) -> Vec<String> {
-    let (hub, cdn) = (world.upstream.hub_addr().to_string(), world.upstream.cdn_addr().to_string());
-    let endpoint = world.upstream.endpoint();
-    let flags = ["--hf-endpoint", &endpoint, "--allow-upstream-host", &hub, "--allow-upstream-host", &cdn];
-    flags.iter().map(|flag| (*flag).to_owned()).collect()
-}
-
 #[track_caller]
 fn mount<'a>(world: &'a World, source: &str, more: &[&str]) -> Mount<'a> {
-    let flags = straight(world);
+    let flags = world.straight();
     let flags: Vec<&str> = flags.iter().map(String::as_str).chain(more.iter().copied()).collect();
     world.stage.mount(&[source], &flags)
 }

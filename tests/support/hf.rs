@@ -72,6 +72,15 @@ impl World {
         world
     }
 
+    /// The flags of a mount that asks upstream itself.
+    pub(crate) fn straight(&self) -> Vec<String> {
+        let (hub, cdn) = (self.upstream.hub_addr().to_string(), self.upstream.cdn_addr().to_string());
+        let endpoint = self.upstream.endpoint();
+        let flags =
+            ["--hf-endpoint", &endpoint, "--allow-upstream-host", &hub, "--allow-upstream-host", &cdn];
+        flags.map(str::to_owned).to_vec()
+    }
+
     /// Starts a hub before upstream, over the cache that an earlier one left.
     #[track_caller]
     pub(crate) fn start_hub(&mut self, flags: &[&str]) {
@@ -80,11 +89,17 @@ impl World {
 
     #[track_caller]
     fn start_hub_at(&mut self, addr: SocketAddr, flags: &[&str]) {
+        self.hub = Some(self.another_hub_at(addr, flags));
+    }
+
+    /// A hub that the caller ends, over the same cache: for while something else is borrowed of this.
+    #[track_caller]
+    pub(crate) fn another_hub_at(&self, addr: SocketAddr, flags: &[&str]) -> Hub {
         let (hub, cdn) = (self.upstream.hub_addr().to_string(), self.upstream.cdn_addr().to_string());
         let endpoint = self.upstream.endpoint();
         let ours = ["--hf-upstream", &endpoint, "--allow-upstream-host", &hub, "--allow-upstream-host", &cdn];
         let root = self.stage.subdir("root");
-        self.hub = Some(Hub::start_at(&self.stage, &root, addr, &[&ours[..], flags].concat()));
+        Hub::start_at(&self.stage, &root, addr, &[&ours[..], flags].concat())
     }
 
     /// The hub.

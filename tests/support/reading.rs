@@ -157,6 +157,13 @@ pub(crate) fn cat_start(path: &Path, bytes: u64, log: &Path) -> process::Process
     process::Process::spawn("head", command, log)
 }
 
+/// An extended attribute that is text.
+pub(crate) fn attribute(path: &Path, name: &str) -> String {
+    let mut value = vec![0; 4096];
+    let length = rustix::fs::getxattr(path, name, &mut value[..]).expect("an attribute");
+    String::from_utf8(value[..length].to_vec()).expect("text")
+}
+
 /// The names in a directory, sorted.
 pub(crate) fn names(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).expect("the directory can be listed");

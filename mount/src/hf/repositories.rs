@@ -1,8 +1,9 @@
 //! Repositories of real hubs as what the tree asks for: what they hold from the hub's API, bytes from the engine's blobs.
 //!
 //! Several hubs may be given, our own before the origin: each question goes to the first that answers. What was answered
-//! is kept on disk, so that a mount without a network shows what it showed before. A commit is asked about once and never
-//! again; where nobody can be reached, only the first who asks waits for the time-outs. Nothing here knows or writes a token but by handing it to the client.
+//! is kept on disk, so that a mount without a network shows what it showed before; what a hub refuses is kept no longer. A
+//! commit that anybody may read is asked about once and never again; where nobody can be reached, only the first who asks
+//! waits for the time-outs. A token is handed to the client and the archive, and nothing here writes one.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -20,7 +21,7 @@ use wtfs_torrent::hf::{Token, Upstream, UpstreamError};
 use crate::catalog::modified_from;
 use crate::content::{BoxFuture, Content};
 use crate::errno::{Cause, FsError};
-use crate::hf::archive::{Archive, Kept};
+use crate::hf::archive::{Archive, Asker, Kept, Refused};
 use crate::hf::away::Away;
 use crate::hf::bytes::RepoFile;
 use crate::hf::dates;
@@ -91,7 +92,8 @@ pub struct Traffic {
 impl Repositories {
     /// Over the session's blobs; its tasks run on `runtime`.
     pub fn open(config: RepositoriesConfig, session: &Session, runtime: Handle) -> Self {
-        let archive = Archive::open(config.dir.clone());
+        let endpoints = config.hubs.iter().map(|hub| hub.endpoint().to_owned()).collect();
+        let archive = Archive::open(&config.dir, Asker { token: config.token.clone(), endpoints });
         let swarms = config.swarms.clone().filter(|_| config.reach == Reach::Online);
         let swarms = swarms.map(|swarms| Arc::new(Swarms::new(session.clone(), swarms, runtime)));
         let blobs = session.blobs().clone();
@@ -144,7 +146,9 @@ fn told(text: String) -> Cause {
 impl Shared {
     async fn resolve(self: Arc<Self>, repo: Repo, revision: Revision) -> Result<RepoRevision, RepoError> {
         let known = self.read(repo.clone(), revision.clone()).await;
-        if let Some(kept) = known.as_ref().filter(|kept| revision.commit() == Some(kept.tree.commit)) {
+        // A right may be taken back, though a commit never changes.
+        let is_settled = |kept: &&Kept| kept.is_public && revision.commit() == Some(kept.tree.commit);
+        if let Some(kept) = known.as_ref().filter(is_settled) {
             return Ok(shown(kept.clone()));
         }
         if self.config.reach == Reach::Offline {
@@ -169,7 +173,17 @@ impl Shared {
         }
         let why = match tokio::time::timeout(STALE_AFTER, self.ask_all(&repo, &revision)).await {
             Ok(Err(RepoError::Unreachable(why) | RepoError::Garbage(why))) => why,
-            Ok(asked) => return asked.map(shown),
+            Ok(asked) => {
+                let refused = match &asked {
+                    Err(RepoError::NoRevision(_)) => Some(Refused::Revision),
+                    Err(_) => Some(Refused::Repository),
+                    Ok(_) => None,
+                };
+                if let Some(refused) = refused {
+                    self.archive.forget(repo, revision, refused).await;
+                }
+                return asked.map(shown);
+            }
             Err(_) => told(format!("no hub answered within {} s", STALE_AFTER.as_secs())),
         };
         self.useless().note(Instant::now());
@@ -216,7 +230,9 @@ impl Shared {
         let token = self.config.token.as_ref();
         let info = hub.info(repo, revision, token).await?;
         let canonical = Repo { kind: repo.kind, id: info.id.clone() };
-        let kept = match self.read(canonical.clone(), info.commit.into()).await {
+        let endpoint = hub.endpoint().to_owned();
+        let known = self.read(canonical.clone(), info.commit.into()).await;
+        let kept = match known.filter(|known| known.is_public == info.is_public()) {
             Some(known) => known,
             None => {
                 let tree = hub.tree(&canonical, info.commit, token).await?;
@@ -224,10 +240,12 @@ impl Shared {
                     let refused = tree.refused();
                     tracing::warn!(%repo, refused, "entries whose names cannot be used do not show");
                 }
-                kept(canonical, &info, tree)
+                let kept = kept(canonical, &info, tree);
+                self.archive.keep_commit(kept.clone(), endpoint.clone()).await;
+                kept
             }
         };
-        self.archive.keep(repo.clone(), revision.clone(), kept.clone()).await;
+        self.archive.keep_ref(repo.clone(), revision.clone(), kept.clone(), endpoint).await;
         Ok(kept)
     }
 
