@@ -336,6 +336,28 @@ async fn hashes_of_pieces_come_with_the_blob_and_in_another_length_from_the_disk
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_hashes_of_a_short_blob_take_no_room_and_those_of_a_longer_one_hardly_any() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = session(dir.path(), |_| {}).await;
+    for (number, len) in [1, MIB - 1, MIB, 3 * MIB].into_iter().enumerate() {
+        let content = content(len, 40 + number as u64);
+        let blob = session.blobs().get(sha256(&content), len as u64);
+        blob.want_hashes(1 << 18);
+        blob.fetch_all(&via(&Scripted::new(content)));
+        assert_eq!(blob.piece_hashes(1 << 18).await.unwrap().v1.len(), len.div_ceil(1 << 18));
+        let id = blob.id().to_string();
+        let files = files_below(dir.path()).into_iter().filter(|path| {
+            let path = path.to_string_lossy();
+            path.contains("/pieces/") && path.contains(&id)
+        });
+        let kept: Vec<u64> = files.map(|path| path.metadata().unwrap().len()).collect();
+        let expected = if len < MIB { vec![] } else { vec![108 + 52 * (len as u64 >> 18)] };
+        assert_eq!(kept, expected, "{len}");
+    }
+    session.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_empty_blob_is_whole_from_the_start_and_asks_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let session = session(dir.path(), |_| {}).await;
