@@ -2,13 +2,15 @@
 //! session is told of another's address, so that nothing here goes over TCP.
 #![cfg(feature = "webrtc")]
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 use wtfs_proto::metainfo::{Metainfo, Privacy};
 use wtfs_proto::wire::handshake::{Handshake, Reserved};
 use wtfs_torrent::create::{CreateOptions, create};
@@ -78,6 +80,31 @@ async fn fetch(relay: &Arc<Relay>, metainfo: &Metainfo) -> (tempfile::TempDir, S
     (cache, session, torrent)
 }
 
+/// Reads when it is asked, and not before.
+async fn reader(
+    relay: &Arc<Relay>,
+    metainfo: &Metainfo,
+    peers: Vec<SocketAddr>,
+) -> (tempfile::TempDir, Session, Torrent) {
+    let cache = tempfile::tempdir().expect("dir");
+    let session = session(cache.path(), relay, |_| {}).await;
+    let source = Source::Metainfo(Box::new(metainfo.clone()));
+    let torrent = session.add(source, AddOptions { peers, ..AddOptions::default() }).await.expect("added");
+    (cache, session, torrent)
+}
+
+async fn read(torrent: &Torrent, range: std::ops::Range<u64>) {
+    let file = torrent.metainfo().expect("known").info.geometry.file(0).expect("one file");
+    let reading =
+        torrent.open(file).expect("opens").read_at(range.start, (range.end - range.start) as u32).await;
+    assert!(reading.expect("read") == ramp(range));
+}
+
+/// What its peers are connected by.
+fn transports(status: &TorrentStatus) -> Vec<SourceKind> {
+    status.peers.iter().map(|peer| peer.source).collect()
+}
+
 async fn wait_complete(torrent: &Torrent) {
     let waited = tokio::time::timeout(PATIENCE, torrent.wait_complete()).await;
     waited.unwrap_or_else(|_| panic!("{:#?}", torrent.status())).expect("complete");
@@ -122,9 +149,7 @@ async fn two_sessions_meet_at_a_tracker_and_one_gets_what_the_other_has() {
     wait(&relay, |relay| relay.seeds() == 1).await;
     let (_cache, session, torrent) = fetch(&relay, &seeded.metainfo).await;
     wait_complete(&torrent).await;
-    let file = torrent.metainfo().expect("known").info.geometry.file(0).expect("one file");
-    let all = torrent.open(file).expect("opens").read_at(0, BYTES as u32).await.expect("read");
-    assert!(all == ramp(0..BYTES));
+    read(&torrent, 0..BYTES).await;
     // What moved is published a moment later.
     let status = wait_status(&torrent, |status| moved(status, SourceKind::WebRtc) >= BYTES).await;
     assert_eq!(moved(&status, SourceKind::Tcp), 0, "{:?}", status.sources);
@@ -185,17 +210,12 @@ async fn peers_that_are_connected_do_not_need_the_tracker() {
     let relay = Relay::new();
     let seeded = seed(&relay, BYTES).await;
     wait(&relay, |relay| relay.seeds() == 1).await;
-    let cache = tempfile::tempdir().expect("dir");
-    let session = session(cache.path(), &relay, |_| {}).await;
-    let source = Source::Metainfo(Box::new(seeded.metainfo.clone()));
-    let torrent = session.add(source, AddOptions::default()).await.expect("added");
+    let (_cache, session, torrent) = reader(&relay, &seeded.metainfo, Vec::new()).await;
     wait_status(&torrent, |status| status.peers.iter().any(|peer| peer.source == SourceKind::WebRtc)).await;
     relay.go_down();
     wait_status(&torrent, |status| tracker(status).state == TrackerStateName::Error).await;
     // Nothing has been read so far.
-    let file = torrent.metainfo().expect("known").info.geometry.file(0).expect("one file");
-    let all = torrent.open(file).expect("opens").read_at(0, BYTES as u32).await.expect("read");
-    assert!(all == ramp(0..BYTES));
+    read(&torrent, 0..BYTES).await;
     session.shutdown().await;
     seeded.session.shutdown().await;
 }
@@ -205,19 +225,99 @@ async fn a_peer_that_is_reached_over_tcp_too_is_kept_there() {
     let relay = Relay::new();
     let seeded = seed(&relay, 1_000_000).await;
     wait(&relay, |relay| relay.seeds() == 1).await;
-    let cache = tempfile::tempdir().expect("dir");
-    let reader = session(cache.path(), &relay, |_| {}).await;
-    let source = Source::Metainfo(Box::new(seeded.metainfo.clone()));
-    let torrent = reader.add(source, AddOptions::default()).await.expect("added");
-    let transports = |status: &TorrentStatus| status.peers.iter().map(|peer| peer.source).collect::<Vec<_>>();
+    let (_cache, session, torrent) = reader(&relay, &seeded.metainfo, Vec::new()).await;
     wait_status(&torrent, |status| transports(status) == [SourceKind::WebRtc]).await;
     torrent.add_peers(vec![seeded.session.listening()[0]]).await;
     wait_status(&torrent, |status| transports(status) == [SourceKind::Tcp]).await;
     wait_status(&seeded.torrent, |status| transports(status) == [SourceKind::Tcp]).await;
-    let file = torrent.metainfo().expect("known").info.geometry.file(0).expect("one file");
-    let read = torrent.open(file).expect("opens").read_at(999_000, 1_000).await.expect("read");
-    assert!(read == ramp(0..1_000_000)[999_000..]);
-    reader.shutdown().await;
+    read(&torrent, 999_000..1_000_000).await;
+    session.shutdown().await;
+    seeded.session.shutdown().await;
+}
+
+/// Once each has the other as its one peer, by the same way.
+async fn wait_one_is_left(ends: [&Torrent; 2]) -> SourceKind {
+    let waiting = async {
+        loop {
+            let [one, other] = ends.map(|torrent| transports(&torrent.status()));
+            if one == other
+                && let [transport] = one[..]
+            {
+                return transport;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, waiting).await;
+    waited.unwrap_or_else(|_| panic!("{:#?}", ends.map(Torrent::status)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_sessions_that_dial_each_other_and_meet_at_a_tracker_at_once_keep_one_connection() {
+    const BYTES: u64 = 5_000_000;
+    let relay = Relay::new();
+    let seeded = seed(&relay, BYTES).await;
+    wait(&relay, |relay| relay.seeds() == 1).await;
+    let theirs = seeded.session.listening()[0];
+    let (_cache, session, torrent) = reader(&relay, &seeded.metainfo, vec![theirs]).await;
+    seeded.torrent.add_peers(vec![session.listening()[0]]).await;
+    wait_one_is_left([&torrent, &seeded.torrent]).await;
+    read(&torrent, 0..BYTES).await;
+    wait_one_is_left([&torrent, &seeded.torrent]).await;
+    session.shutdown().await;
+    seeded.session.shutdown().await;
+}
+
+/// Carries what is said to it to `to` at once, and the answers once `is_let_back`.
+async fn hold_answers(to: SocketAddr, is_let_back: CancellationToken) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("bound");
+    let addr = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let is_let_back = is_let_back.clone();
+            tokio::spawn(async move {
+                let Ok(far) = TcpStream::connect(to).await else { return };
+                let ((mut from, mut back), (mut answers, mut into)) = (near.into_split(), far.into_split());
+                let there = async {
+                    // Either way it is over.
+                    let _end = tokio::io::copy(&mut from, &mut into).await;
+                };
+                let back = async {
+                    is_let_back.cancelled().await;
+                    let _end = tokio::io::copy(&mut answers, &mut back).await;
+                };
+                tokio::select! {
+                    () = there => {}
+                    () = back => {}
+                }
+            });
+        }
+    });
+    addr
+}
+
+/// One end hears of the TCP connection first, the other of the data channel.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_sessions_that_hear_of_their_connections_in_different_orders_keep_the_same() {
+    const BYTES: u64 = 1_000_000;
+    let relay = Relay::new();
+    let seeded = seed(&relay, BYTES).await;
+    wait(&relay, |relay| relay.seeds() == 1).await;
+    relay.set_answers(Answers::Held);
+    let (_cache, session, torrent) = reader(&relay, &seeded.metainfo, Vec::new()).await;
+    wait(&relay, |relay| relay.held() >= 1).await;
+    let is_let_back = CancellationToken::new();
+    torrent.add_peers(vec![hold_answers(seeded.session.listening()[0], is_let_back.clone()).await]).await;
+    wait_status(&seeded.torrent, |status| transports(status) == [SourceKind::Tcp]).await;
+    relay.set_answers(Answers::PassedOn);
+    wait_status(&torrent, |status| transports(status) == [SourceKind::WebRtc]).await;
+    is_let_back.cancel();
+    // Where it was dialled is not where the peer listens: the data channel stays.
+    let left = wait_one_is_left([&torrent, &seeded.torrent]).await;
+    assert_eq!(left, SourceKind::WebRtc);
+    read(&torrent, 0..BYTES).await;
+    wait_status(&torrent, |status| moved(status, SourceKind::WebRtc) >= BYTES).await;
+    session.shutdown().await;
     seeded.session.shutdown().await;
 }
 
@@ -306,14 +406,10 @@ async fn a_stranger_over_tcp_does_not_take_the_place_of_the_peer_whose_id_it_cla
     let seeded = seed(&relay, 1_000_000).await;
     wait(&relay, |relay| relay.seeds() == 1).await;
     let [(info_hash, peer_id)] = relay.keys()[..] else { panic!("{:?}", relay.keys()) };
-    let cache = tempfile::tempdir().expect("dir");
-    let reader = session(cache.path(), &relay, |_| {}).await;
-    let source = Source::Metainfo(Box::new(seeded.metainfo.clone()));
-    let torrent = reader.add(source, AddOptions::default()).await.expect("added");
-    let transports = |status: &TorrentStatus| status.peers.iter().map(|peer| peer.source).collect::<Vec<_>>();
+    let (_cache, session, torrent) = reader(&relay, &seeded.metainfo, Vec::new()).await;
     wait_status(&torrent, |status| transports(status) == [SourceKind::WebRtc]).await;
     let claims = async {
-        let mut stranger = tokio::net::TcpStream::connect(reader.listening()[0]).await.expect("it listens");
+        let mut stranger = TcpStream::connect(session.listening()[0]).await.expect("it listens");
         let handshake = Handshake { reserved: Reserved::default(), info_hash, peer_id };
         stranger.write_all(&handshake.encode()).await.expect("sent");
         stranger.read_exact(&mut [0; 68]).await.expect("the handshake is answered");
@@ -322,10 +418,8 @@ async fn a_stranger_over_tcp_does_not_take_the_place_of_the_peer_whose_id_it_cla
     };
     tokio::time::timeout(PATIENCE, claims).await.expect("in time");
     assert_eq!(transports(&torrent.status()), [SourceKind::WebRtc]);
-    let file = torrent.metainfo().expect("known").info.geometry.file(0).expect("one file");
-    let read = torrent.open(file).expect("opens").read_at(0, 1_000_000).await.expect("read");
-    assert!(read == ramp(0..1_000_000));
+    read(&torrent, 0..1_000_000).await;
     wait_status(&torrent, |status| moved(status, SourceKind::WebRtc) >= 1_000_000).await;
-    reader.shutdown().await;
+    session.shutdown().await;
     seeded.session.shutdown().await;
 }

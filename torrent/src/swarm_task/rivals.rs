@@ -5,7 +5,8 @@
 //! address that its data channel leads to, or on this machine if it does. TCP costs a fraction of what a data channel
 //! does. The other end of such a connection sees a claim that it cannot check. It holds
 //! it: if it is true the data channel is closed from over there in a moment, and the newcomer taken in its place; if not,
-//! the newcomer is hung up on.
+//! the newcomer is hung up on. So it is when the data channel is the newcomer: who dialled closes it, and the other end,
+//! which may have heard of the two in the other order, holds it and uses whichever is left.
 //!
 //! Two data channels come about at once when each side answers the other's offer, and two TCP connections when each
 //! dials the other, as all members of a cluster do that starts. Both sides then keep the one that the peer with the
@@ -14,7 +15,8 @@
 //! client is known to decide so: of others' connections none is declined here before the other end has had time to
 //! close one of them, whatever its rule; else each side might close the one that the other keeps.
 //!
-//! Invariant: few are held, each for a short time, of an id no more than [`OF_ONE_ID`], of an id and address one.
+//! Invariant: few are held, each for a short time, of an id no more than [`OF_ONE_ID`], of an id and address
+//! one of each way in which two can meet.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -62,6 +64,12 @@ fn is_kin(one: PeerId, other: PeerId) -> bool {
     one.as_bytes()[..3] == other.as_bytes()[..3]
 }
 
+/// How a data channel stands to a connection over TCP that is there already: who dialled that one decides.
+fn judge_channel(old: &About, ours: PeerId) -> Verdict {
+    let decides = is_kin(ours, old.peer_id) && old.direction == Direction::Outgoing;
+    if decides { Verdict::Goes } else { Verdict::Waits }
+}
+
 /// How a newcomer over TCP stands to a connection that is no data channel either.
 fn judge_dialled(old: &About, direction: Direction, ours: PeerId) -> Verdict {
     if !is_kin(ours, old.peer_id) {
@@ -81,7 +89,7 @@ fn judge(old: &About, new: (TransportKind, Direction, SocketAddr), ours: PeerId,
     let (kind, direction, addr) = new;
     if old.kind != TransportKind::WebRtc {
         let is_channel = kind == TransportKind::WebRtc;
-        return if is_channel { Verdict::Goes } else { judge_dialled(old, direction, ours) };
+        return if is_channel { judge_channel(old, ours) } else { judge_dialled(old, direction, ours) };
     }
     if kind == TransportKind::WebRtc {
         let is_ours_greater = ours.as_bytes() > old.peer_id.as_bytes();
@@ -120,12 +128,15 @@ impl Rivals {
     /// Holds a newcomer; it is dropped if too many are held.
     fn hold(&mut self, connected: (Connection, Handshake), now: Moment) {
         self.expire(now);
-        let (id, ip) = (connected.1.peer_id, connected.0.addr.ip());
-        let of_id = self.held.iter().filter(|held| held.connected.1.peer_id == id);
+        let claim = |(connection, handshake): &(Connection, Handshake)| {
+            (handshake.peer_id, connection.addr.ip(), connection.kind, connection.direction)
+        };
+        let new = claim(&connected);
+        let of_id = self.held.iter().map(|held| claim(&held.connected)).filter(|held| held.0 == new.0);
         let (mut count, mut is_there) = (0, false);
         for held in of_id {
             count += 1;
-            is_there |= held.connected.0.addr.ip() == ip;
+            is_there |= held == new;
         }
         if self.held.len() < HELD_MAX && count < OF_ONE_ID && !is_there {
             self.held.push(Held { connected, until: now + HELD_FOR });
@@ -177,6 +188,9 @@ impl SwarmTask {
 }
 
 #[cfg(test)]
+mod meeting_tests;
+
+#[cfg(test)]
 mod tests {
     use wtfs_proto::id::InfoHash;
     use wtfs_proto::wire::handshake::Reserved;
@@ -189,15 +203,20 @@ mod tests {
     const OURS: PeerId = PeerId::new([2; 20]);
     const GREATER: PeerId = PeerId::new([3; 20]);
 
-    fn addr(last: u8, port: u16) -> SocketAddr {
+    pub(super) fn addr(last: u8, port: u16) -> SocketAddr {
         SocketAddr::from(([203, 0, 113, last], port))
     }
 
-    fn nowhere(_: IpAddr) -> bool {
+    pub(super) fn nowhere(_: IpAddr) -> bool {
         false
     }
 
-    fn old(peer_id: PeerId, kind: TransportKind, direction: Direction, listen_port: Option<u16>) -> About {
+    pub(super) fn old(
+        peer_id: PeerId,
+        kind: TransportKind,
+        direction: Direction,
+        listen_port: Option<u16>,
+    ) -> About {
         About {
             addr: addr(1, 50_000),
             kind,
@@ -258,7 +277,10 @@ mod tests {
                 let old = old(theirs, TransportKind::Tcp, first, Some(6881));
                 let new = |kind| judge(&old, (kind, second, addr(1, 6881)), ours, |_| true);
                 assert_ne!(new(TransportKind::Tcp), Verdict::Replaces);
-                assert_eq!(new(TransportKind::WebRtc), Verdict::Goes);
+                // Of two of us, who dialled the one that there is closes the other.
+                let is_ours_to_close = is_kin(ours, theirs) && first == Direction::Outgoing;
+                let verdict = if is_ours_to_close { Verdict::Goes } else { Verdict::Waits };
+                assert_eq!(new(TransportKind::WebRtc), verdict);
             }
         }
     }
@@ -343,7 +365,8 @@ mod tests {
     }
 
     /// Ids of this client; the first is less.
-    const KIN: [PeerId; 2] = [PeerId::new(*b"-WF0100-aaaaaaaaaaaa"), PeerId::new(*b"-WF0200-aaaaaaaaaaaa")];
+    pub(super) const KIN: [PeerId; 2] =
+        [PeerId::new(*b"-WF0100-aaaaaaaaaaaa"), PeerId::new(*b"-WF0200-aaaaaaaaaaaa")];
 
     #[test]
     fn two_that_dial_each_other_at_once_keep_one_connection_and_the_same() {

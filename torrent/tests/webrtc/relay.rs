@@ -20,6 +20,8 @@ pub(crate) enum Answers {
     Dropped,
     /// Something else comes in their place.
     Garbled,
+    /// They are kept until they may be passed on.
+    Held,
 }
 
 #[derive(Debug)]
@@ -33,6 +35,8 @@ struct Member {
 pub(crate) struct Relay {
     members: Mutex<HashMap<(InfoHash, PeerId), Member>>,
     answers: Mutex<Answers>,
+    /// Answers that are kept, and who offered.
+    held: Mutex<Vec<((InfoHash, PeerId), String)>>,
     /// While it is down nobody is let in.
     up: Mutex<Option<CancellationToken>>,
     lines: AtomicU32,
@@ -50,6 +54,7 @@ impl Relay {
         Arc::new(Self {
             members: Mutex::default(),
             answers: Mutex::new(Answers::PassedOn),
+            held: Mutex::default(),
             up: Mutex::new(Some(CancellationToken::new())),
             lines: AtomicU32::new(0),
             offers: AtomicUsize::new(0),
@@ -87,8 +92,20 @@ impl Relay {
         self.farewells.load(Ordering::Relaxed)
     }
 
+    /// What becomes of answers from now on, and of those that are kept if they are passed on.
     pub(crate) fn set_answers(&self, answers: Answers) {
+        let members = lock(&self.members);
         *lock(&self.answers) = answers;
+        if answers == Answers::PassedOn {
+            for (to, message) in lock(&self.held).drain(..) {
+                let _gone = members.get(&to).map(|member| member.says.try_send(message));
+            }
+        }
+    }
+
+    /// Answers that are kept.
+    pub(crate) fn held(&self) -> usize {
+        lock(&self.held).len()
     }
 
     /// Hangs up on everybody and lets nobody in.
@@ -139,15 +156,20 @@ impl Relay {
                 }
             }
             Request::Answer(answer) => {
-                let to = members.get(&(answer.info_hash, answer.to_peer_id));
-                let sdp = match *lock(&self.answers) {
-                    Answers::PassedOn => answer.sdp,
+                let to = (answer.info_hash, answer.to_peer_id);
+                let fate = *lock(&self.answers);
+                let sdp = match fate {
+                    Answers::PassedOn | Answers::Held => answer.sdp,
                     Answers::Dropped => return,
                     Answers::Garbled => Sdp::new("v=0\r\no=- \u{0} nonsense\r\na=candidate:x\r\n"),
                 };
                 let (info_hash, peer_id, offer_id) = (answer.info_hash, answer.peer_id, answer.offer_id);
                 let message = Response::Answer { info_hash, peer_id, offer_id, sdp }.encode();
-                let _gone = to.map(|member| member.says.try_send(message));
+                if fate == Answers::Held {
+                    lock(&self.held).push((to, message));
+                } else {
+                    let _gone = members.get(&to).map(|member| member.says.try_send(message));
+                }
             }
             Request::Scrape(_) => {}
         }
