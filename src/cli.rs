@@ -640,7 +640,7 @@ pub(crate) struct Demo {
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Looks at FUSE, mounts that lost their process, the cache's directory and disk, limits, the port and the token of\n\
+    after_help = "Looks at FUSE, mounts that lost their process, the cache's directory and disk, limits, the port and the token of \
                   Hugging Face. Asks no network. Exit code 1: something will fail.\n\nExamples:\n  wtfs doctor\n  wtfs doctor --json"
 )]
 pub(crate) struct Doctor {

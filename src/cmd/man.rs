@@ -1,7 +1,7 @@
 //! `wtfs man`: manual pages, made of what `--help` says.
 //!
-//! A page a command, as packages install them. What follows the flags in the help stands as it is there: examples and
-//! tables would become one paragraph each.
+//! A page a command, as packages install them. What follows the flags in the help keeps its lines: examples and tables
+//! would become one paragraph each. Lines of prose are filled, since one may be longer than a terminal is wide.
 
 use std::fs;
 use std::io;
@@ -70,20 +70,26 @@ fn page(command: &Command) -> io::Result<String> {
         man.render_subcommands_section(&mut page)?;
     }
     if let Some(notes) = command.get_after_long_help().or(command.get_after_help()) {
-        verbatim("NOTES", &notes.to_string()).to_writer(&mut page)?;
+        by_lines("NOTES", &notes.to_string()).to_writer(&mut page)?;
     }
     String::from_utf8(page).map_err(io::Error::other)
 }
 
-/// A section whose lines are kept as they are.
-fn verbatim(title: &str, text: &str) -> Roff {
+/// A section whose lines stay lines. Those that are indented are examples and tables and are kept to the letter; the
+/// others are prose, and each is filled to the width of the page.
+fn by_lines(title: &str, text: &str) -> Roff {
     let mut section = Roff::new();
-    section.control("SH", [title]).control("nf", []);
+    section.control("SH", [title]);
     for line in text.lines() {
         let words: Vec<Inline> = vec![roman(line)];
-        section.text(words);
+        if line.starts_with(' ') {
+            section.control("nf", []).text(words).control("fi", []);
+        } else if line.is_empty() {
+            section.control("sp", []);
+        } else {
+            section.text(words).control("br", []);
+        }
     }
-    section.control("fi", []);
     section
 }
 
@@ -109,6 +115,15 @@ mod tests {
         let own = page(&program).expect("written");
         assert!(own.contains("\n  3  the torrent, magnet link or URL cannot be used\n"), "{own}");
         assert!(own.contains("wtfs\\-mount(1)"), "{own}");
+    }
+
+    #[test]
+    fn prose_is_filled_and_what_is_indented_is_kept() {
+        let page = by_lines("NOTES", "Some prose.\nMore of it.\n\nExamples:\n  wtfs x  y").to_roff();
+        let kept = page.find(".nf\n  wtfs x  y\n.fi").expect("kept to the letter");
+        let filled = &page[..kept];
+        assert!(filled.contains("Some prose.\n.br\nMore of it.\n.br\n.sp\nExamples:\n.br\n"), "{page}");
+        assert!(!filled.contains(".nf"), "{page}");
     }
 
     #[test]
