@@ -85,6 +85,32 @@ fn cat_ends_with_an_io_error_at_the_deadline_and_the_log_says_why() {
     mount.process().wait_for_line("a line that names the piece and the sources", PATIENCE, 0, says_why);
 }
 
+/// As it does while its virtual machine is paused.
+#[test]
+fn a_read_waits_on_after_its_daemon_stood_still_for_longer_than_its_deadline() {
+    if missing(NEEDS) {
+        return;
+    }
+    let stage = Stage::new("standstill");
+    let seeder = ScriptedPeer::seeder(&lonely(), Content::Ramp(Ramp::new(9)), Start::Held);
+    let path = stage.write_torrent(&lonely());
+    let flags = ["--peer", &seeder.addr().to_string(), "--read-timeout", "40s"];
+    let mut mount = stage.mount(&[&text(&path)], &flags);
+    let mut reader = stuck_readers(&stage, &mount, 1).remove(0);
+    mount.process().signal(Signal::STOP);
+    let stopped = Instant::now();
+    eventually("its deadline passes", PATIENCE, || {
+        (stopped.elapsed() > Duration::from_secs(45)).then_some(())
+    });
+    mount.process().signal(Signal::CONT);
+    // It looks at its clock before it gets the data.
+    let _status = mount.process_status();
+    seeder.release();
+    assert!(reader.wait(PATIENCE).success(), "{:?}", reader.lines());
+    Ramp::new(9).check_file(&mount.join("lonely.bin"), 8 << 20).expect("every byte is right");
+    assert_eq!(mount.process_status()["reads"]["failed"]["timed_out"], 0);
+}
+
 #[test]
 fn all_who_wait_for_one_page_end_at_the_same_deadline() {
     if missing(NEEDS) {

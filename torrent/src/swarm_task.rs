@@ -6,7 +6,7 @@
 //!
 //! The parts: `candidates` (whom to connect to), `peers` (who is connected), `download` (pieces), `demands` (reads that
 //! wait), `messages` (what peers say), `connect`, `opening` (metadata and store), `upkeep` (ticks), `stalls`
-//! (why reads wait), `web_seeds`, `report` (status).
+//! (why reads wait), `standstill` (what the time is), `web_seeds`, `report` (status).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wtfs_proto::choke::Choker;
 use wtfs_proto::geometry::PieceIndex;
@@ -29,9 +30,9 @@ use self::download::{Download, Gathered, Outcome};
 use self::eviction::{Evicted, Eviction, Relieved};
 use self::opening::Opening;
 use self::peers::Peers;
+use self::standstill::RoundClock;
 use self::suspects::Suspects;
 use self::web_seeds::WebSeeds;
-use crate::clock::Clock;
 use crate::error::{AddError, ReadError};
 use crate::peer_task::{CloseReason, PeerCommand, PeerEvent};
 use crate::resolve::Source;
@@ -61,6 +62,7 @@ mod report;
 mod requests;
 mod rivals;
 mod stalls;
+mod standstill;
 mod suspects;
 mod upkeep;
 mod web_seeds;
@@ -110,7 +112,7 @@ enum Event {
 struct SwarmTask {
     shared: Arc<Shared>,
     engine: Arc<Engine>,
-    clock: Clock,
+    clock: RoundClock,
     opening: Opening,
     peers: Peers,
     candidates: Candidates,
@@ -155,7 +157,7 @@ pub(crate) async fn start(
     }
     let mut task = SwarmTask {
         choker: Choker::new(engine.config.upload_slots),
-        clock: Clock::start(),
+        clock: RoundClock::start(engine.config.read_timeout),
         peers: Peers::new(),
         candidates,
         download: None,
@@ -188,6 +190,15 @@ struct Inboxes {
     addresses: mpsc::Receiver<Vec<SocketAddr>>,
 }
 
+/// What begins a round.
+enum Woken {
+    /// Commands or what peers say, which are in lists by now.
+    Messages,
+    Event(Event),
+    Addresses(Vec<SocketAddr>),
+    Tick,
+}
+
 /// Whether the task goes on after a message.
 enum Flow {
     Continue,
@@ -210,22 +221,34 @@ impl SwarmTask {
         let cancel = self.channels.cancel.clone();
         let mut commands = Vec::with_capacity(BATCH);
         let mut peer_events = Vec::with_capacity(BATCH);
-        let mut next_tick = tokio::time::Instant::now();
+        let mut next_tick = Instant::now();
         let stopped = loop {
-            tokio::select! {
+            let woken = tokio::select! {
                 biased;
                 () = cancel.cancelled() => break None,
-                received = inboxes.commands.recv_many(&mut commands, BATCH) => if received == 0 { break None },
-                received = inboxes.peers.recv_many(&mut peer_events, BATCH) => if received == 0 { break None },
-                Some(event) = inboxes.events.recv() => self.handle_event(event),
-                Some(addrs) = inboxes.addresses.recv() => {
+                received = inboxes.commands.recv_many(&mut commands, BATCH) => {
+                    if received == 0 { break None } else { Woken::Messages }
+                }
+                received = inboxes.peers.recv_many(&mut peer_events, BATCH) => {
+                    if received == 0 { break None } else { Woken::Messages }
+                }
+                Some(event) = inboxes.events.recv() => Woken::Event(event),
+                Some(addrs) = inboxes.addresses.recv() => Woken::Addresses(addrs),
+                () = tokio::time::sleep_until(next_tick) => Woken::Tick,
+            };
+            self.clock.handle_woken(next_tick);
+            match woken {
+                Woken::Messages => {}
+                Woken::Event(event) => self.handle_event(event),
+                Woken::Addresses(addrs) => {
                     for addr in addrs {
                         self.candidates.add(addr, Origin::Tracker);
                     }
                     self.connect_more();
                 }
-                () = tokio::time::sleep_until(next_tick) => {
-                    next_tick = tokio::time::Instant::now() + self.handle_tick();
+                Woken::Tick => {
+                    let interval = self.handle_tick();
+                    next_tick = self.clock.woke_at() + interval;
                 }
             }
             let mut stop = None;
@@ -241,7 +264,8 @@ impl SwarmTask {
                 self.handle_peer_event(source, event);
             }
             self.settle();
-            next_tick = next_tick.min(tokio::time::Instant::now() + self.tick_interval());
+            let interval = self.tick_interval();
+            next_tick = next_tick.min(self.clock.woke_at() + interval);
         };
         self.finish(stopped).await;
     }
