@@ -1,6 +1,6 @@
 //! What the hub keeps of Hugging Face is a swarm that other people's clients take part in: libtorrent reads the torrent of a
 //! revision as it was meant, and gets the revision from the address of its files, and from the hub as a peer that it finds
-//! at the hub's tracker.
+//! at the hub's tracker. And a peer in it that lies changes no byte of what a mount reads.
 
 use std::{
     fs,
@@ -11,15 +11,21 @@ use std::{
 use serde_json::Value;
 use wtfs_proto::metainfo::Metainfo;
 use wtfs_testkit::{
+    bencode,
     hf_hub::{Content, HfHub, RepoKind, Side},
+    net,
+    peer::{self, Fault, ScriptedPeer, Start},
+    ramp::Ramp,
+    torrent_file::TorrentFile,
     wait,
 };
 
 use crate::support::{
-    hf::{ALICE, BOB, World, bearer, standard},
+    hf::{ALICE, BOB, Way, World, bearer, standard},
     libtorrent::{self, Libtorrent},
+    mount::Mount,
     need::{Need, missing},
-    stage::{self, PATIENCE},
+    stage::{self, PATIENCE, text},
 };
 
 /// Clients take their time: they rest between announces and choke in rounds of ten seconds.
@@ -176,4 +182,55 @@ fn libtorrent_downloads_a_revision_from_the_hub_as_a_peer() {
     let path = torrent(&world, |metainfo| metainfo.url_list.clear());
     assert_downloaded(&world, &path, &world.stage.subdir("saved"));
     wait_for_peer_bytes(&world, 14_000_000);
+}
+
+#[test]
+fn a_peer_that_lies_changes_no_byte_of_a_file_that_a_mount_reads() {
+    if missing(&[Need::Fuse]) {
+        return;
+    }
+    const LENGTH: u64 = 8 << 20;
+    let ramp = Ramp::new(13);
+    let builder = HfHub::builder().model("org/big").ramp("model.safetensors", 13, LENGTH);
+    let world = World::with_hub("hf-swarm-liar", builder, &[]);
+    let answer = wait::eventually("the torrent is ready", PATIENCE, || {
+        Some(world.get("/torrent/org/big/model.safetensors")).filter(|answer| answer.status == 200)
+    });
+    let (metainfo, _) = bencode::Value::decode_prefix(&answer.body).expect("a torrent");
+    let torrent = TorrentFile::from_info(metainfo.get("info").expect("it has one"), LENGTH, &[]);
+    let liar = ScriptedPeer::with_fault(&torrent, peer::Content::Ramp(ramp), Fault::WrongBytes { every: 1 });
+    // Nobody tells the truth until the liar has lied, for the hub is gone by then.
+    let honest = ScriptedPeer::seeder(&torrent, peer::Content::Ramp(ramp), Start::Held);
+    let (lying, telling) = (liar.addr().to_string(), honest.addr().to_string());
+    let cache = text(&world.stage.subdir("cache-of-the-mount"));
+    let flags = ["--peer", &lying, "--peer", &telling, "--cache-dir", &cache, "--read-timeout", "400s"];
+    let hub = world.endpoint(Way::HubBelow);
+    let dir = world.stage.subdir("mnt");
+    let mount = Mount::start(&world.stage, &[&hub], &flags, &dir, net::fresh_addr());
+    let path = mount.join("org/big/model.safetensors");
+    // Open, so that its torrent is asked for, and not read.
+    let _held = fs::File::open(&path).expect("opened");
+    let torrents = || mount.process_status()["torrents"].as_array().cloned().unwrap_or_default();
+    wait::eventually("the torrent is joined", PATIENCE, || {
+        torrents().into_iter().find(|torrent| torrent["total_bytes"] == LENGTH)
+    });
+    let hub = i32::try_from(world.hub().process.id()).ok().and_then(rustix::process::Pid::from_raw);
+    rustix::process::kill_process(hub.expect("a process"), rustix::process::Signal::KILL).expect("killed");
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            // Who reads while nobody has it may be told so; what is read is right.
+            wait::eventually("it is read", PATIENCE, || {
+                let bytes = fs::read(&path).ok()?;
+                ramp.check(0, &bytes).expect("no wrong byte");
+                (bytes.len() as u64 == LENGTH).then_some(())
+            });
+        });
+        wait::eventually("the liar was believed, and found out", PATIENCE, || {
+            let counts = liar.counts();
+            (counts.faults > 0 && counts.ended > 0).then_some(())
+        });
+        honest.release();
+        reader.join().expect("no panic");
+    });
+    mount.unmount();
 }
