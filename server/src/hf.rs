@@ -60,7 +60,7 @@ use trouble::Trouble;
 
 use crate::places::PublicUrl;
 
-/// The same for a whole tree, of which a large one has many pages.
+/// How long a whole tree may take to come, of which a large one has many pages.
 const TREE_WAIT: Duration = Duration::from_secs(300);
 
 /// Questions to upstream under way at once: each answer may take some megabytes.
