@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{ErrorKind, Read as _};
+use std::io::{self, ErrorKind, Read as _};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,7 +14,7 @@ use wtfs_proto::hf::ContentId;
 
 use crate::store::{StoreError, replace_file};
 
-/// A set that is longer is not read: some hundred thousand hashes.
+/// A set that is longer is neither saved nor read: half a million hashes.
 const MAX_BYTES: u64 = 32 << 20;
 
 /// Whether blobs are to be pinned or no longer.
@@ -30,6 +30,7 @@ pub enum Pinned {
 #[derive(Debug)]
 pub(super) struct Pins {
     path: PathBuf,
+    max_bytes: u64,
     ids: Mutex<BTreeSet<ContentId>>,
     /// Held while the set is saved, so that an older one never replaces a newer one. Taken before `ids`.
     saving: Mutex<()>,
@@ -38,13 +39,13 @@ pub(super) struct Pins {
 impl Pins {
     /// An empty set that is saved in a file.
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, ids: Mutex::default(), saving: Mutex::default() }
+        Self { path, max_bytes: MAX_BYTES, ids: Mutex::default(), saving: Mutex::default() }
     }
 
     /// Takes over the saved set. One that cannot be read is empty and logged. Blocks on the disk.
     pub(super) fn load(&self) {
         let mut text = String::new();
-        match File::open(&self.path).and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text)) {
+        match File::open(&self.path).and_then(|file| file.take(self.max_bytes).read_to_string(&mut text)) {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => return,
             Err(error) => {
@@ -63,7 +64,7 @@ impl Pins {
     /// Pins blobs or unpins them; saved when this returns. Blocks on the disk.
     ///
     /// # Errors
-    /// When the set cannot be saved; it is then as it was.
+    /// When the set cannot be saved, or would be too long to be read again; it is then as it was.
     pub(super) fn set(&self, ids: &[ContentId], pinned: Pinned) -> Result<(), StoreError> {
         let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.lock().clone();
@@ -78,10 +79,14 @@ impl Pins {
             return Ok(());
         }
         let text: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+        let text = serde_json::json!(text).to_string();
+        if text.len() as u64 > self.max_bytes {
+            let many = format!("{} files are more than can be pinned; pin fewer or unpin some", wanted.len());
+            return Err(StoreError::from_io("pin in", &self.path, io::Error::other(many)));
+        }
         if pinned == Pinned::Yes {
             *self.lock() = wanted.clone();
         }
-        let text = serde_json::json!(text).to_string();
         let saved = self.make_parent().and_then(|()| replace_file(&self.path, text.as_bytes(), b"[]"));
         *self.lock() = if saved.is_ok() { wanted } else { before };
         saved
@@ -132,6 +137,26 @@ mod tests {
         let again = Pins::new(path);
         again.load();
         assert!(again.contains(&id(4)));
+    }
+
+    #[test]
+    fn more_than_could_be_read_again_is_refused_and_all_else_stays() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("pins.json");
+        // Room for three hashes of 64 digits between quotation marks, and what stands between those.
+        let open = || Pins { max_bytes: 3 * 66 + 2 + 2, ..Pins::new(path.clone()) };
+        let pins = open();
+        pins.set(&[id(1), id(2)], Pinned::Yes).expect("saved");
+        let refused = pins.set(&[id(3), id(4)], Pinned::Yes).expect_err("too many").to_string();
+        assert!(refused.contains("4 files are more than can be pinned"), "{refused}");
+        assert!(pins.contains(&id(2)) && !pins.contains(&id(3)));
+        pins.set(&[id(5)], Pinned::Yes).expect("as many as there may be");
+        let again = open();
+        again.load();
+        assert!([1, 2, 5].iter().all(|byte| again.contains(&id(*byte))) && !again.contains(&id(4)));
+        assert!(again.set(&[id(6)], Pinned::Yes).is_err());
+        again.set(&[id(5)], Pinned::No).expect("fewer");
+        again.set(&[id(6)], Pinned::Yes).expect("saved");
     }
 
     #[test]
