@@ -29,11 +29,11 @@ fn setup(bytes: u64) -> Option<Setup> {
 
 impl Setup {
     fn complete(&self) {
-        self.mounted.counters.is_whole.store(true, Ordering::SeqCst);
+        self.mounted.counters().is_whole.store(true, Ordering::SeqCst);
     }
 
     fn held(&self) -> usize {
-        self.mounted.counters.held.load(Ordering::SeqCst)
+        self.mounted.counters().held.load(Ordering::SeqCst)
     }
 
     /// That of files closed just before may be let go a moment after the next is opened.
@@ -68,20 +68,20 @@ fn a_complete_file_is_read_without_this_process_and_released_at_the_last_close()
     let bytes = 9 * MIB + 77;
     let Some(setup) = setup(bytes) else { return };
     setup.equals("model", bytes);
-    assert!(setup.mounted.counters.reads() > 0, "a file that is not complete is read through the daemon");
+    assert!(setup.mounted.counters().reads() > 0, "a file that is not complete is read through the daemon");
     setup.complete();
     let is_possible = is_possible(&setup);
-    let before = setup.mounted.counters.reads();
+    let before = setup.mounted.counters().reads();
     setup.equals("other", bytes);
     if is_possible {
-        assert_eq!(setup.mounted.counters.reads(), before, "reads seen by the daemon");
+        assert_eq!(setup.mounted.counters().reads(), before, "reads seen by the daemon");
     }
     let mapped = MappedFile::open(&setup.mounted.path("other")).expect("mapped");
     let mut page = vec![0; 300_000];
     assert_eq!(mapped.copy_at(4_567_890, &mut page), page.len());
     assert_eq!(TestTree::ramp("other").check(4_567_890, &page), Ok(()));
     if is_possible {
-        assert_eq!(setup.mounted.counters.reads(), before, "page faults seen by the daemon");
+        assert_eq!(setup.mounted.counters().reads(), before, "page faults seen by the daemon");
         let second = File::open(setup.mounted.path("other")).expect("opened again");
         setup.holds_at_most_one();
         drop(mapped);

@@ -175,10 +175,10 @@ fn pages_are_kept_over_opens() {
     // Once none of its pages had to make way for others' in between, a second reading asks for nothing.
     eventually("a file that was read is read from the kernel's pages", PATIENCE, || {
         assert!(run(["cat".into(), mounted.path("data")]).status.success());
-        let asked = mounted.counters.reads();
+        let asked = mounted.counters().reads();
         assert!(asked > 0);
         assert!(run(["cat".into(), mounted.path("data")]).status.success());
-        (mounted.counters.reads() == asked).then_some(())
+        (mounted.counters().reads() == asked).then_some(())
     });
 }
 

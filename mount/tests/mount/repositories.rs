@@ -3,21 +3,19 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::ops::Range;
-use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Runtime;
 use wtfs_mount::{
-    BoxFuture, Content, FsError, HfTree, HfTreeConfig, Local, MemoryContent, Mount, MountConfig, RepoError,
-    RepoRevision, RepoSource, Tree,
+    BoxFuture, Content, FsError, HfTree, HfTreeConfig, Local, MemoryContent, RepoError, RepoRevision,
+    RepoSource,
 };
 use wtfs_proto::hf::{Commit, Repo, Revision, TreeFile, TreePages};
-use wtfs_testkit::scratch::{self, Scratch};
 use wtfs_testkit::wait::eventually;
 
-use crate::support::{PATIENCE, has_fuse, program, runtime, shell};
+use crate::support::{Mounted, PATIENCE, program, shell};
 
 /// How many revisions are held.
 const HELD: usize = 4;
@@ -75,22 +73,13 @@ fn text(repo: &Repo) -> String {
 }
 
 struct World {
-    mount: Option<Mount>,
-    runtime: Runtime,
-    tree: HfTree,
+    mounted: Mounted<HfTree>,
     source: Arc<Everything>,
-    dir: PathBuf,
-    _scratch: Scratch,
 }
 
 impl World {
     fn start() -> Option<Self> {
-        if !has_fuse() {
-            return None;
-        }
-        let scratch = Scratch::new("repositories");
-        let dir = scratch.subdir("mnt").canonicalize().expect("it was made");
-        let (runtime, source) = (runtime(), Arc::new(Everything::default()));
+        let source = Arc::new(Everything::default());
         let hour = Duration::from_secs(3600);
         let config = HfTreeConfig {
             refresh: hour,
@@ -101,20 +90,19 @@ impl World {
             ..HfTreeConfig::default()
         };
         let known = Arc::clone(&source) as Arc<dyn RepoSource>;
-        let tree = HfTree::new(known, runtime.handle().clone(), Vec::new(), config);
-        let shown = Arc::new(tree.clone()) as Arc<dyn Tree>;
-        let mount = Mount::start(MountConfig::new(&dir), shown, runtime.handle().clone()).expect("mounting");
-        Some(Self { mount: Some(mount), runtime, tree, source, dir, _scratch: scratch })
+        let tree = |runtime: &Runtime| HfTree::new(known, runtime.handle().clone(), Vec::new(), config);
+        let mounted = Mounted::of(|runtime| Arc::new(tree(runtime)), |config| config)?;
+        Some(Self { mounted, source })
     }
 
     #[track_caller]
     fn reads(&self, name: &str) {
-        let read = shell(&self.dir, &format!("cat {name}/d/b"));
+        let read = shell(&self.mounted.dir(), &format!("cat {name}/d/b"));
         assert_eq!(String::from_utf8_lossy(&read.stdout), format!("this is {name}\n"), "{read:?}");
     }
 
     fn holds(&self, name: &str) -> bool {
-        self.tree.pinned().iter().any(|pinned| pinned.repo.to_string() == name)
+        self.mounted.tree.pinned().iter().any(|pinned| pinned.repo.to_string() == name)
     }
 
     fn asked(&self, name: &str) -> usize {
@@ -122,19 +110,11 @@ impl World {
     }
 }
 
-impl Drop for World {
-    fn drop(&mut self) {
-        drop(self.mount.take());
-        scratch::detach(&self.dir);
-        let _runs_until_then = self.runtime.handle();
-    }
-}
-
 #[test]
 fn the_kernel_lets_go_of_what_nobody_uses_and_who_is_in_a_repository_notices_nothing() {
     let Some(world) = World::start() else { return };
     let mut sitter = program(["bash", "-c", "cd org/sat-in/d && echo in && read -r _ && cat b && pwd -P"]);
-    sitter.current_dir(&world.dir).stdin(Stdio::piped());
+    sitter.current_dir(world.mounted.dir()).stdin(Stdio::piped());
     let mut sitter = sitter.spawn().expect("the program starts");
     let mut said = BufReader::new(sitter.stdout.take().expect("piped"));
     let mut line = String::new();
@@ -149,13 +129,19 @@ fn the_kernel_lets_go_of_what_nobody_uses_and_who_is_in_a_repository_notices_not
     (0..5 * HELD).for_each(|_| reads_another());
     eventually("others are forgotten", PATIENCE, || {
         reads_another();
-        (world.tree.pinned().len() <= 2 * HELD).then_some(())
+        (world.mounted.tree.pinned().len() <= 2 * HELD).then_some(())
     });
     assert!(world.holds("org/sat-in") && !world.holds("org/other-1"));
     sitter.stdin.take().expect("piped").write_all(b"\n").expect("it listens");
     let mut rest = String::new();
     said.read_to_string(&mut rest).expect("it speaks");
-    assert_eq!(rest, format!("this is org/sat-in\n{}/org/sat-in/d\n", world.dir.display()));
+    assert_eq!(
+        rest,
+        format!(
+            "this is org/sat-in\n{}/org/sat-in/d\n",
+            world.mounted.dir().canonicalize().expect("there").display()
+        )
+    );
     assert!(sitter.wait().expect("it ends").success());
     assert_eq!(world.asked("org/sat-in"), 1);
     // Nobody is in it any more.

@@ -11,13 +11,11 @@ use std::time::SystemTime;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::Notify;
 use wtfs_mount::{
-    BoxFuture, Caching, Content, Cookie, FsError, InodeNo, Listed, MemoryContent, Mount, MountConfig, Node,
-    NodeKind, Tree,
+    BoxFuture, Caching, Content, Cookie, FsError, InodeNo, Listed, MemoryContent, Node, NodeKind, Tree,
 };
-use wtfs_testkit::scratch::{self, Scratch};
 use wtfs_testkit::wait::eventually;
 
-use crate::support::{PATIENCE, Reader, has_fuse, program, runtime, shell};
+use crate::support::{Mounted, PATIENCE, Reader, program, shell};
 
 /// `known` is there; `never` is asked about for ever, `later` until it is let go, `refused` is refused.
 #[derive(Debug, Default)]
@@ -101,41 +99,21 @@ impl Tree for Asking {
     }
 }
 
-struct World {
-    mount: Option<Mount>,
-    runtime: tokio::runtime::Runtime,
-    tree: Arc<Asking>,
-    dir: PathBuf,
-    _scratch: Scratch,
-}
+struct World(Mounted<Asking>);
 
 impl World {
     fn start() -> Option<Self> {
-        if !has_fuse() {
-            return None;
-        }
-        let scratch = Scratch::new("searching");
-        let (dir, runtime, tree) = (scratch.subdir("mnt"), runtime(), Arc::new(Asking::default()));
-        let shown = Arc::clone(&tree) as Arc<dyn Tree>;
-        let mount = Mount::start(MountConfig::new(&dir), shown, runtime.handle().clone()).expect("mounting");
-        Some(Self { mount: Some(mount), runtime, tree, dir, _scratch: scratch })
+        Mounted::of(|_| Arc::new(Asking::default()), |config| config).map(Self)
     }
 
     fn looks_at(&self, name: &str) -> Reader {
-        let reader = Reader::of([OsStr::new("stat"), self.dir.join(name).as_os_str()]);
+        let reader = Reader::of([OsStr::new("stat"), self.0.path(name).as_os_str()]);
         eventually("the search begins", PATIENCE, || (self.waiting() > 0).then_some(()));
         reader
     }
 
     fn waiting(&self) -> usize {
-        self.tree.waiting.load(Ordering::SeqCst)
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        drop(self.mount.take());
-        scratch::detach(&self.dir);
+        self.0.tree.waiting.load(Ordering::SeqCst)
     }
 }
 
@@ -150,7 +128,7 @@ fn who_waits_for_a_name_is_found_by_signals_and_keeps_nobody_else_waiting() {
     for how in [Signal::INT, Signal::TERM, Signal::KILL] {
         let mut stuck = world.looks_at("never");
         // The name is never found: none of these would end that waits with it.
-        works(&world.dir, "ls -l . > /dev/null && cat known > /dev/null && stat known > /dev/null");
+        works(&world.0.dir(), "ls -l . > /dev/null && cat known > /dev/null && stat known > /dev/null");
         assert!(stuck.is_running());
         let pid = Pid::from_raw(stuck.pid().cast_signed()).expect("a child's pid");
         kill_process(pid, how).expect("signalling a child");
@@ -164,20 +142,19 @@ fn a_name_that_is_found_later_is_there_for_who_waited() {
     let Some(world) = World::start() else { return };
     let mut waits = world.looks_at("later");
     assert!(waits.is_running());
-    world.tree.let_go.notify_one();
+    world.0.tree.let_go.notify_one();
     waits.ends();
     assert_eq!(waits.exit_code(), Some(0));
-    let refused = program(["cat".into(), world.dir.join("refused")]).output().expect("cat starts");
+    let refused = program(["cat".into(), world.0.path("refused")]).output().expect("cat starts");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("Permission denied"), "{refused:?}");
-    assert!(!world.dir.join("nothing").exists());
+    assert!(!world.0.path("nothing").exists());
 }
 
 #[test]
 fn a_mount_that_goes_away_lets_go_of_who_waits_for_a_name() {
     let Some(mut world) = World::start() else { return };
     let mut stuck = world.looks_at("never");
-    let mount = world.mount.take().expect("mounted");
-    world.runtime.block_on(mount.unmount()).expect("unmounting");
+    world.0.unmount();
     stuck.ends();
     eventually("the search is given up", PATIENCE, || (world.waiting() == 0).then_some(()));
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
-use wtfs_mount::{Mount, MountConfig, MountError, Unmounted};
+use wtfs_mount::{Mount, MountConfig, MountError, Tree, Unmounted};
 use wtfs_testkit::scratch::{self, Scratch};
 
 use crate::content::{Counters, Supply, TestTree};
@@ -15,12 +15,11 @@ use crate::content::{Counters, Supply, TestTree};
 /// Far beyond what anything here takes, on a machine that is busy too: only what never ends reaches it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A mounted [`TestTree`].
-pub(crate) struct Mounted {
+/// A mounted tree.
+pub(crate) struct Mounted<T: Tree = TestTree> {
     mount: Option<Mount>,
     pub(crate) runtime: Runtime,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) tree: Arc<TestTree>,
+    pub(crate) tree: Arc<T>,
     scratch: Scratch,
 }
 
@@ -50,21 +49,39 @@ impl Mounted {
         tree: Arc<TestTree>,
         settings: impl FnOnce(MountConfig) -> MountConfig,
     ) -> Option<Self> {
+        Self::of(|_| tree, settings)
+    }
+
+    pub(crate) fn with(files: &[(&str, Supply, u64)]) -> Option<Self> {
+        Self::start(TestTree::with(files))
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.tree.counters
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.counters().waiting.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+impl<T: Tree> Mounted<T> {
+    /// Mounts a tree of any kind, which may need the runtime; `None` where there is no FUSE.
+    pub(crate) fn of(
+        tree: impl FnOnce(&Runtime) -> Arc<T>,
+        settings: impl FnOnce(MountConfig) -> MountConfig,
+    ) -> Option<Self> {
         if !has_fuse() {
             return None;
         }
         let scratch = Scratch::new("mount");
         let dir = scratch.subdir("mnt");
         let runtime = runtime();
-        let counters = Arc::clone(&tree.counters);
+        let tree = tree(&runtime);
+        let shown = Arc::clone(&tree) as Arc<dyn Tree>;
         let config = settings(MountConfig::new(&dir));
-        let shown = Arc::clone(&tree) as Arc<dyn wtfs_mount::Tree>;
         let mount = Mount::start(config, shown, runtime.handle().clone()).expect("mounting");
-        Some(Self { mount: Some(mount), runtime, counters, tree, scratch })
-    }
-
-    pub(crate) fn with(files: &[(&str, Supply, u64)]) -> Option<Self> {
-        Self::start(TestTree::with(files))
+        Some(Self { mount: Some(mount), runtime, tree, scratch })
     }
 
     pub(crate) fn dir(&self) -> PathBuf {
@@ -95,13 +112,9 @@ impl Mounted {
     pub(crate) fn drop_mount(&mut self) {
         drop(self.mount.take());
     }
-
-    pub(crate) fn waiting(&self) -> usize {
-        self.counters.waiting.load(std::sync::atomic::Ordering::SeqCst)
-    }
 }
 
-impl Drop for Mounted {
+impl<T: Tree> Drop for Mounted<T> {
     fn drop(&mut self) {
         // The mount first, then its runtime; the scratch directory detaches whatever is left.
         drop(self.mount.take());
