@@ -139,7 +139,8 @@ impl RtcFactory {
         }))
     }
 
-    /// A complete offer, and what takes the answer to it. Takes as long as gathering does (`gather_cap` at most).
+    /// A complete offer, and what takes the answer to it. Takes as long as gathering does
+    /// (`RtcPolicy::waits_for_candidates` at most).
     ///
     /// # Errors
     ///

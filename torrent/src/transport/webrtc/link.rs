@@ -224,7 +224,7 @@ async fn build(
         return Err(RtcError::NoAddress);
     }
     // Half of the cap for names leaves half for the servers.
-    let servers = shared.servers.resolved(policy.gather_cap / 2).await;
+    let servers = shared.servers.resolved(policy.waits_for_candidates() / 2).await;
     let servers = servers.into_iter().map(|server| RTCIceServer {
         urls: vec![server.url],
         username: server.user,
@@ -276,7 +276,7 @@ async fn report(
     described: &mut Option<oneshot::Sender<Result<String, RtcError>>>,
 ) -> Result<(), RtcError> {
     peer.set_local_description(ours).await?;
-    let waited = tokio::time::timeout(shared.policy.gather_cap, events.gathered.notified()).await;
+    let waited = tokio::time::timeout(shared.policy.waits_for_candidates(), events.gathered.notified()).await;
     let gathered = if waited.is_ok() { Gathered::All } else { Gathered::Late };
     if gathered == Gathered::Late {
         tracing::debug!("a STUN or TURN server does not answer; offered without it");

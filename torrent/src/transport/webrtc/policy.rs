@@ -16,6 +16,9 @@ pub(crate) struct RtcPolicy {
     /// How long an offer or answer waits for candidates. A server that does not answer holds nothing up for longer: the
     /// description goes out with what was found by then.
     pub(crate) gather_cap: Duration,
+    /// The same where peers are reached by relays alone. A relay is asked twice (RFC 8656, section 7), and says at the second
+    /// time where it relays: over a satellite more than a second goes by, and without it there is nothing to offer.
+    pub(crate) gather_cap_relayed: Duration,
     /// From having both descriptions until the channel is open.
     pub(crate) open_timeout: Duration,
     /// Times of ICE (RFC 8445, RFC 7675).
@@ -58,6 +61,7 @@ impl Default for RtcPolicy {
             servers: Vec::new(),
             relay: RelayPolicy::IfNeeded,
             gather_cap: Duration::from_secs(1),
+            gather_cap_relayed: Duration::from_secs(5),
             open_timeout: Duration::from_secs(15),
             ice: IceTimes::default(),
             addresses: AddressFilter::default(),
@@ -74,6 +78,16 @@ impl Default for RtcPolicy {
             connections_max: 300,
             offers_max: 50,
             sdp_bytes_max: 32 << 10,
+        }
+    }
+}
+
+impl RtcPolicy {
+    /// How long a description waits for candidates.
+    pub(crate) fn waits_for_candidates(&self) -> Duration {
+        match self.relay {
+            RelayPolicy::IfNeeded => self.gather_cap,
+            RelayPolicy::Only => self.gather_cap_relayed,
         }
     }
 }

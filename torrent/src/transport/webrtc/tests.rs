@@ -13,6 +13,7 @@ use wtfs_testkit::udp_relay::{UdpRelay, candidate_of, with_candidate};
 
 use super::policy::{AddressFilter, IceTimes};
 use super::*;
+use crate::config::RelayPolicy;
 use crate::transport::{Direction, TransportKind};
 
 /// Far longer than anything here takes.
@@ -27,6 +28,13 @@ pub(super) fn policy() -> RtcPolicy {
         open_timeout: LIMIT,
         ..RtcPolicy::default()
     }
+}
+
+/// A socket that never answers, as the STUN or TURN server behind `scheme`.
+fn silent(scheme: &str) -> (std::net::UdpSocket, IceServer) {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let server = format!("{scheme}{}", socket.local_addr().unwrap()).parse().unwrap();
+    (socket, server)
 }
 
 /// The same, for tests in which one end stays and takes all that the other sent before it left.
@@ -419,8 +427,7 @@ async fn peers_meet_over_ipv6() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stun_server_that_does_not_answer_holds_an_offer_up_for_the_cap_alone() {
-    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let server = format!("stun:{}", silent.local_addr().unwrap()).parse().unwrap();
+    let (_silent, server) = silent("stun:");
     let a = Side::new(RtcPolicy { servers: vec![server], ..policy() });
     let b = Side::new(policy());
     let start = Instant::now();
@@ -433,6 +440,24 @@ async fn a_stun_server_that_does_not_answer_holds_an_offer_up_for_the_cap_alone(
     let (ours, theirs) = tokio::join!(pending.accept(&answer), answered.connected());
     drop((ours.unwrap(), theirs.unwrap()));
     a.is_idle().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_relays_alone_are_used_they_have_a_time_of_their_own_to_answer() {
+    let (never, soon) = (100 * LIMIT, Duration::from_millis(100));
+    for (relay, gather_cap, gather_cap_relayed) in
+        [(RelayPolicy::Only, never, soon), (RelayPolicy::IfNeeded, soon, never)]
+    {
+        let (_silent, server) = silent("turn:me:secret@");
+        let servers = vec![server];
+        let side = Side::new(RtcPolicy { servers, relay, gather_cap, gather_cap_relayed, ..policy() });
+        let (offer, pending) = tokio::time::timeout(LIMIT, side.factory.offer()).await.unwrap().unwrap();
+        assert_eq!(candidate_of(&offer).is_none(), relay == RelayPolicy::Only, "{offer}");
+        drop(pending);
+        side.is_idle().await;
+    }
+    let is_longer = RtcPolicy::default().gather_cap_relayed >= Duration::from_secs(5);
+    assert!(is_longer, "a question that was lost, and its two round trips over a satellite");
 }
 
 #[tokio::test(flavor = "multi_thread")]
