@@ -81,6 +81,16 @@ fn beside_broken_trackers_the_working_one_is_used_and_the_status_tells_them_apar
         refusal["message"].as_str().is_some_and(|text| text.contains("no such torrent here")),
         "{refusal}"
     );
+    // The log names each once and not at each turn, without its path, which may hold a secret.
+    let again = eventually("a tracker failed again", PATIENCE, || {
+        let tracker = tracker_state(&mount.torrent_status(), &broken[0].announce_url());
+        tracker["failures"].as_u64().filter(|failures| *failures > 1)
+    });
+    let log = std::fs::read_to_string(mount.join(".wtfs/log")).expect("readable");
+    let place = broken[0].announce_url().replace("/announce", "");
+    let told = log.lines().filter(|line| line.contains("tracker failed") && line.contains(&place)).count();
+    assert_eq!(told, 1, "it failed {again} times: {log}");
+    assert!(!log.contains("/announce"), "{log}");
 }
 
 #[test]

@@ -28,6 +28,7 @@ use wtfs_proto::tracker::{AnnounceEvent, AnnounceRequest};
 #[cfg(feature = "webrtc")]
 use super::ws::Swarm;
 use super::{AnnounceError, Caller, TrackerClient};
+use crate::http::host_of;
 
 #[cfg(test)]
 mod tests;
@@ -353,10 +354,21 @@ impl<S: Fn() -> TransferStats + Send + Sync + 'static> Announcer<S> {
                 self.deliver(peers);
             }
             Err(error) => {
-                tracing::warn!(%error, "tracker failed");
+                let mut schedule = self.shared.schedule();
+                if let Some(tracker) = schedule.tracker(index) {
+                    let place = place_of(tracker.url());
+                    let torrent = self.config.hashes.primary();
+                    // Told once until it works again: it is asked for as long as the torrent is there, and `wtfs status`
+                    // shows how it is.
+                    match tracker.failures() {
+                        0 => tracing::warn!(tracker = place, %torrent, %error, "tracker failed"),
+                        failures => {
+                            tracing::debug!(tracker = place, %torrent, %error, failures, "tracker failed again");
+                        }
+                    }
+                }
                 let retry_after = error.retry_after();
                 let message = error.to_string();
-                let mut schedule = self.shared.schedule();
                 schedule.handle_failure(index, now, message, retry_after, &mut || fastrand::u64(..));
             }
         }
@@ -404,6 +416,14 @@ impl<S: Fn() -> TransferStats + Send + Sync + 'static> Announcer<S> {
         if tokio::time::timeout(self.config.stop_timeout, all).await.is_err() {
             tracing::debug!("some trackers did not answer to the stop in time");
         }
+    }
+}
+
+/// Which tracker `url` leads to, for logs: without user, path and query, which may hold a passkey.
+fn place_of(url: &str) -> String {
+    match url::Url::parse(url) {
+        Ok(parsed) => format!("{}://{}", parsed.scheme(), host_of(&parsed)),
+        Err(_) => "(no URL)".to_owned(),
     }
 }
 

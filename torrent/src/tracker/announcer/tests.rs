@@ -270,3 +270,16 @@ async fn status_is_plain_json() {
     assert_eq!(json[0]["url"], "wss://a/");
     assert!(json[0]["next_announce_s"].is_null());
 }
+
+#[test]
+fn logs_name_a_tracker_without_what_may_be_secret() {
+    for (url, place) in [
+        ("https://user:word@t.example:8443/announce?passkey=secret", "https://t.example:8443"),
+        ("http://t.example/secret/announce", "http://t.example"),
+        ("udp://10.0.0.1:6969/secret", "udp://10.0.0.1:6969"),
+        ("wss://[::1]:8000/", "wss://[::1]:8000"),
+        ("secret", "(no URL)"),
+    ] {
+        assert_eq!(place_of(url), place, "{url}");
+    }
+}
