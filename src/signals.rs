@@ -1,15 +1,22 @@
 //! SIGINT, SIGTERM and, when the terminal is closed, SIGHUP: the first asks for a clean end, the second ends at once.
 //!
+//! What comes within [`ONE_WISH`] of the first is the first: timeout(1), for one, signals its child and then their group.
+//!
 //! Commands select on [`Stop::wait`]; nothing else in the process installs handlers. What must not be left behind even
 //! by a second signal is given as `last_act`: it runs on the signal task and must not wait for the work it cuts short.
 
+use std::future::Future;
 use std::io;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// What a shell reports for a process that SIGINT ended: 128 + 2.
 const ENDED_BY_SECOND_SIGNAL: i32 = 130;
+
+/// Signals so close together are one wish. Nobody presses a key twice in this time who has seen what the first did.
+const ONE_WISH: Duration = Duration::from_millis(250);
 
 /// Resolves once the user has asked to stop. Clones share the wish.
 #[derive(Clone, Debug)]
@@ -24,7 +31,7 @@ impl Stop {
         tokio::spawn(async move {
             signals.any().await;
             asked.cancel();
-            signals.any().await;
+            asked_again(&mut signals).await;
             eprintln!("wtfs: stopped at once, as asked twice");
             last_act();
             std::process::exit(ENDED_BY_SECOND_SIGNAL);
@@ -37,6 +44,23 @@ impl Stop {
     pub(crate) async fn wait(&self) {
         self.0.cancelled().await;
     }
+}
+
+/// Where signals come from.
+trait Source: Send {
+    /// Waits for one.
+    fn any(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// After the first signal: waits for one that is a wish of its own.
+async fn asked_again(signals: &mut impl Source) {
+    let same_wish = async {
+        loop {
+            signals.any().await;
+        }
+    };
+    let Err(_) = tokio::time::timeout(ONE_WISH, same_wish).await;
+    signals.any().await;
 }
 
 struct Signals {
@@ -54,7 +78,9 @@ impl Signals {
             hangup: if is_hangup_ignored() { None } else { Some(signal(SignalKind::hangup())?) },
         })
     }
+}
 
+impl Source for Signals {
     async fn any(&mut self) {
         let hangup = async {
             match &mut self.hangup {
@@ -83,7 +109,34 @@ fn ignores_hangup(status: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc;
+
     use super::*;
+
+    impl Source for mpsc::Receiver<()> {
+        async fn any(&mut self) {
+            let _sent = self.recv().await;
+        }
+    }
+
+    /// What is there already when the wait begins is taken before any time counts.
+    #[tokio::test]
+    async fn signals_close_together_are_one_wish_and_a_later_one_is_another() {
+        let (send, mut come) = mpsc::channel(2);
+        for _ in 0..2 {
+            send.send(()).await.expect("taken");
+        }
+        let again = tokio::spawn(async move { asked_again(&mut come).await });
+        while send.capacity() < 2 && !send.is_closed() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!send.is_closed() && !again.is_finished(), "they are the first one still");
+        // Closed once one counted, however many came too soon.
+        while send.send(()).await.is_ok() {
+            tokio::time::sleep(ONE_WISH / 5).await;
+        }
+        again.await.expect("a wish of its own");
+    }
 
     #[test]
     fn nohup_is_noticed() {
