@@ -12,7 +12,11 @@ pub(crate) enum Show {
     Never,
 }
 
-/// A bar over `total` bytes. Dropping it clears the line.
+/// With a total that is known, and without: a bar over nothing would be a full one.
+const COUNTED: &str = "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
+const UNCOUNTED: &str = "{msg}";
+
+/// A bar over `total` bytes; 0 is not known yet. Dropping it clears the line.
 #[derive(Debug)]
 pub(crate) struct Progress {
     bar: ProgressBar,
@@ -26,10 +30,7 @@ impl Progress {
         } else {
             ProgressBar::hidden()
         };
-        let style = ProgressStyle::with_template(
-            "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
-        );
-        bar.set_style(style.expect("the template is a constant that parses"));
+        bar.set_style(style(total));
         bar.set_message(what.to_owned());
         Self { bar, has_begun: AtomicBool::new(false) }
     }
@@ -43,12 +44,23 @@ impl Progress {
     }
 
     pub(crate) fn set_total(&self, total: u64) {
-        self.bar.set_length(total);
+        if self.bar.length() != Some(total) {
+            self.bar.set_length(total);
+            self.bar.set_style(style(total));
+        }
     }
 
     pub(crate) fn say(&self, what: String) {
         self.bar.set_message(what);
     }
+}
+
+fn style(total: u64) -> ProgressStyle {
+    ProgressStyle::with_template(template(total)).expect("the templates are constants that parse")
+}
+
+fn template(total: u64) -> &'static str {
+    if total == 0 { UNCOUNTED } else { COUNTED }
 }
 
 impl Drop for Progress {
@@ -60,6 +72,15 @@ impl Drop for Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_is_no_bar_until_there_is_a_total() {
+        assert!(!template(0).contains("bar") && template(1).contains("{wide_bar}"));
+        let progress = Progress::bytes(0, "asking", Show::Never);
+        progress.set_total(100);
+        progress.set(40);
+        assert_eq!((progress.bar.length(), progress.bar.position()), (Some(100), 40));
+    }
 
     #[test]
     fn the_template_parses_and_a_hidden_bar_counts() {
