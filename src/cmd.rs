@@ -20,7 +20,7 @@ mod verify;
 
 use crate::cli::{Command, Verbosity};
 use crate::config::Loaded;
-use crate::exit::Exit;
+use crate::exit::{Exit, OrEnd as _};
 use crate::progress::Show;
 use crate::roster::Keep;
 
@@ -72,7 +72,9 @@ fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
 fn print_text(text: &str) -> anyhow::Result<()> {
     use std::io::Write as _;
     match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).or_end(Exit::Failure, || "standard output cannot be written to".into())
+        }
         _ => Ok(()),
     }
 }

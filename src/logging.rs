@@ -32,10 +32,10 @@ pub(crate) fn init(verbosity: &Verbosity, place: Place, filter: Option<&str>) ->
     let directives = filter.unwrap_or_else(|| default_directives(verbosity, place));
     let filter = EnvFilter::try_new(directives)
         .with_context(|| format!("`{directives}` is no log filter; try RUST_LOG=wtfs=debug"))?;
-    let shown = fmt::layer()
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
+    let shown = fmt::layer().with_writer(io::stderr).with_target(false);
+    // In colour as long as nothing speaks against it; NO_COLOR does, which the library looks at by itself.
+    let shown = if io::stderr().is_terminal() { shown } else { shown.with_ansi(false) };
+    let shown = shown
         .with_filter(filter)
         // They have a layer of their own.
         .with_filter(filter_fn(|event| event.target() != ACCESS_TARGET));

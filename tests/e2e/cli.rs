@@ -1,12 +1,17 @@
 //! The commands do what they say, say it in JSON where asked, and exit with the codes that are documented.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use wtfs_testkit::{
     http_tracker::{Answer, HttpTracker},
     peer::{Content, Fault, ScriptedPeer, Start},
+    process,
     ramp::Ramp,
     torrent_file::TorrentFile,
     wait::eventually,
@@ -210,6 +215,40 @@ fn exit_codes_are_those_of_the_table() {
         assert!(!done.stderr.trim().is_empty(), "{args:?} must say why");
         assert!(!done.stderr.contains("panicked"), "{args:?}: {done:?}");
     }
+}
+
+#[test]
+fn output_that_cannot_be_written_is_said_to_be_that() {
+    let stage = Stage::new("full-output");
+    let mut command = stage.wtfs();
+    command.args(["completions", "bash"]).stdout(fs::File::create("/dev/full").expect("Linux has it"));
+    let done = command.output().expect("it runs");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(said.contains("standard output") && said.trim_end().lines().count() == 1, "{said}");
+}
+
+/// The line that a terminal is shown about a torrent that nobody is known to have.
+fn warning_on_a_terminal(stage: &Stage, no_color: &str) -> String {
+    let wtfs = stage.wtfs();
+    let program = wtfs.get_program().to_str().expect("a path of this repository");
+    let line = format!("'{program}' get --stall-timeout 1ms {}", "01".repeat(20));
+    let mut terminal = Command::new("script");
+    terminal.args(["-qec", &line, "/dev/null"]).current_dir(stage.join(""));
+    let set = wtfs.get_envs().filter_map(|(key, value)| Some((key, value?)));
+    terminal.envs(set).env("NO_COLOR", no_color).stdin(Stdio::null());
+    let shown = process::run(terminal, PATIENCE).out();
+    let line = shown.lines().find(|line| line.contains("nobody is known to ask"));
+    line.unwrap_or_else(|| panic!("no warning in {shown}")).to_owned()
+}
+
+#[test]
+fn warnings_on_a_terminal_are_in_colour_unless_no_color_says_otherwise() {
+    let stage = Stage::new("no-color");
+    assert!(warning_on_a_terminal(&stage, "").contains("\u{1b}["));
+    let plain = warning_on_a_terminal(&stage, "1");
+    // What the progress line sends to clear itself may stand in front of it.
+    assert!(!plain.contains("\u{1b}[3") && !plain.contains("\u{1b}[0m"), "{plain:?}");
 }
 
 #[test]
