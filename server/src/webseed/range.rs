@@ -108,6 +108,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_has_no_end_is_told_from_what_names_one() {
+        assert!(["bytes=0-", "bytes=5-", "Bytes= 7- "].iter().all(|header| is_open_ended(header)));
+        for header in ["bytes=0-0", "bytes=5-99999999999999999999", "bytes=-5", "bytes=-", "lines=5-", ""] {
+            assert!(!is_open_ended(header), "{header}");
+        }
+    }
+
+    #[test]
     fn each_form_gives_its_bytes() {
         use Wanted::{Part, Unsatisfiable, Whole};
         let cases = [
