@@ -80,7 +80,7 @@ pub enum HfError {
     #[error(transparent)]
     Upstream(#[from] UpstreamSetupError),
     /// The file with the hub's own token.
-    #[error("the token in {} cannot be read: {why}", path.display())]
+    #[error("the token in {} cannot be read: {why}; write it there, or leave that setting out", path.display())]
     Token {
         /// Which.
         path: std::path::PathBuf,

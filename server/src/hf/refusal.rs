@@ -129,7 +129,9 @@ impl Refusal {
             Self::Denied(Denial::BadToken, _) => "Invalid credentials in Authorization header".into(),
             Self::Revision(typed) => format!("Invalid rev id: {typed}"),
             Self::Entry { path, .. } => format!("{path} does not exist in this revision"),
-            Self::Nowhere => "Nothing is served at this address".into(),
+            Self::Nowhere => {
+                "Nothing is served at this address: a file is at OWNER/NAME/resolve/REVISION/PATH".into()
+            }
             Self::Method(_) => "This hub only reads".into(),
             Self::Request(why) => (*why).into(),
             Self::TooLong => "The request is too long".into(),
@@ -156,7 +158,9 @@ impl Refusal {
             Self::RateLimited(after) | Self::Unavailable(after) => Some(after.unwrap_or(RETRY)),
             Self::Busy | Self::Timeout => Some(RETRY),
             Self::Preparing { .. } => Some(Duration::from_secs(10)),
-            Self::Offline | Self::Full => Some(Duration::from_secs(60)),
+            // It stays so, and clients wait as long several times before they say it.
+            Self::Offline => Some(Duration::from_secs(1)),
+            Self::Full => Some(Duration::from_secs(60)),
             _ => None,
         }
     }
@@ -246,6 +250,8 @@ mod tests {
             assert_eq!((seen_status, seen_code.as_deref()), (status, code), "{name}");
             assert_eq!(retry.is_some(), matches!(status, 429 | 503 | 504 | 507), "{name}");
         }
+        // huggingface_hub waits that long five times before it says what is wrong.
+        assert_eq!(seen(Offline).2.as_deref(), Some("1"));
         let disabled = Denied(Denial::Disabled, Anonymous).into_response();
         assert_eq!(disabled.headers()["x-error-message"], "Access to this resource is disabled.");
         let entry = Entry { commit, path: "x".into() }.into_response();

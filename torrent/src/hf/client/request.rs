@@ -201,7 +201,9 @@ impl Verdict {
                 Some(UpstreamError::Unavailable { host: host(), status, retry_after })
             }
             (status, _) => {
-                let why = format!("HTTP status {status}, which says nothing here");
+                let why = format!(
+                    "HTTP status {status}, as no hub of Hugging Face answers; look whether its address is right"
+                );
                 Some(UpstreamError::Garbage { host: host(), why })
             }
         }
