@@ -1,6 +1,8 @@
 //! `wtfs serve`: runs a hub until a signal. Its settings are the table `[hub]`; what it does stands in wtfs-server.
 
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::task::JoinSet;
@@ -16,6 +18,9 @@ use crate::exit::{Exit, OrEnd as _};
 use crate::reporter::Reporter;
 use crate::signals::Stop;
 
+/// How long it may take to end before it is said what is waited for.
+const WONDER: Duration = Duration::from_secs(1);
+
 pub(super) fn run(args: &Serve, loaded: Loaded) -> anyhow::Result<Exit> {
     if args.print_config {
         print_text(&printed(&loaded.layer_under(args.layer()))?)?;
@@ -26,7 +31,7 @@ pub(super) fn run(args: &Serve, loaded: Loaded) -> anyhow::Result<Exit> {
         let stop = Stop::install(|| {})?;
         engine::raise_open_files();
         let sockets = listen::bind(&settings.hub.addrs()?, settings.hub.udp())
-            .or_end(Exit::Usage, || "--listen: that address cannot be had".into())?;
+            .or_end(Exit::Usage, || "--listen: that address cannot be had, so choose another".into())?;
         if let Some(lines) = settings.hub.access_log {
             lines.apply();
         }
@@ -77,10 +82,16 @@ async fn serve(
     };
     settings.notify.stopping();
     ending.cancel();
-    while let Some(ended) = serving.join_next().await {
-        if let Ok(Err(error)) = ended {
-            tracing::warn!(%error, "a listener ended badly");
+    let mut ended = pin!(async {
+        while let Some(ended) = serving.join_next().await {
+            if let Ok(Err(error)) = ended {
+                tracing::warn!(%error, "a listener ended badly");
+            }
         }
+    });
+    if tokio::time::timeout(WONDER, &mut ended).await.is_err() {
+        eprintln!("wtfs: letting responses finish that have begun; Ctrl-C once more ends at once");
+        ended.await;
     }
     outcome
 }

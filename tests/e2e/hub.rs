@@ -280,6 +280,9 @@ fn a_signal_lets_a_response_finish() {
         TcpStream::connect(hub.addr).is_err().then_some(())
     });
     assert!(hub.process.try_status().is_none(), "it waits for the response");
+    hub.process.wait_for_line("it says what it waits for", PATIENCE, 0, |line| {
+        line.contains("Ctrl-C once more").then_some(())
+    });
     ramp.check_reader(&mut stream, bytes).expect("every byte is right");
     let status = hub.process.wait(PATIENCE);
     assert!(status.success(), "{status}");
