@@ -281,7 +281,7 @@
     const seeded = now.http.areas.find((area) => area.area === "web_seed").sent_bytes + engine.uploaded_bytes;
     say($("sending-note"), `${bytes(seeded)} since the start`);
 
-    bars($("kinds"), [["IPv4", tracker.peers_v4, "s0"], ["IPv6", tracker.peers_v6, "s1"], ["Browsers", tracker.peers_browser, "s3"]]);
+    bars($("kinds"), [["IPv4", tracker.peers_v4, "s0"], ["IPv6", tracker.peers_v6, "s1"], ["WebRTC", tracker.peers_browser, "s3"]]);
     const kinds = Object.entries(engine.sources).map(([kind, n], i) => [NAMES[kind] ?? kind, n, `s${i % 5}`]);
     bars($("connected"), kinds.length ? kinds : [["Peers", 0, "s0"]]);
     const classes = [["IPv4", "ipv4", "s0"], ["IPv6", "ipv6", "s1"], ["Private", "private", "s2"], ["This machine", "loopback", "s4"], ["Not known", "unknown", "s3"]];
