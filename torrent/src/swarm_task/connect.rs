@@ -356,7 +356,8 @@ impl SwarmTask {
             }
             // Its address is no one that could be connected to.
             _ if peer.about.kind == TransportKind::WebRtc => {}
-            _ => self.candidates.handle_closed(addr, now),
+            // Where it listens, if it dialled: nobody tried that while it was here.
+            _ => self.candidates.handle_closed(peer.reachable_at().unwrap_or(addr), now),
         }
     }
 

@@ -1,6 +1,7 @@
 //! A peer that is dialled and dials at the same moment, by hand over TCP: one connection is left, whoever decides.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -138,4 +139,40 @@ async fn a_connection_that_its_own_client_will_not_keep_is_closed_at_once() {
         while hear(&mut scene.first).await.expect("open") != [2] {}
         scene.session.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_dialled_and_left_is_dialled_where_it_listens() {
+    let listener = TcpListener::bind((IpAddr::V4(next_ip()), 0)).await.expect("an address of our own");
+    let addr = listener.local_addr().expect("bound");
+    let dirs = [tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir")];
+    let metainfo = lay_out(dirs[0].path(), 100_000, 32_768).await;
+    let session = session(dirs[1].path(), |_| {}).await;
+    let options = AddOptions { fill: Fill::Everything, ..with_peer(addr) };
+    let torrent = session.add(Source::Metainfo(Box::new(metainfo)), options).await.expect("added");
+    let (mut theirs, _) = timeout(PATIENCE, listener.accept()).await.expect("in time").expect("a dial");
+    let mut handshake = hear_handshake(&mut theirs).await;
+    handshake[48..].copy_from_slice(&Name::StrangerLess.id(&[]));
+    drop(theirs);
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind(SocketAddr::new(addr.ip(), 0)).expect("a port");
+    let mut ours = socket.connect(session.listening()[0]).await.expect("it listens");
+    let extended = format!("d1:pi{}ee", addr.port());
+    let length = u32::try_from(extended.len() + 2).expect("short");
+    let said = [&handshake[..], &length.to_be_bytes(), &[20, 0], extended.as_bytes()].concat();
+    ours.write_all(&said).await.expect("open");
+    hear_handshake(&mut ours).await;
+    // Who is dialled meanwhile is not there.
+    let nobody_left = async {
+        while torrent.status().peers.len() != 1 || torrent.status().servers.known_peers != 0 {
+            if let Ok(dial) = timeout(Duration::from_millis(10), listener.accept()).await {
+                drop(dial.expect("a dial"));
+            }
+        }
+    };
+    timeout(PATIENCE, nobody_left).await.expect("in time");
+    drop(ours);
+    let (mut again, _) = timeout(PATIENCE, listener.accept()).await.expect("in time").expect("a dial");
+    hear_handshake(&mut again).await;
+    session.shutdown().await;
 }
