@@ -13,6 +13,8 @@ use wtfs_torrent::{
 
 use content::{lay_out, lying_in, ramp};
 
+#[path = "swarm/cold_start.rs"]
+mod cold_start;
 #[path = "swarm/content.rs"]
 mod content;
 #[path = "swarm/misfits.rs"]
