@@ -216,6 +216,17 @@ fn rig_with(wanted: usize, times: Times, announce_timeout: Duration) -> Rig {
     Rig { client, factory, script, lines: opened, swarm, welcomed, lost, tasks, cancel }
 }
 
+/// The same, and the tracker has heard its first announce, which it has not answered.
+async fn announced(
+    wanted: usize,
+) -> (Rig, tokio::task::JoinHandle<Result<AnnounceResponse, AnnounceError>>, Tracker) {
+    let mut rig = rig(wanted);
+    let announcing = rig.announce(hash(1), AnnounceEvent::Started);
+    let mut tracker = rig.line().await;
+    tracker.announce().await;
+    (rig, announcing, tracker)
+}
+
 fn hash(n: u8) -> InfoHash {
     InfoHash::new([n; 20])
 }
@@ -360,10 +371,7 @@ async fn who_is_alone_makes_no_offers_and_who_is_not_makes_as_many_as_peers_are_
 
 #[tokio::test]
 async fn an_answer_to_an_offer_becomes_a_connection_once() {
-    let mut rig = rig(2);
-    let _announcing = rig.announce(hash(1), AnnounceEvent::Started);
-    let mut tracker = rig.line().await;
-    tracker.announce().await;
+    let (mut rig, _announcing, mut tracker) = announced(2).await;
     tracker.say_counts(hash(1), 2, 1).await;
     let offers = tracker.announce().await.offers;
     // Of another swarm, of an offer that was never made, and one that makes no sense: all are ignored.
@@ -381,10 +389,7 @@ async fn an_answer_to_an_offer_becomes_a_connection_once() {
 
 #[tokio::test]
 async fn an_offer_is_answered_for_swarms_that_want_peers_they_do_not_have() {
-    let mut rig = rig(2);
-    let _announcing = rig.announce(hash(1), AnnounceEvent::Started);
-    let mut tracker = rig.line().await;
-    tracker.announce().await;
+    let (mut rig, _announcing, mut tracker) = announced(2).await;
     tracker.say_counts(hash(1), 0, 1).await;
     let known = PeerId::new([7; 20]);
     rig.swarm.connected.lock().unwrap().insert(known);
@@ -424,10 +429,7 @@ async fn a_thousand_offers_that_nobody_answers_leave_nothing_behind() {
 
 #[tokio::test]
 async fn a_tracker_that_goes_is_told_of_and_gets_fresh_offers_when_it_is_back() {
-    let mut rig = rig(2);
-    let announcing = rig.announce(hash(1), AnnounceEvent::Started);
-    let mut tracker = rig.line().await;
-    tracker.announce().await;
+    let (mut rig, announcing, mut tracker) = announced(2).await;
     tracker.say_counts(hash(1), 2, 1).await;
     announcing.await.unwrap().expect("answered");
     let before = tracker.announce().await.offers;
@@ -532,10 +534,7 @@ async fn a_refusal_reaches_who_asked() {
 
 #[tokio::test]
 async fn offers_of_others_are_answered_in_bounded_numbers() {
-    let mut rig = rig(2);
-    let _announcing = rig.announce(hash(1), AnnounceEvent::Started);
-    let mut tracker = rig.line().await;
-    tracker.announce().await;
+    let (mut rig, _announcing, mut tracker) = announced(2).await;
     tracker.say_counts(hash(1), 0, 1).await;
     // Nobody takes the connections, so that each answer stays under way.
     let began = Instant::now();
@@ -603,10 +602,7 @@ async fn a_seed_makes_offers_only_where_somebody_lacks_something() {
 
 #[tokio::test]
 async fn the_peers_of_one_tracker_get_in_whatever_those_of_others_take() {
-    let mut rig = rig(2);
-    let _announcing = rig.announce(hash(1), AnnounceEvent::Started);
-    let mut tracker = rig.line().await;
-    tracker.announce().await;
+    let (mut rig, _announcing, mut tracker) = announced(2).await;
     let greedy: Vec<_> = (1..MAX_SOCKETS).map(|_| rig.client.0.shares.join()).collect();
     let held: Vec<_> = greedy.iter().flat_map(|share| std::iter::from_fn(|| share.take())).collect();
     assert_eq!(held.len(), 2 * (MAX_SOCKETS - 1));
@@ -624,10 +620,7 @@ async fn the_peers_of_one_tracker_get_in_whatever_those_of_others_take() {
 
 #[tokio::test]
 async fn no_more_are_answered_than_there_are_places_for_all_trackers() {
-    let mut rig = rig(2);
-    let announcing = rig.announce(hash(1), AnnounceEvent::Started);
-    let mut tracker = rig.line().await;
-    tracker.announce().await;
+    let (rig, announcing, tracker) = announced(2).await;
     let other = rig.client.0.shares.join();
     let _held: Vec<_> = std::iter::from_fn(|| other.take()).collect();
     // Nobody takes the connections beyond those that the queue holds.
