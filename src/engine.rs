@@ -46,6 +46,17 @@ pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Session> {
     Ok(session)
 }
 
+/// Where peers reach this process, for the line that says that it is ready.
+pub(crate) fn listening(session: &Session) -> String {
+    match session.listening() {
+        [] => "without a network".to_owned(),
+        addrs => {
+            let addrs: Vec<String> = addrs.iter().map(ToString::to_string).collect();
+            format!("listening on {}", addrs.join(" "))
+        }
+    }
+}
+
 /// Answers with counters where `--metrics` says, while the result lives.
 pub(crate) async fn metrics(
     place: Option<&metrics::Place>,

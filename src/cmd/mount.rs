@@ -271,9 +271,8 @@ async fn stay(
     let told = match place {
         Place::Background => daemon::report_ready(),
         Place::Foreground => {
-            let listening: Vec<String> = session.listening().iter().map(ToString::to_string).collect();
             let dir = mounted.mount_point().display();
-            let line = format!("mounted {described} on {dir}, listening on {}\n", listening.join(" "));
+            let line = format!("mounted {described} on {dir}, {}\n", engine::listening(session));
             print_text(&line).map_err(std::io::Error::other)
         }
     };

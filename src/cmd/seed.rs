@@ -63,13 +63,8 @@ async fn seed(args: &Seed, settings: &Settings, session: &Session, show: Show) -
             status.pieces
         );
     }
-    let listening: Vec<String> = session.listening().iter().map(ToString::to_string).collect();
     let size = ByteSize(status.total_bytes);
-    print_text(&format!(
-        "seeding {name} ({size}, {}), listening on {}\n",
-        status.info_hash,
-        listening.join(" ")
-    ))?;
+    print_text(&format!("seeding {name} ({size}, {}), {}\n", status.info_hash, engine::listening(session)))?;
     settings.notify.ready();
     std::future::pending().await
 }

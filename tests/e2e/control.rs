@@ -144,7 +144,12 @@ fn what_was_prefetched_is_read_without_a_network_and_the_rest_fails_at_once() {
     });
     mount.unmount();
 
-    let mount = stage.mount(&[&source], &["--offline", "--read-timeout", "600s"]);
+    let mut mount = stage.mount(&[&source], &["--offline", "--read-timeout", "600s"]);
+    let said = mount.process().text();
+    assert!(
+        said.lines().any(|line| line.starts_with("mounted ") && line.ends_with("without a network")),
+        "{said}"
+    );
     eventually("just the range that was asked for is there", PATIENCE, || {
         (mount.torrent_status()["pieces_present"] == asked_for).then_some(())
     });
