@@ -195,6 +195,7 @@ fn where_the_server_is_of_no_use_a_read_ends_in_an_error_and_the_log_names_it() 
                 assert!(told.contains(reason), "{fault:?}: {found}");
                 let names_it = |line: &str| {
                     let is_it = line.contains("a read got no data") && line.contains(&seed);
+                    assert!(!is_it || line.contains("torrent{ih="), "which torrent? {line}");
                     is_it.then_some(())
                 };
                 mount.process().wait_for_line("the log names the seed", PATIENCE, 0, names_it);

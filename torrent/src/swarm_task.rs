@@ -172,7 +172,8 @@ pub(crate) async fn start(
         engine: engine.clone(),
     };
     task.begin();
-    let span = tracing::info_span!("torrent", ih = %short(&task.shared));
+    // Of the highest level, so that it stands in every line that is shown: a warning must name its torrent.
+    let span = tracing::error_span!("torrent", ih = %short(&task.shared));
     let inboxes = Inboxes { commands, events: event_inbox, peers: peer_inbox, addresses: found_inbox };
     engine.tasks.spawn(tracing::Instrument::instrument(task.run(inboxes), span));
     Ok(())
