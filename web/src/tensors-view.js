@@ -133,6 +133,7 @@ export class TensorsView {
     const matching = this.#matching();
     this.#rows.clear();
     $("tensor-table").hidden = matching.length === 0;
+    $("tensor-nothing").hidden = matching.length > 0 || this.#tensors.length === 0;
     $("tensor-rows").replaceChildren(...matching.slice(0, SHOWN_MAX).map((tensor) => this.#row(tensor)));
     this.#count();
   }
