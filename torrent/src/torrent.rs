@@ -18,6 +18,7 @@ use crate::acquaintances::Acquaintances;
 use crate::budget::ledger::Ledger;
 use crate::budget::pins::{Pinned, Pins};
 use crate::error::{OpenError, PinError};
+use crate::hf::blobs::{Blob, Keeper};
 use crate::holds::{FileHold, Holds};
 use crate::local;
 use crate::prefetch::{self, Prefetch, UnderWay};
@@ -102,6 +103,8 @@ pub(crate) struct Shared {
     pub(crate) commands: mpsc::Sender<Command>,
     status: Mutex<Option<Arc<TorrentStatus>>>,
     holds: Arc<Holds>,
+    /// What else keeps the bytes of its first file.
+    copied_to: OnceLock<Keeper>,
     pub(crate) prefetches: UnderWay,
     #[cfg(feature = "webrtc")]
     pub(crate) acquaintances: Acquaintances,
@@ -123,6 +126,7 @@ impl Shared {
             commands,
             status: Mutex::new(None),
             holds: Arc::default(),
+            copied_to: OnceLock::new(),
             prefetches: UnderWay::default(),
             #[cfg(feature = "webrtc")]
             acquaintances: Acquaintances::default(),
@@ -132,6 +136,11 @@ impl Shared {
     /// Keeps a file's data on disk as it is until the result is dropped; see [`Holds`] for the order to keep.
     pub(crate) fn hold_file(&self, file: FileIndex) -> FileHold {
         self.holds.hold(file)
+    }
+
+    /// Bytes from its start that are kept somewhere else too, in order and apart.
+    pub(crate) fn copied(&self) -> Vec<Range<u64>> {
+        self.copied_to.get().map_or_else(Vec::new, Keeper::ranges)
     }
 
     /// All files whose data must stay on disk as it is.
@@ -276,6 +285,12 @@ impl Torrent {
     /// The metainfo, once it is known and files can be opened. Never waits.
     pub fn metainfo(&self) -> Option<Arc<Metainfo>> {
         self.shared.content().map(|content| content.metainfo.clone())
+    }
+
+    /// Says that `blob` is filled from the torrent's first file: where the cache needs room, pieces of which the blob has
+    /// the bytes go before all else. Said once.
+    pub fn is_copied_to(&self, blob: &Blob) {
+        let _first = self.shared.copied_to.set(blob.keeper());
     }
 
     /// Where it stands. Never waits.

@@ -3,7 +3,7 @@
 //! While somebody has such a file open, a task asks the hub for its torrent until there is one, and joins it in the
 //! running session. From then on the torrent is one more place that the blob's bytes come from, before the hub: each piece
 //! is verified by the torrent, and the whole by the blob's own hash. When the blob is whole its file itself is what peers
-//! are given, and the pieces that the torrent kept go.
+//! are given, and the pieces that the torrent kept go; where the cache needs room they go sooner, before all else.
 //!
 //! Never joined: what is not public, and what is too small to be worth a swarm. A blob that is not whole is never given
 //! to peers; pieces that the torrent verified are.
@@ -417,6 +417,7 @@ impl Slot {
         if let Some(reader) = file.and_then(|(file, _)| torrent.open(file).ok()) {
             let _first = self.generation.set(self.blob.generation());
             let _first = self.reader.set(reader);
+            torrent.is_copied_to(&self.blob);
         }
         *self.torrent() = Some(torrent);
     }

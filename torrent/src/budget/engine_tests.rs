@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use wtfs_proto::geometry::FileIndex;
 use wtfs_proto::metainfo::Metainfo;
 
+use super::evictor::choose;
 use crate::config::{ListenConfig, NetworkPolicy, PortPolicy, SessionConfig};
 use crate::create::{CreateOptions, create};
 use crate::error::{PinError, ReadError};
+use crate::hf::blobs::scripted;
 use crate::resolve::Source;
 use crate::session::{AddOptions, ExistingData, Fill, RemovedData, Session, StorageKind, data_dir};
 use crate::store::list_states;
@@ -199,6 +201,38 @@ async fn peers_are_told_what_is_gone_and_do_not_ask_for_it() {
     assert_read(&theirs, FILES as usize - 1, LEN, offset, 100).await;
     small.shutdown().await;
     other.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pieces_whose_bytes_a_blob_has_too_go_before_older_ones() {
+    const LONG: u64 = 4 * LEN;
+    let (older, newer) = (seed(2, LEN).await, seed(1, LONG).await);
+    let cache = tempfile::tempdir().unwrap();
+    let roomy = session(cache.path(), |_| {}).await;
+    let first = add(&roomy, &older.metainfo, vec![older.addr]).await;
+    assert_read(&first, 0, LEN, 0, LEN as u32).await;
+    let second = add(&roomy, &newer.metainfo, vec![newer.addr]).await;
+    assert_read(&second, 0, LONG, 0, LONG as u32).await;
+    let content = bytes::Bytes::from(ramp(0..LONG));
+    let blob = roomy.blobs().get(scripted::sha256(&content), LONG);
+    let origin = scripted::Scripted::new(content);
+    // Nothing comes that was not asked for.
+    origin.stop_at(LEN);
+    within(blob.read_at(LEN, LEN as u32, &scripted::via(&origin))).await.unwrap();
+    let torrents = [first, second];
+    let chosen = |need| choose(&torrents, &[], need).into_iter().collect::<Vec<_>>();
+    // Which of its pieces goes first hangs on when each was stored; and one is in use for a moment after it was read.
+    let is_of_older = || matches!(&chosen(PIECE)[..], [(0, pieces)] if pieces.len() == 1);
+    until("the older one goes first", is_of_older).await;
+    torrents[1].is_copied_to(&blob);
+    assert_eq!((blob.present_bytes(), blob.has(LEN..2 * LEN)), (LEN, true));
+    let twice: Vec<u32> = ((LEN / PIECE) as u32..(2 * LEN / PIECE) as u32).collect();
+    until("what is there twice goes first", || chosen(LEN) == [(1, twice.clone())]).await;
+    let more = chosen(LEN + PIECE);
+    assert!(more.len() == 2 && more[0].0 == 0 && more[0].1.len() == 1 && more[1] == (1, twice), "{more:?}");
+    for session in [roomy, older.session, newer.session] {
+        session.shutdown().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@
 //! itself; that the torrents fetch less while the cache is full is theirs to see to.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -133,27 +134,26 @@ async fn evict_pieces(engine: &Arc<Engine>, need: u64) -> u64 {
     freed_of_blobs + freed.into_iter().map(|freed| freed.unwrap_or(0)).sum::<u64>()
 }
 
-/// What has been used longest ago, torrent by torrent and the blobs behind them. Looks at every piece of the cache.
-fn choose(torrents: &[Torrent], blobs: &[Spare], need: u64) -> BTreeMap<usize, Vec<u32>> {
+/// What is kept twice, then what has been used longest ago, torrent by torrent and the blobs behind them. Looks at every
+/// piece of the cache.
+pub(super) fn choose(torrents: &[Torrent], blobs: &[Spare], need: u64) -> BTreeMap<usize, Vec<u32>> {
     let mut victims = Victims::new(need);
     for (number, torrent) in torrents.iter().enumerate() {
         let Some(content) = torrent.shared.content().filter(|content| content.ledger.is_budgeted()) else {
             continue;
         };
         let geometry = content.geometry();
-        let protected = protected(&torrent.shared);
+        let (protected, copied) = (protected(&torrent.shared), torrent.shared.copied());
         for piece in content.present.to_bitfield().iter_ones().filter_map(|piece| geometry.piece(piece)) {
             let at = piece.get();
             if content.ledger.is_in_use(at) || protected.as_ref().is_some_and(|set| set.get(at)) {
                 continue;
             }
-            let touched = content.ledger.touched(at);
-            victims.offer(Candidate {
-                touched,
-                torrent: number,
-                piece: at,
-                bytes: u64::from(geometry.piece_len(piece)),
-            });
+            let (start, bytes) = (geometry.piece_offset(piece), u64::from(geometry.piece_len(piece)));
+            // What is kept twice goes before anything that is kept once.
+            let touched =
+                if covers(&copied, &(start..start + bytes)) { 0 } else { content.ledger.touched(at) };
+            victims.offer(Candidate { touched, torrent: number, piece: at, bytes });
         }
     }
     for (number, spare) in blobs.iter().enumerate() {
@@ -162,6 +162,12 @@ fn choose(torrents: &[Torrent], blobs: &[Spare], need: u64) -> BTreeMap<usize, V
         victims.offer(Candidate { touched, torrent: torrents.len(), piece, bytes });
     }
     victims.into_batches()
+}
+
+/// Whether one of `ranges`, which are in order and apart, has all of `range`.
+fn covers(ranges: &[Range<u64>], range: &Range<u64>) -> bool {
+    let first = ranges.partition_point(|there| there.end < range.end);
+    ranges.get(first).is_some_and(|there| there.start <= range.start)
 }
 
 fn pieces_of(torrents: &[Torrent], batches: BTreeMap<usize, Vec<u32>>) -> Vec<(usize, Vec<PieceIndex>)> {

@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use wtfs_proto::hf::ContentId;
@@ -134,6 +134,17 @@ pub struct Blob {
     reader: Arc<Reader>,
 }
 
+/// See [`Blob::keeper`].
+#[derive(Debug)]
+pub(crate) struct Keeper(Weak<State>);
+
+impl Keeper {
+    /// The ranges that are in the blob, in order and apart. Never waits.
+    pub(crate) fn ranges(&self) -> Vec<Range<u64>> {
+        self.0.upgrade().map_or_else(Vec::new, |state| state.lock().board.present.iter().collect())
+    }
+}
+
 #[derive(Debug)]
 struct Reader {
     state: Arc<State>,
@@ -194,6 +205,11 @@ impl Blob {
     /// The ranges that are here, in order. As [`Self::has`].
     pub fn present_ranges(&self) -> Vec<Range<u64>> {
         self.reader.state.lock().board.present.iter().collect()
+    }
+
+    /// What else is kept of its bytes asks by this which of them it has, as long as anybody reads it.
+    pub(crate) fn keeper(&self) -> Keeper {
+        Keeper(Arc::downgrade(&self.reader.state))
     }
 
     /// How often what was fetched of it was thrown away because it was not what the hash says: when this changes, what
